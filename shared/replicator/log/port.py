@@ -7,7 +7,6 @@ from replicator.errors import ConfigurationError
 from replicator.positions import Lsn, Offset
 
 
-
 class Chunk(NamedTuple):
     """Consecutive records of one topic, as the reader got them.
 
