@@ -33,8 +33,11 @@ Columns = Mapping[str, Value]
 
 
 class Source(msgspec.Struct, frozen=True, gc=False):
-    """Where an event comes from. `lsn` is the commit LSN of its transaction, `ts_ms` the time of
-    the commit in milliseconds since 1970, `txId` the 32-bit transaction id."""
+    """Where an event comes from.
+
+    `lsn` is the commit LSN of its transaction, `ts_ms` the time of the commit in milliseconds
+    since 1970, `txId` the 32-bit transaction id.
+    """
 
     version: str
     connector: str
@@ -42,7 +45,7 @@ class Source(msgspec.Struct, frozen=True, gc=False):
     db: str
     schema: str
     table: str
-    txId: int  # noqa: N815 (Debezium's name)
+    txId: int
     lsn: Lsn
     ts_ms: int
     snapshot: str

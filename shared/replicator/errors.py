@@ -2,7 +2,7 @@
 
     ReplicatorError                     message, remedy
     ├── ConfigurationError              settings or declarations are wrong; exit code 2
-    ├── Refused                         start-up found that going on would lose or mix data; exit code 3
+    ├── Refused                         start-up found that going on would lose data; exit code 3
     ├── Stopped                         the stream cannot go on without a person; exit code 3
     │   ├── Hole                        records are missing from the log
     │   ├── Clash                       a local row stands where a replicated one must go
@@ -72,7 +72,10 @@ class Unwritable(Stopped):
 class BadRecord(ReplicatorError):
     """A record of the log cannot be read."""
 
-    remedy = "Check that nothing but capture writes to the topic, and that both sides run compatible versions."
+    remedy = (
+        "Check that nothing but capture writes to the topic, and that both sides run compatible "
+        "versions."
+    )
 
 
 class Unavailable(ReplicatorError):

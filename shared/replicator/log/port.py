@@ -64,7 +64,7 @@ class LogWriter(Protocol):
         """
 
     def in_flight(self) -> int:
-        """Appends handed over and not yet acknowledged. Does not block."""
+        """Count the appends handed over and not yet acknowledged. Does not block."""
 
     def wait(self, timeout: float) -> None:
         """Block until an append is acknowledged or fails, or `timeout` seconds have passed."""
@@ -105,7 +105,8 @@ class Log(Protocol):
         """Create the topic, with safe settings, unless it is there.
 
         Raises:
-            LogUnavailable, ConfigurationError (no right to create it; the remedy names what to run).
+            LogUnavailable: the log is away.
+            ConfigurationError: no right to create it; the remedy names what to run.
         """
 
     def state(self, topic: str) -> TopicState:
