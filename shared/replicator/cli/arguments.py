@@ -1,0 +1,43 @@
+"""What a command is called with, typed."""
+
+import argparse
+
+
+class Arguments(argparse.Namespace):
+    """All options of all commands; an attribute is set only if its command declares the option.
+
+    Attributes:
+        command: name of the command, as in `commands.COMMANDS`.
+        traceback: show where an error comes from.
+        new_epoch: capture: begin a new epoch.
+        purge: capture, with `new_epoch`: delete the log's records up to now.
+        reason: capture, with `new_epoch`: why, for the record.
+        stream: capture: name of the stream.
+        dataset: backfill, verify: dataset with its arguments, as subscribed (`polls:3,4`).
+        source: backfill, verify, rebase: source environment; None: the only one there is.
+        dry_run: backfill: only say what would be written.
+        run: confirm: number of the backfill run.
+        json: status: for programs.
+        side: prepare: "source" or "target".
+        sql: prepare: only print the statements.
+        yes: reset-state: do not ask.
+        keep: demo: leave it running.
+        log: demo: URL of the log; None: a sqlite file.
+    """
+
+    command: str
+    traceback: bool
+    new_epoch: bool
+    purge: bool
+    reason: str
+    stream: str
+    dataset: str
+    source: str | None
+    dry_run: bool
+    run: int
+    json: bool
+    side: str
+    sql: bool
+    yes: bool
+    keep: bool
+    log: str | None

@@ -1,0 +1,297 @@
+"""The commands: what each is called, what it takes and which function does it.
+
+Protocol. A command is a function named by a dotted path, loaded only when it is called, because
+this package imports neither side:
+
+    command       function                                    options
+    capture       replicator_capture.command:run              --new-epoch --purge --reason --stream
+    apply         replicator_apply.command:run_apply
+    backfill      replicator_apply.command:run_backfill       --dataset --source --dry-run
+    verify        replicator_apply.command:run_verify         --dataset --source
+    confirm       replicator_apply.command:run_confirm        RUN
+    rebase        replicator_apply.command:run_rebase         --source
+    reset-state   replicator_apply.command:run_reset_state    --yes
+    status        replicator.cli.status:run                   --json
+    check         replicator.cli.check:run
+    prepare       replicator.cli.prepare:run                  source|target --sql
+    demo          replicator.demo.command:run                 --keep --log
+
+    def run(arguments: replicator.cli.arguments.Arguments) -> int
+
+It is called in the main thread with Django set up (`demo`: without) and logs configured. It
+writes results to standard output, logs to standard error, and returns 0 (right) or 1 (a
+finding: a difference, a failed check). What cannot go on is raised as a `ReplicatorError`, which
+is printed as two lines (what, remedy) and ends with `errors.exit_code` (2 or 3). Daemons run
+their loop in `replicator.daemon.run_daemon`, which handles signals; everywhere else Ctrl-C is a
+KeyboardInterrupt, ends the command with 130 unless the command handles it, and must leave
+everything resumable.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import NamedTuple
+
+Configure = Callable[[argparse.ArgumentParser], None]
+
+
+class Command(NamedTuple):
+    """One command.
+
+    Attributes:
+        name: as typed.
+        function: `module:function`, see the module's docstring.
+        summary: one line for the list of commands.
+        description: a paragraph that teaches what it is for.
+        examples: command lines, each with what it does.
+        configure: adds its options to its parser.
+        codes: what exit codes 0, 1 and 3 mean for it; 2 is the same for all.
+        needs_django: False if it brings its own settings.
+    """
+
+    name: str
+    function: str
+    summary: str
+    description: str
+    examples: tuple[tuple[str, str], ...]
+    configure: Configure
+    codes: tuple[tuple[int, str], ...]
+    needs_django: bool = True
+
+
+def _nothing(parser: argparse.ArgumentParser) -> None:
+    """Add no option: the command has none."""
+
+
+def _capture(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--stream", default="main", metavar="NAME", help="stream (default: main)")
+    parser.add_argument(
+        "--new-epoch",
+        action="store_true",
+        help="begin a new epoch: new slot, and every target backfills its subscriptions",
+    )
+    parser.add_argument(
+        "--purge",
+        action="store_true",
+        help="with --new-epoch: delete what the log holds up to now",
+    )
+    parser.add_argument(
+        "--reason",
+        default="by command",
+        metavar="TEXT",
+        help="with --new-epoch: why; targets show it",
+    )
+
+
+def _dataset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dataset",
+        required=True,
+        metavar="NAME[:ARGUMENTS]",
+        help="dataset as subscribed to, for example published-polls or polls:3,4",
+    )
+    _source(parser)
+
+
+def _source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--source",
+        default=None,
+        metavar="ENVIRONMENT",
+        help="source environment; needed only if there are several",
+    )
+
+
+def _backfill(parser: argparse.ArgumentParser) -> None:
+    _dataset(parser)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="only say how many rows would be inserted, updated and deleted",
+    )
+
+
+def _confirm(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=int, metavar="RUN", help="number of the run, see status")
+
+
+def _status(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs: one JSON object")
+
+
+def _prepare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("side", choices=["source", "target"], help="what this environment is")
+    parser.add_argument("--sql", action="store_true", help="print the statements, run none")
+
+
+def _reset_state(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--keep", action="store_true", help="leave it running, to try things")
+    parser.add_argument(
+        "--log",
+        default=None,
+        metavar="URL",
+        help="log to use, for example kafka://localhost:9092 (default: a sqlite file)",
+    )
+
+
+_DAEMON_CODES = (
+    (0, "ended by SIGTERM or Ctrl-C, everything acknowledged"),
+    (3, "stopped: going on would lose or mix data; the remedy is printed"),
+)
+
+COMMANDS = (
+    Command(
+        "capture",
+        "replicator_capture.command:run",
+        "publish row events of the opted-in tables (source, always on)",
+        "Reads Postgres' logical replication stream and publishes every committed change of the "
+        "opted-in tables to the log, in commit order, whole transactions, released columns only. "
+        "Run one per source environment and stream; a second one waits and takes over. It also "
+        "answers the fetches of targets.",
+        (
+            ("replicator capture", "run until stopped"),
+            (
+                "replicator capture --new-epoch --reason 'restored from a backup'",
+                "after the slot was lost or the database restored",
+            ),
+        ),
+        _capture,
+        _DAEMON_CODES,
+    ),
+    Command(
+        "apply",
+        "replicator_apply.command:run_apply",
+        "write what this environment subscribed to (target, always on)",
+        "Reads the log, keeps the rows that the subscribed datasets want, and writes them in "
+        "whole source transactions, deletions included. Rows that were not put there by "
+        "replication are never touched. Run one per target environment; a second one waits.",
+        (("replicator apply", "run until stopped"),),
+        _nothing,
+        _DAEMON_CODES,
+    ),
+    Command(
+        "backfill",
+        "replicator_apply.command:run_backfill",
+        "bring a whole dataset, now or again",
+        "Fetches every row of a dataset from the source while the stream keeps flowing, then "
+        "removes rows of ours that the source no longer has. Ctrl-C pauses it; the same command "
+        "resumes it.",
+        (
+            ("replicator backfill --dataset published-polls", "fill or re-fill"),
+            (
+                "replicator backfill --dataset published-polls --dry-run",
+                "what would be inserted, updated, deleted",
+            ),
+        ),
+        _backfill,
+        (
+            (0, "the dataset is complete"),
+            (1, "paused, or waiting for `replicator confirm`"),
+            (3, "stopped; the remedy is printed"),
+        ),
+    ),
+    Command(
+        "verify",
+        "replicator_apply.command:run_verify",
+        "compare a dataset with its source, while both move",
+        "Compares the rows of a dataset on both sides by hashes and reports missing, extra and "
+        "different rows.",
+        (("replicator verify --dataset published-polls", "compare"),),
+        _dataset,
+        ((0, "equal"), (1, "there are differences"), (3, "stopped; the remedy is printed")),
+    ),
+    Command(
+        "confirm",
+        "replicator_apply.command:run_confirm",
+        "let a backfill delete more rows than the fuse allows",
+        "A backfill that would delete more rows than its fuse allows waits for a person. "
+        "`replicator status` shows the run with its number of rows; this lets it go on.",
+        (("replicator confirm 12", "let run 12 delete its rows"),),
+        _confirm,
+        ((0, "the run goes on"), (1, "no such run is waiting")),
+    ),
+    Command(
+        "status",
+        "replicator.cli.status:run",
+        "lag, slot, backfills, errors, at a glance",
+        "Shows what this environment knows of the stream: on a source the slot and what targets "
+        "last reported, on a target positions, lag, subscriptions, backfills and errors with "
+        "their remedies.",
+        (
+            ("replicator status", "for people"),
+            ("replicator status --json", "for programs"),
+        ),
+        _status,
+        ((0, "everything runs"), (1, "something needs a person; it says what")),
+    ),
+    Command(
+        "check",
+        "replicator.cli.check:run",
+        "find what would stop it, before it starts",
+        "Runs the static checks of `manage.py check` for Replicator, then probes database and "
+        "log: privileges, wal_level, slots, replica identities, topic settings, clocks.",
+        (("replicator check", "in either environment"),),
+        _nothing,
+        ((0, "nothing in the way"), (1, "errors were found; each has a hint")),
+    ),
+    Command(
+        "prepare",
+        "replicator.cli.prepare:run",
+        "create what needs privileges",
+        "Creates publication, replica identities and grants on a source, receipts tables on a "
+        "target, and the topics. Run it as the owner of the tables; capture and apply do the "
+        "same by themselves if their role may.",
+        (
+            ("replicator prepare source", "create it"),
+            ("replicator prepare target --sql", "see the statements, for the administrator"),
+        ),
+        _prepare,
+        ((0, "everything is there"), (3, "a statement was refused")),
+    ),
+    Command(
+        "rebase",
+        "replicator_apply.command:run_rebase",
+        "go on behind a gap in the log, then backfill",
+        "For a target that stands before a hole that nothing will fill (the log's retention was "
+        "shorter than the target's absence): goes on with the next transaction that the log "
+        "has, and backfills every subscription, so that nothing stays missing.",
+        (("replicator rebase", "then watch `replicator status`"),),
+        _source,
+        ((0, "rebased"), (1, "there is no gap")),
+    ),
+    Command(
+        "reset-state",
+        "replicator_apply.command:run_reset_state",
+        "forget the replication state of a cloned database",
+        "A database that was copied from another environment carries that environment's "
+        "replication state, and apply refuses to run on it. This removes positions, receipts "
+        "and runs, and no row of your tables.",
+        (("replicator reset-state", "asks first, naming host and database"),),
+        _reset_state,
+        ((0, "the state is gone"), (1, "not confirmed")),
+    ),
+    Command(
+        "demo",
+        "replicator.demo.command:run",
+        "see it work: no Kafka, Docker or database needed",
+        "Starts an embedded Postgres with two databases and the real capture and apply daemons, "
+        "changes rows on the source, shows each change arrive at the target with its latency, "
+        "and proves that the dataset equals its queryset. Takes less than a minute and leaves "
+        "nothing behind. Needs `pip install 'django-replicator[demo]'`.",
+        (
+            ("replicator demo", "watch"),
+            ("replicator demo --keep", "and try things by hand"),
+            ("replicator demo --log kafka://localhost:9092", "the same, through Kafka"),
+        ),
+        _demo,
+        (
+            (0, "the dataset equals its queryset"),
+            (1, "a change did not arrive, or rows differ"),
+            (3, "something could not be started"),
+        ),
+        needs_django=False,
+    ),
+)

@@ -1,0 +1,58 @@
+"""What capture and apply have in common around their loop: signals, HTTP, supervision."""
+
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+from replicator.http import Health, serve_http
+from replicator.metrics import BUILD_INFO, gauge
+from replicator.release import release
+from replicator.settings import ReplicatorSettings
+from replicator.stop import Stop, stop_on_signals, supervise
+
+logger = logging.getLogger(__name__)
+
+Body = Callable[[Stop, Health], None]
+"""A daemon's work: connects, loops until `stop`, lets go of everything, and returns.
+
+It calls `health.turned()` in every turn and `health.ready(…)` when that changes. An `Unavailable`
+error that it raises leads to another call after a pause; every other one ends the daemon.
+"""
+
+
+def run_daemon(name: Literal["capture", "apply"], body: Body, settings: ReplicatorSettings) -> int:
+    """Run a daemon in the foreground until a signal stops it; 0 then.
+
+    Args:
+        name: which one.
+        body: its work.
+        settings: of this environment.
+
+    Raises:
+        ReplicatorError: what ended the daemon.
+    """
+    health = Health(settings.health.stalled_after)
+    number = release()
+    gauge(BUILD_INFO).labels(name, number, settings.environment).set(1)
+    listen = settings.metrics.capture if name == "capture" else settings.metrics.apply
+    listen_at = (listen.host, listen.port) if listen else None
+    with stop_on_signals() as stop, serve_http(listen_at, health) as address:
+        logger.info(
+            "%s %s starts in environment %s%s.",
+            name,
+            number,
+            settings.environment,
+            f", metrics on http://{address}/metrics" if address else "",
+            extra={"event": "started", "daemon": name, "release": number},
+        )
+        supervise(lambda: _run(body, stop, health), stop)
+    logger.info("%s has stopped.", name, extra={"event": "stopped", "daemon": name})
+    return 0
+
+
+def _run(body: Body, stop: Stop, health: Health) -> None:
+    health.ready(False, "starting")
+    try:
+        body(stop, health)
+    finally:
+        health.ready(False, "not running")

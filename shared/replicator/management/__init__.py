@@ -1,0 +1,1 @@
+"""Django finds `manage.py replicator` here."""
