@@ -8,6 +8,7 @@
     │   ├── Clash                       a local row stands where a replicated one must go
     │   └── Unwritable                  Postgres refused a row; table and reason are named
     ├── BadRecord                       a record of the log cannot be read; exit code 3
+    │   └── BadMessage                  a message of Postgres' output plugin cannot be read
     ├── Unavailable                     a service is away or timed out: try again
     │   ├── DatabaseUnavailable
     │   └── LogUnavailable
@@ -75,6 +76,15 @@ class BadRecord(ReplicatorError):
     remedy = (
         "Check that nothing but capture writes to the topic, and that both sides run compatible "
         "versions."
+    )
+
+
+class BadMessage(BadRecord):
+    """A message of Postgres' output plugin cannot be read."""
+
+    remedy = (
+        "Check that the source runs a Postgres version that this release knows, and report it; "
+        "nothing was confirmed, so nothing is lost."
     )
 
 

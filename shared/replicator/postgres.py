@@ -1,0 +1,106 @@
+"""Connections to Postgres: one set of session settings for every session that reads or writes rows.
+
+Owns the settings that decide how a value looks as text, the translation of Django's DATABASES into
+connection parameters, and the translation of the driver's errors. Blocks only in `connect`.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+
+from replicator.errors import ConfigurationError, DatabaseUnavailable
+
+Parameters = dict[str, str]
+"""libpq's connection parameters, by keyword
+(https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS)."""
+
+SESSION_SETTINGS: Mapping[str, str] = {
+    "DateStyle": "ISO,YMD",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "extra_float_digits": "3",
+    "bytea_output": "hex",
+    "client_encoding": "UTF8",
+    "lc_monetary": "C",
+    "array_nulls": "on",
+    "xmloption": "content",
+    "search_path": "",
+}
+"""Values travel as Postgres' text, and a setting of the database or role would change that text."""
+
+_KEYWORDS = {
+    "NAME": "dbname",
+    "USER": "user",
+    "PASSWORD": "password",
+    "HOST": "host",
+    "PORT": "port",
+}
+_ONLY_DJANGO = frozenset({"assume_role", "isolation_level", "pool", "server_side_binding"})
+
+
+def connection_parameters(
+    database: Mapping[str, Any], direct: Mapping[str, Any] | None = None, *, application: str
+) -> Parameters:
+    """Translate an entry of DATABASES into connection parameters with the settings pinned.
+
+    Args:
+        database: `settings.DATABASES[alias]`.
+        direct: `REPLICATOR["DIRECT"]`: what differs on the way around a pooler; keys of DATABASES
+            (`HOST`, `PORT`, `OPTIONS`, …) or libpq's own keywords.
+        application: `application_name`, as it shows in pg_stat_activity.
+
+    Raises:
+        ConfigurationError: the entry names no database.
+    """
+    parameters = _libpq(database) | _libpq(direct or {})
+    if not parameters.keys() & {"dbname", "service"}:
+        raise ConfigurationError(
+            "The database to replicate has no NAME.",
+            remedy="Set NAME in the entry of DATABASES that REPLICATOR['DATABASE'] names.",
+        )
+    pinned = " ".join(f"-c {name}={value}" for name, value in SESSION_SETTINGS.items())
+    # The last of two -c for one setting wins.
+    parameters["options"] = f"{parameters.get('options', '')} {pinned}".strip()
+    return {"connect_timeout": "10"} | parameters | {"application_name": application}
+
+
+def _libpq(entry: Mapping[str, Any]) -> Parameters:
+    """Give the libpq keywords of (part of) an entry of DATABASES."""
+    found = {_KEYWORDS[key]: value for key, value in entry.items() if key in _KEYWORDS}
+    options = entry.get("OPTIONS") or {}
+    found |= {key: value for key, value in options.items() if key not in _ONLY_DJANGO}
+    found |= {key: value for key, value in entry.items() if key.islower()}
+    return {key: str(value) for key, value in found.items() if value not in ("", None)}
+
+
+def connect(parameters: Mapping[str, str]) -> psycopg.Connection:
+    """Open a session in autocommit mode.
+
+    Raises:
+        DatabaseUnavailable: no connection came about within the time allowed.
+    """
+    with driver_errors("connecting"):
+        return psycopg.connect(**parameters, autocommit=True)  # type: ignore[arg-type]
+
+
+@contextmanager
+def driver_errors(doing: str) -> Iterator[None]:
+    """Turn the driver's passing errors into ours; any other one (wrong SQL, say) goes through.
+
+    Args:
+        doing: what was being done, for the message: "connecting", "reading the slot".
+
+    Raises:
+        DatabaseUnavailable: Postgres is away, went away, is out of resources, or a lock or time
+            limit was met: worth another try.
+    """
+    try:
+        yield
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        reason = str(error).strip().splitlines()
+        raise DatabaseUnavailable(
+            f"Postgres failed while {doing}: {reason[0] if reason else type(error).__name__}",
+            remedy="Check that the database accepts connections; the daemon tries again.",
+        ) from error
