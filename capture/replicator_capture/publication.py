@@ -1,0 +1,263 @@
+"""The publication of a stream: its members are the opted-in tables, and nothing else.
+
+Blocks on the database only, and changes it only in `create`, `add` and `remove`; errors of the
+driver pass through, to be translated by the caller (`replicator.postgres`). No column lists: they
+lose whole tables at DROP COLUMN … CASCADE and make the application's own UPDATEs fail under
+REPLICA IDENTITY FULL. Capture releases columns instead.
+
+Source: https://www.postgresql.org/docs/current/logical-replication-publication.html
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from psycopg import Connection, sql
+from psycopg.rows import class_row
+
+IDENTITY_REMEDY = (
+    "Run as the table's owner: ALTER TABLE {table} REPLICA IDENTITY DEFAULT (or FULL if it has no "
+    "primary key); `replicator prepare source` does it."
+)
+
+
+class Table(NamedTuple):
+    """An opted-in table.
+
+    Attributes:
+        schema: Postgres schema it lies in.
+        name: its name there.
+        key: names of the columns of the model's primary key.
+    """
+
+    schema: str
+    name: str
+    key: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """The table as the log names it: `schema.table`."""
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """The table as SQL names it."""
+        return sql.Identifier(self.schema, self.name)
+
+
+class Member(NamedTuple):
+    """A table of a publication.
+
+    Attributes:
+        oid: the table's oid in pg_class.
+        token: oid of its membership in pg_publication_rel: another one each time it joins, so a
+            target that has seen another token knows that events are missing.
+        label: `schema.table`.
+        restricted: it has a column list or a row filter, which Replicator does not use.
+    """
+
+    oid: int
+    token: int
+    label: str
+    restricted: bool
+
+
+class Publication(NamedTuple):
+    """What the catalog says of a publication. `members` is by oid of the table."""
+
+    name: str
+    all_tables: bool
+    via_root: bool
+    every_operation: bool
+    members: Mapping[int, Member]
+
+
+class Relation(NamedTuple):
+    """A table, or a leaf of a partitioned one, as the catalog knows it.
+
+    Attributes:
+        root: oid of the opted-in table, `oid` itself unless it is a partition.
+        kind: pg_class.relkind.
+        persistence: pg_class.relpersistence: p permanent, u unlogged, t temporary.
+        identity: pg_class.relreplident: d default, f full, i index, n nothing.
+        columns: the columns that deletes and updates carry; empty under FULL and NOTHING.
+    """
+
+    root: int
+    oid: int
+    label: str
+    kind: str
+    persistence: str
+    identity: str
+    columns: Sequence[str]
+
+
+class Difference(NamedTuple):
+    """What separates a publication from the opted-in tables."""
+
+    missing: tuple[Table, ...]
+    superfluous: tuple[Member, ...]
+
+
+_PUBLICATION = """
+SELECT oid, puballtables, pubviaroot, pubinsert AND pubupdate AND pubdelete AND pubtruncate
+FROM pg_publication WHERE pubname = %s
+"""
+
+_MEMBERS = """
+SELECT r.prrelid::int8 AS oid, r.oid::int8 AS token, n.nspname || '.' || c.relname AS label,
+       r.prattrs IS NOT NULL OR r.prqual IS NOT NULL AS restricted
+FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE r.prpubid = %s
+"""
+
+_OIDS = """
+SELECT w.label, c.oid::int8
+FROM unnest(%s::text[], %s::text[], %s::text[]) AS w (label, schema, name)
+JOIN pg_namespace n ON n.nspname = w.schema
+JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name AND c.relkind IN ('r', 'p')
+"""
+
+_RELATIONS = """
+SELECT w.root, c.oid::int8 AS oid, n.nspname || '.' || c.relname AS label,
+       c.relkind::text AS kind, c.relpersistence::text AS persistence,
+       c.relreplident::text AS identity,
+       ARRAY(SELECT a.attname::text FROM pg_index i
+             JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
+             WHERE i.indrelid = c.oid AND i.indisvalid
+             AND CASE c.relreplident WHEN 'd' THEN i.indisprimary
+                                     WHEN 'i' THEN i.indisreplident ELSE false END) AS columns
+FROM unnest(%s::int8[]) AS w (root)
+CROSS JOIN LATERAL (SELECT w.root::oid AS oid
+                    UNION SELECT t.relid::oid FROM pg_partition_tree(w.root::oid::regclass) t) AS m
+JOIN pg_class c ON c.oid = m.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+"""
+
+
+def name_of(stream: str) -> str:
+    """Name of a stream's publication."""
+    return f"replicator_{stream}"
+
+
+def read(connection: Connection, name: str) -> Publication | None:
+    """Read the publication from the catalog; None if there is none of that name."""
+    row = connection.execute(_PUBLICATION, (name,)).fetchone()
+    if row is None:
+        return None
+    oid, all_tables, via_root, every_operation = row
+    with connection.cursor(row_factory=class_row(Member)) as cursor:
+        members = cursor.execute(_MEMBERS, (oid,)).fetchall()
+    return Publication(
+        name, all_tables, via_root, every_operation, {member.oid: member for member in members}
+    )
+
+
+def find_oids(connection: Connection, tables: Sequence[Table]) -> dict[str, int]:
+    """Give the oid of each table that exists, by its label."""
+    rows = connection.execute(
+        _OIDS,
+        ([t.label for t in tables], [t.schema for t in tables], [t.name for t in tables]),
+    )
+    return dict(rows.fetchall())
+
+
+def read_relations(connection: Connection, oids: Iterable[int]) -> list[Relation]:
+    """Describe the tables with these oids, and the partitions of those that have any."""
+    with connection.cursor(row_factory=class_row(Relation)) as cursor:
+        return cursor.execute(_RELATIONS, (list(oids),)).fetchall()
+
+
+def compare(
+    publication: Publication, tables: Sequence[Table], oids: Mapping[str, int]
+) -> Difference:
+    """Say which tables are to join and to leave. Pure.
+
+    Args:
+        publication: as read.
+        tables: the opted-in tables of the stream.
+        oids: of those that exist, by label.
+    """
+    wanted = {oids[table.label] for table in tables if table.label in oids}
+    return Difference(
+        tuple(t for t in tables if oids.get(t.label, 0) not in publication.members),
+        tuple(m for oid, m in sorted(publication.members.items()) if oid not in wanted),
+    )
+
+
+def problems(publication: Publication) -> list[str]:
+    """Say what makes a publication of this name unfit, a sentence each. Pure."""
+    name = publication.name
+    found = [
+        f"{member.label} has a column list or a row filter in the publication {name}."
+        for member in publication.members.values()
+        if member.restricted
+    ]
+    if publication.all_tables:
+        found.append(f"The publication {name} is FOR ALL TABLES.")
+    if not publication.via_root:
+        found.append(f"The publication {name} lacks publish_via_partition_root.")
+    if not publication.every_operation:
+        found.append(f"The publication {name} leaves out some of insert, update, delete, truncate.")
+    return found
+
+
+def identity_problems(relations: Sequence[Relation], keys: Mapping[int, Sequence[str]]) -> list[str]:
+    """Say which tables cannot be replicated as they are, a sentence each. Pure.
+
+    Args:
+        relations: opted-in tables and their partitions.
+        keys: columns of the primary key by oid of the opted-in table.
+    """
+    return [
+        sentence
+        for relation in relations
+        if (sentence := _relation_problem(relation, keys.get(relation.root, ())))
+    ]
+
+
+def _relation_problem(relation: Relation, key: Sequence[str]) -> str:
+    """Say what is wrong with one table; "" if nothing is."""
+    if relation.persistence != "p":
+        return f"{relation.label} is unlogged or temporary: its changes never reach the WAL."
+    if relation.identity == "f" or relation.kind == "p":
+        return ""
+    missing = [column for column in key if column not in relation.columns]
+    if missing:
+        return (
+            f"The replica identity of {relation.label} lacks its key ({', '.join(missing)}): "
+            "updates and deletes would fail or could not be told apart."
+        )
+    return ""
+
+
+def create(connection: Connection, name: str, tables: Sequence[Table]) -> None:
+    """Create the publication with these members. Needs CREATE on the database and their owner."""
+    members: sql.Composable = sql.SQL("")
+    if tables:
+        members = sql.SQL(" FOR TABLE {}").format(_list(tables))
+    connection.execute(
+        sql.SQL("CREATE PUBLICATION {}{} WITH (publish_via_partition_root = true)").format(
+            sql.Identifier(name), members
+        )
+    )
+
+
+def add(connection: Connection, name: str, tables: Sequence[Table]) -> None:
+    """Let tables join the publication. Needs their owner, who also owns the publication."""
+    connection.execute(
+        sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(sql.Identifier(name), _list(tables))
+    )
+
+
+def remove(connection: Connection, name: str, members: Sequence[Member]) -> None:
+    """Let tables that are no longer opted in leave the publication."""
+    labels = [member.label.split(".", 1) for member in members]
+    connection.execute(
+        sql.SQL("ALTER PUBLICATION {} DROP TABLE {}").format(
+            sql.Identifier(name), sql.SQL(", ").join(sql.Identifier(*label) for label in labels)
+        )
+    )
+
+
+def _list(tables: Sequence[Table]) -> sql.Composed:
+    return sql.SQL(", ").join(table.identifier for table in tables)

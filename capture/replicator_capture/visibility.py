@@ -1,0 +1,104 @@
+"""Which decoded commits snapshots do not see yet. Pure; used by one thread at a time.
+
+A commit is in the WAL, and so decoded, before it is visible to snapshots; with a synchronous
+standby away, long before. A fetch that reads in between would miss it and nothing would repeat it,
+so capture remembers those commits, and never confirms a position beyond the first of them: the
+next run must be able to decode it again.
+
+Source: https://www.postgresql.org/docs/current/functions-info.html (pg_snapshot)
+"""
+
+from collections import deque
+from typing import NamedTuple
+
+from replicator.positions import Lsn
+
+_CYCLE = 1 << 32
+_HALF = 1 << 31
+
+
+class Snapshot(NamedTuple):
+    """What pg_current_snapshot() gives; ids are 64-bit, counted over wraparounds.
+
+    Attributes:
+        xmin: every transaction below has ended and is visible (or rolled back).
+        xmax: no transaction from here on is visible.
+        running: those in between that are not visible.
+    """
+
+    xmin: int
+    xmax: int
+    running: frozenset[int]
+
+
+class Commit(NamedTuple):
+    """A decoded transaction: its 32-bit id, where its commit record begins, and where it ends."""
+
+    xid: int
+    lsn: Lsn
+    end: Lsn
+
+
+def parse_snapshot(text: str) -> Snapshot:
+    """Read Postgres' form, `xmin:xmax:xip,xip…`.
+
+    Raises:
+        ValueError: `text` is not of that form.
+    """
+    xmin, xmax, running = text.split(":")
+    return Snapshot(
+        int(xmin), int(xmax), frozenset(int(xid) for xid in running.split(",") if xid)
+    )
+
+
+def widen(xid: int, near: int) -> int:
+    """Give the 64-bit id nearest to `near` of which `xid` is the lower half."""
+    wide = near - near % _CYCLE + xid
+    if wide - near > _HALF and wide >= _CYCLE:
+        return wide - _CYCLE
+    if near - wide > _HALF:
+        return wide + _CYCLE
+    return wide
+
+
+def visible(xid: int, snapshot: Snapshot) -> bool:
+    """Say whether a committed transaction with this 32-bit id is seen by the snapshot."""
+    wide = widen(xid, snapshot.xmax)
+    return wide < snapshot.xmin or (wide < snapshot.xmax and wide not in snapshot.running)
+
+
+class Unseen:
+    """Decoded commits that no snapshot has been known to see, in commit order."""
+
+    def __init__(self) -> None:
+        self._commits: deque[Commit] = deque()
+
+    def add(self, commit: Commit) -> None:
+        """Note a commit as it is decoded."""
+        self._commits.append(commit)
+
+    def settle(self, snapshot: Snapshot) -> None:
+        """Forget what the snapshot sees: later ones see it too."""
+        if self._commits:
+            self._commits = deque(c for c in self._commits if not visible(c.xid, snapshot))
+
+    def first(self) -> Lsn | None:
+        """Commit LSN of the first of them, beyond which nothing may be confirmed."""
+        return self._commits[0].lsn if self._commits else None
+
+    def commits(self) -> list[Commit]:
+        """All of them, in commit order."""
+        return list(self._commits)
+
+    def __len__(self) -> int:
+        return len(self._commits)
+
+
+def confirmable(acknowledged: Lsn, unseen: Lsn | None) -> Lsn:
+    """The position that may be confirmed to the slot.
+
+    Args:
+        acknowledged: the highest `to` that the log has stored.
+        unseen: commit LSN of the first decoded commit that snapshots do not see.
+    """
+    return acknowledged if unseen is None else min(acknowledged, unseen)
