@@ -2,6 +2,7 @@
 
     ReplicatorError                     message, remedy
     ├── ConfigurationError              settings or declarations are wrong; exit code 2
+    │   └── WrongDeclaration            an opt-in or a dataset; carries the id of its system check
     ├── Refused                         start-up found that going on would lose data; exit code 3
     ├── Stopped                         the stream cannot go on without a person; exit code 3
     │   ├── Hole                        records are missing from the log
@@ -38,6 +39,20 @@ class ReplicatorError(Exception):
 
 class ConfigurationError(ReplicatorError):
     """Settings or declarations are wrong."""
+
+
+class WrongDeclaration(ConfigurationError):
+    """An opt-in or a dataset names what does not exist or cannot be.
+
+    Args:
+        message: as of every ReplicatorError.
+        check_id: the system check that reports it, `replicator.E…`.
+        remedy: as of every ReplicatorError.
+    """
+
+    def __init__(self, message: str, *, check_id: str, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.check_id = check_id
 
 
 class Refused(ReplicatorError):

@@ -1,0 +1,222 @@
+"""From declarations and Django's models to the plain values of `replicator.plan`.
+
+Reads model meta only; needs `django.setup()` and no database. Every function raises
+`WrongDeclaration` with the id of the system check that reports the same mistake.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+from django.apps import apps
+from django.db.models import Field, Model, UniqueConstraint
+from django.db.models import ForeignKey as DjangoForeignKey
+
+from replicator.declare import Dataset, OptIn, declared_datasets, declared_opt_ins
+from replicator.errors import WrongDeclaration
+from replicator.plan import (
+    DatasetPlan,
+    ForeignKey,
+    Release,
+    RowsRule,
+    TableName,
+    fingerprint,
+)
+from replicator.where import compile_where
+
+AnyField: TypeAlias = "Field[Any, Any]"
+
+BY_NATURAL_KEY = frozenset({"contenttypes.contenttype", "auth.permission"})
+"""Tables that every environment fills by itself: the same row has another pk in each."""
+
+
+def releases(stream: str) -> tuple[Release, ...]:
+    """Compile every opt-in of a stream, ordered by label.
+
+    Raises:
+        WrongDeclaration: a declaration names what does not exist.
+    """
+    compiled = (compile_release(d) for d in declared_opt_ins() if d.stream == stream)
+    return tuple(sorted(compiled, key=lambda release: release.label))
+
+
+def find_dataset(name: str) -> DatasetPlan:
+    """Compile the dataset of that name.
+
+    Raises:
+        WrongDeclaration: there is none, or it cannot be compiled.
+    """
+    dataset = declared_datasets().get(name)
+    if dataset is None:
+        known = ", ".join(sorted(declared_datasets())) or "none"
+        raise WrongDeclaration(
+            f"There is no dataset {name!r}",
+            check_id="replicator.E033",
+            remedy=f"Declare it in a replication.py, or name one of those declared: {known}.",
+        )
+    return compile_dataset(dataset)
+
+
+def compile_dataset(dataset: Dataset) -> DatasetPlan:
+    """Compile a dataset's rules and the releases they stand on.
+
+    Raises:
+        WrongDeclaration: a rule names a model that is not opted in, its filter is refused, or
+            the rules' tables travel in several streams.
+    """
+    opt_ins = {declaration.label.lower(): declaration for declaration in declared_opt_ins()}
+    found: dict[str, Release] = {}
+    rules = []
+    for rule in dataset.rules:
+        declaration = opt_ins.get(rule.label.lower())
+        if declaration is None:
+            raise WrongDeclaration(
+                f"Dataset {dataset.name!r} has a rule on {rule.label}, which is not opted in",
+                check_id="replicator.E030",
+                remedy=f'Add opt_in("{rule.label}"), or remove the rule.',
+            )
+        release = compile_release(declaration)
+        found[release.label] = release
+        condition = compile_where(find_model(rule.label), rule.where, release)
+        rules.append(RowsRule(release.label, condition))
+    compiled = tuple(found.values())
+    stream = _one_stream(dataset.name, compiled)
+    print_ = fingerprint(tuple(rules), compiled)
+    return DatasetPlan(dataset.name, stream, tuple(rules), compiled, print_)
+
+
+def compile_release(declaration: OptIn) -> Release:
+    """Compile what of one model may leave.
+
+    Raises:
+        WrongDeclaration: the model or a column does not exist, has no table of its own, or the
+            primary key is excluded.
+    """
+    model = find_model(declaration.label)
+    _refuse_tableless(model)
+    fields = model._meta.local_concrete_fields
+    key = tuple(field.column for field in model._meta.pk_fields)
+    generated = tuple(field.column for field in fields if field.generated)
+    written = [field for field in fields if not field.generated]
+    columns = _released(declaration, fields, written, key)
+    return Release(
+        label=model._meta.label,
+        table=table_of(model),
+        key=key,
+        columns=columns,
+        excluded=tuple(f.column for f in written if f.column not in columns),
+        generated=generated,
+        foreign_keys=tuple(_foreign_keys(written, columns)),
+        unique=_unique(model, columns),
+        stream=declaration.stream,
+    )
+
+
+def find_model(label: str) -> type[Model]:
+    """Give the model of a label `app_label.ModelName`, in any case.
+
+    Raises:
+        WrongDeclaration: there is no such model.
+    """
+    try:
+        return apps.get_model(label)
+    except (LookupError, ValueError) as error:
+        raise WrongDeclaration(
+            f"There is no model {label}",
+            check_id="replicator.E010",
+            remedy="Use app_label.ModelName of an installed app; abstract models have no table.",
+        ) from error
+
+
+def table_of(model: type[Model]) -> TableName:
+    """Give a model's table; in schema `public` unless `db_table` is written `"schema"."table"`."""
+    schema, separator, name = model._meta.db_table.strip('"').partition('"."')
+    return TableName(schema, name) if separator else TableName("public", schema)
+
+
+def _refuse_tableless(model: type[Model]) -> None:
+    label = model._meta.label
+    if model._meta.proxy:
+        concrete = model._meta.concrete_model
+        name = concrete._meta.label if concrete else "its model"
+        problem, remedy = f"{label} is a proxy and has no table", f"Opt {name} in instead."
+    elif model._meta.swapped:
+        problem = f"{label} is swapped for {model._meta.swapped}"
+        remedy = f"Opt {model._meta.swapped} in instead."
+    elif model._meta.label_lower in BY_NATURAL_KEY:
+        problem = f"{label} has other primary keys in every environment"
+        remedy = "Remove the opt-in: each environment fills this table by itself (migrate)."
+    else:
+        return
+    raise WrongDeclaration(problem, check_id="replicator.E011", remedy=remedy)
+
+
+def _released(
+    declaration: OptIn,
+    fields: Sequence[AnyField],
+    written: Sequence[AnyField],
+    key: tuple[str, ...],
+) -> tuple[str, ...]:
+    named = _columns(declaration, fields)
+    if declaration.only is not None:
+        kept = named | set(key)
+        return tuple(field.column for field in written if field.column in kept)
+    if both := named & set(key):
+        raise WrongDeclaration(
+            f"opt_in({declaration.label}) excludes the primary key ({', '.join(sorted(both))})",
+            check_id="replicator.E013",
+            remedy="Remove it from exclude: rows are told apart by it.",
+        )
+    return tuple(field.column for field in written if field.column not in named)
+
+
+def _columns(declaration: OptIn, fields: Sequence[AnyField]) -> set[str]:
+    """Resolve the names of `only` or `exclude`: field, attribute or column."""
+    by_name = {name: f.column for f in fields for name in (f.column, f.attname, f.name)}
+    names = declaration.exclude if declaration.only is None else declaration.only
+    if unknown := [name for name in names if name not in by_name]:
+        raise WrongDeclaration(
+            f"opt_in({declaration.label}) names unknown columns: {', '.join(unknown)}",
+            check_id="replicator.E012",
+            remedy=f"The table has: {', '.join(field.name for field in fields)}.",
+        )
+    return {by_name[name] for name in names}
+
+
+def _foreign_keys(fields: Sequence[AnyField], columns: tuple[str, ...]) -> Iterable[ForeignKey]:
+    for field in fields:
+        if isinstance(field, DjangoForeignKey) and field.column in columns:
+            target = field.target_field
+            yield ForeignKey(
+                columns=(field.column,),
+                to=table_of(target.model),
+                to_columns=(target.column,),
+                nullable=field.null,
+                constrained=field.db_constraint,
+            )
+
+
+def _unique(model: type[Model], columns: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    meta = model._meta
+    column = {field.name: field.column for field in meta.local_concrete_fields}
+    sets = [(f.name,) for f in meta.local_concrete_fields if f.unique and not f.primary_key]
+    sets += [tuple(names) for names in meta.unique_together]
+    sets += [
+        constraint.fields
+        for constraint in meta.constraints
+        if isinstance(constraint, UniqueConstraint)
+        and constraint.condition is None
+        and not constraint.expressions
+    ]
+    found = [tuple(column.get(name, "") for name in names) for names in sets]
+    return tuple(dict.fromkeys(names for names in found if set(names) <= set(columns)))
+
+
+def _one_stream(name: str, found: tuple[Release, ...]) -> str:
+    streams = sorted({release.stream for release in found})
+    if len(streams) > 1:
+        raise WrongDeclaration(
+            f"Dataset {name!r} has tables in several streams: {', '.join(streams)}",
+            check_id="replicator.E032",
+            remedy="Opt its models in to one stream, or make one dataset per stream.",
+        )
+    return streams[0]

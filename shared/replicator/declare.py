@@ -1,0 +1,188 @@
+"""The declarations that a project writes in its `replication.py` files, and their registry.
+
+A declaration is only noted here: labels are resolved and filters compiled by
+`replicator.compiler`, so that a mistake is a system check's finding and never keeps a web
+process from starting. Only contradictions between declarations raise at once.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TypeAlias
+
+from django.db.models import Model, Q
+
+from replicator.errors import ConfigurationError
+
+ModelRef: TypeAlias = type[Model] | str
+"""A model class, or its label `app_label.ModelName`."""
+
+_DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class OptIn:
+    """A model whose rows may leave the environment, as declared.
+
+    Attributes:
+        label: the model as it was named.
+        only: fields or columns that may leave; None: all but `exclude`.
+        exclude: fields or columns that stay.
+        stream: stream that carries the rows.
+    """
+
+    label: str
+    only: tuple[str, ...] | None
+    exclude: tuple[str, ...]
+    stream: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Rule: the rows of one opted-in model that pass `where`; all of them without it.
+
+    Args:
+        model: the model or its label.
+        where: conditions on the model's own, released columns.
+    """
+
+    model: ModelRef
+    where: Q | None = None
+
+    @property
+    def label(self) -> str:
+        """The model's label as it was named."""
+        return _label(self.model)
+
+
+class Dataset:
+    """A named list of rules: what a target may subscribe to. Creating it registers it.
+
+    Args:
+        name: letters, digits, `-` and `_`.
+        rules: at least one; several on one model mean their union.
+
+    Raises:
+        ConfigurationError: the name is taken or malformed, or there is no rule.
+    """
+
+    __slots__ = ("name", "rules")
+
+    def __init__(self, name: str, *rules: Rows) -> None:
+        self.name = name
+        self.rules = rules
+        if not _DATASET_NAME.fullmatch(name):
+            raise ConfigurationError(
+                f"Dataset name {name!r} is malformed",
+                remedy="Use letters, digits, '-' and '_', beginning with a letter or digit.",
+            )
+        if not rules:
+            raise ConfigurationError(
+                f"Dataset {name!r} has no rule", remedy="Give it at least one Rows(model)."
+            )
+        if name in _registry.datasets:
+            raise ConfigurationError(
+                f"Dataset {name!r} is declared twice", remedy="Rename one of the two."
+            )
+        _registry.datasets[name] = self
+
+    def __repr__(self) -> str:
+        return f"<Dataset {self.name}: {len(self.rules)} rules>"
+
+
+def opt_in(
+    model: ModelRef,
+    *,
+    only: Iterable[str] | None = None,
+    exclude: Iterable[str] | None = None,
+    stream: str = "main",
+) -> None:
+    """Allow the rows of a model to leave this environment.
+
+    Args:
+        model: the model or its label; an automatic many-to-many table by its `through`.
+        only: names of the fields that may leave (the primary key always does).
+        exclude: names of the fields that stay.
+        stream: the stream that carries the rows.
+
+    Raises:
+        ConfigurationError: the model is already opted in or out, or both lists are given.
+    """
+    label = _label(model)
+    if only is not None and exclude is not None:
+        raise ConfigurationError(
+            f"opt_in({label}) has both only and exclude", remedy="Keep one of them."
+        )
+    _refuse_if_decided(label)
+    _registry.opt_ins[label.lower()] = OptIn(
+        label, None if only is None else _names(only), _names(exclude or ()), stream
+    )
+
+
+def opt_out(*models: ModelRef) -> None:
+    """State that the rows of these models stay in their environment.
+
+    Raises:
+        ConfigurationError: one of them is already opted in or out.
+    """
+    for label in map(_label, models):
+        _refuse_if_decided(label)
+        _registry.opt_outs[label.lower()] = label
+
+
+def declared_opt_ins() -> tuple[OptIn, ...]:
+    """Give every opt-in, in the order of declaration."""
+    return tuple(_registry.opt_ins.values())
+
+
+def declared_opt_outs() -> tuple[str, ...]:
+    """Give the labels of every model opted out, as they were named."""
+    return tuple(_registry.opt_outs.values())
+
+
+def declared_datasets() -> Mapping[str, Dataset]:
+    """Give every dataset by its name, in the order of declaration."""
+    return MappingProxyType(_registry.datasets)
+
+
+@contextmanager
+def no_declarations() -> Iterator[None]:
+    """Begin with an empty registry and restore the present one at the end; for tests."""
+    global _registry  # noqa: PLW0603 (the registry is the one state of this module)
+    kept, _registry = _registry, _Registry()
+    try:
+        yield
+    finally:
+        _registry = kept
+
+
+@dataclass(slots=True)
+class _Registry:
+    """Everything declared; models by their label in lower case."""
+
+    opt_ins: dict[str, OptIn] = field(default_factory=dict)
+    opt_outs: dict[str, str] = field(default_factory=dict)
+    datasets: dict[str, Dataset] = field(default_factory=dict)
+
+
+_registry = _Registry()
+
+
+def _label(model: ModelRef) -> str:
+    return model if isinstance(model, str) else model._meta.label
+
+
+def _names(names: Iterable[str]) -> tuple[str, ...]:
+    # A single string would pass as an iterable of letters.
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _refuse_if_decided(label: str) -> None:
+    for verb, decided in (("in", _registry.opt_ins), ("out", _registry.opt_outs)):
+        if label.lower() in decided:
+            raise ConfigurationError(
+                f"{label} is already opted {verb}",
+                remedy="Keep exactly one opt_in or opt_out per model.",
+            )

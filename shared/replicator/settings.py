@@ -1,0 +1,282 @@
+"""`settings.REPLICATOR`, read once and in whole: every mistake is named at the same time.
+
+Secrets (the log's URL and options, the direct connection) never appear in a repr, a message or
+a traceback of this module's errors.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Annotated, Any, Literal, TypeAlias
+from urllib.parse import urlsplit
+
+from django.conf import settings as django_settings
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from replicator.errors import ConfigurationError
+
+ANY_DATASET = "*"
+"""In TARGETS: every dataset may be asked for."""
+
+
+def _name(pattern: str, says: str) -> BeforeValidator:
+    def validate(value: object) -> object:
+        if isinstance(value, str) and not re.fullmatch(pattern, value):
+            raise ValueError(f"must be {says}")
+        return value
+
+    return BeforeValidator(validate)
+
+
+# A dot would be ambiguous in the names of topics.
+EnvironmentName: TypeAlias = Annotated[
+    str, _name(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", "letters, digits, '-' and '_', at most 63")
+]
+# The stream is part of the slot's name: replicator_<stream>__<8 hex>, 63 bytes in all
+# (https://www.postgresql.org/docs/current/warm-standby.html#STREAMING-REPLICATION-SLOTS).
+StreamName: TypeAlias = Annotated[
+    str,
+    _name(
+        r"(?!.*__)[a-z0-9]([a-z0-9_]{0,38}[a-z0-9])?",
+        "lower-case letters, digits and single '_', at most 40",
+    ),
+]
+LogUrl: TypeAlias = Annotated[
+    str,
+    _name(r"kafka://.+|sqlite:///.+", "kafka://host:port[,host:port…] or sqlite:///path/to/file"),
+]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=False, hide_input_in_errors=True
+    )
+
+
+class Address(_Part):
+    """Where to listen."""
+
+    host: str
+    port: int = Field(ge=0, le=65535)
+
+
+def _address(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    host, separator, port = value.rpartition(":")
+    if not separator or not port.isascii() or not port.isdigit():
+        raise ValueError("must be host:port, such as 127.0.0.1:9464")
+    return Address(host=host.strip("[]"), port=int(port))
+
+
+ListenAddress: TypeAlias = Annotated[Address, BeforeValidator(_address)]
+
+
+class Stream(_Part):
+    """One stream that capture publishes; it has no options of its own yet."""
+
+
+class Metrics(_Part):
+    """Where each daemon serves /metrics, /healthz and /readyz; None: nowhere."""
+
+    capture: ListenAddress | None = None
+    apply: ListenAddress | None = None
+
+
+class Health(_Part):
+    """When /healthz calls a daemon dead.
+
+    Attributes:
+        stalled_after: seconds without a turn of the main loop.
+    """
+
+    stalled_after: float = Field(default=60.0, gt=0)
+
+
+class Logging(_Part):
+    """How the daemons write their logs to standard error."""
+
+    format: Literal["text", "json"] = "text"
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+class Subscription(_Part):
+    """One dataset of one source that this environment wants.
+
+    Attributes:
+        source: the environment that publishes it.
+        dataset: the dataset's name, with its arguments after a colon.
+        stream: the stream that carries it.
+        log: where the source publishes, if not this environment's own LOG.
+        log_options: client options for that log.
+        on_clash: what becomes of an existing local row under a replicated row's key.
+        fuse: rows that a backfill's sweep may delete before a person is asked; None: the default.
+    """
+
+    source: EnvironmentName
+    dataset: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(:.*)?$")
+    stream: StreamName = "main"
+    log: LogUrl | None = Field(default=None, alias="LOG", repr=False)
+    log_options: dict[str, Any] | None = Field(default=None, alias="LOG_OPTIONS", repr=False)
+    on_clash: Literal["refuse", "adopt"] = "refuse"
+    fuse: int | None = Field(default=None, ge=0)
+
+    @property
+    def name(self) -> str:
+        """The dataset without its arguments."""
+        return self.dataset.partition(":")[0]
+
+    @property
+    def arguments(self) -> str:
+        """What follows the colon; empty if nothing does."""
+        return self.dataset.partition(":")[2]
+
+
+class ReplicatorSettings(_Part):
+    """All of `settings.REPLICATOR`; the attributes are its keys in lower case.
+
+    Attributes:
+        environment: name of this deployment.
+        log: URL of the log; may hold a password, print `log_label` instead.
+        log_options: options of the Kafka client, by kafka-python's names.
+        database: alias in DATABASES of the database that is captured or written.
+        direct: libpq connection options that replace those of DATABASES, past a pooler.
+        streams: what capture publishes, by name.
+        targets: environments whose requests capture answers, with the datasets each may ask for.
+        subscriptions: what apply brings here.
+        auto_prepare: whether daemons create what they need, where their role may.
+        metrics: where the daemons listen; one address, or one for each.
+        health: when a daemon counts as dead.
+        logging: format and level.
+    """
+
+    environment: EnvironmentName = Field(alias="ENVIRONMENT")
+    log: LogUrl = Field(alias="LOG", repr=False)
+    log_options: dict[str, Any] = Field(default_factory=dict, alias="LOG_OPTIONS", repr=False)
+    database: str = Field(default="default", alias="DATABASE")
+    direct: dict[str, str | int] = Field(default_factory=dict, alias="DIRECT", repr=False)
+    streams: dict[StreamName, Stream] = Field(
+        default_factory=lambda: {"main": Stream()}, alias="STREAMS"
+    )
+    targets: dict[EnvironmentName, tuple[str, ...]] = Field(default_factory=dict, alias="TARGETS")
+    subscriptions: tuple[Subscription, ...] = Field(default=(), alias="SUBSCRIPTIONS")
+    auto_prepare: bool = Field(default=True, alias="AUTO_PREPARE")
+    metrics: Metrics = Field(default_factory=Metrics, alias="METRICS")
+    health: Health = Field(default_factory=Health, alias="HEALTH")
+    logging: Logging = Field(default_factory=Logging, alias="LOGGING")
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _one_address_for_both(cls, value: object) -> object:
+        return {"capture": value, "apply": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _subscriptions_are_sane(self) -> "ReplicatorSettings":
+        seen = set()
+        for subscription in self.subscriptions:
+            if subscription.source == self.environment:
+                raise ValueError("SUBSCRIPTIONS: an environment cannot subscribe to itself")
+            identity = (subscription.source, subscription.stream, subscription.dataset)
+            if identity in seen:
+                raise ValueError(f"SUBSCRIPTIONS: {subscription.dataset} stands there twice")
+            seen.add(identity)
+        return self
+
+    @property
+    def log_label(self) -> str:
+        """The log's URL, fit for printing."""
+        return redacted(self.log)
+
+    def log_of(self, subscription: Subscription) -> tuple[str, Mapping[str, Any]]:
+        """Give URL and client options of the log that carries a subscription.
+
+        The options of this environment's LOG are sent to another log only if it is the same one:
+        they may hold a password.
+        """
+        if subscription.log is None or subscription.log == self.log:
+            options = subscription.log_options
+            return self.log, self.log_options if options is None else options
+        return subscription.log, subscription.log_options or {}
+
+    def allows(self, target: str, dataset: str) -> bool:
+        """Say whether a target may ask for a dataset (by its name, without arguments)."""
+        allowed = self.targets.get(target, ())
+        return dataset in allowed or ANY_DATASET in allowed
+
+
+def load_settings() -> ReplicatorSettings:
+    """Read `settings.REPLICATOR`; the same value is parsed once.
+
+    Raises:
+        ConfigurationError: it is missing or wrong; all mistakes are in the message.
+    """
+    raw = getattr(django_settings, "REPLICATOR", None)
+    if not isinstance(raw, Mapping):
+        raise ConfigurationError(
+            "settings.REPLICATOR is missing or not a dict",
+            remedy='Set REPLICATOR = {"ENVIRONMENT": "…", "LOG": "kafka://…"} in the settings.',
+        )
+    return _parsed(_Identity(raw))
+
+
+def redacted(url: str) -> str:
+    """Give a log's URL without user, password and query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def stream_topic(environment: str, stream: str) -> str:
+    """Name the topic of a stream's events."""
+    return f"replicator.{environment}.{stream}"
+
+
+def requests_topic(environment: str, stream: str, target: str) -> str:
+    """Name the topic of one target's requests to a stream's capture."""
+    return f"{stream_topic(environment, stream)}.requests.{target}"
+
+
+class _Identity:
+    """Makes a dict a cache key by its identity, and keeps it alive as long as the cache does."""
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self.raw = raw
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and other.raw is self.raw
+
+    def __hash__(self) -> int:
+        return id(self.raw)
+
+
+@lru_cache(maxsize=8)
+def _parsed(source: _Identity) -> ReplicatorSettings:
+    try:
+        return ReplicatorSettings.model_validate(dict(source.raw))
+    except ValidationError as error:
+        problems = [_problem(item["loc"], item["msg"]) for item in error.errors()]
+    # Outside of the except: the validation error holds the input, and with it the secrets.
+    raise ConfigurationError(
+        "settings.REPLICATOR is wrong: " + "; ".join(problems),
+        remedy=f"The keys are {', '.join(_keys())}; only ENVIRONMENT and LOG are required.",
+    )
+
+
+def _problem(location: tuple[int | str, ...], message: str) -> str:
+    place = ".".join(map(str, location))
+    text = message.removeprefix("Value error, ")
+    text = {"Extra inputs are not permitted": "unknown key", "Field required": "missing"}.get(
+        text, text
+    )
+    return f"{place}: {text}" if place else text
+
+
+def _keys() -> list[str]:
+    return [field.alias or name for name, field in ReplicatorSettings.model_fields.items()]
