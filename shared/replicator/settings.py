@@ -148,7 +148,8 @@ class ReplicatorSettings(_Part):
         log: URL of the log; may hold a password, print `log_label` instead.
         log_options: options of the Kafka client, by kafka-python's names.
         database: alias in DATABASES of the database that is captured or written.
-        direct: libpq connection options that replace those of DATABASES, past a pooler.
+        direct: what replaces the entry of DATABASES on the way around a pooler: its keys, or
+            libpq's keywords.
         streams: what capture publishes, by name.
         targets: environments whose requests capture answers, with the datasets each may ask for.
         subscriptions: what apply brings here.
@@ -162,7 +163,7 @@ class ReplicatorSettings(_Part):
     log: LogUrl = Field(alias="LOG", repr=False)
     log_options: dict[str, Any] = Field(default_factory=dict, alias="LOG_OPTIONS", repr=False)
     database: str = Field(default="default", alias="DATABASE")
-    direct: dict[str, str | int] = Field(default_factory=dict, alias="DIRECT", repr=False)
+    direct: dict[str, Any] = Field(default_factory=dict, alias="DIRECT", repr=False)
     streams: dict[StreamName, Stream] = Field(
         default_factory=lambda: {"main": Stream()}, alias="STREAMS"
     )
