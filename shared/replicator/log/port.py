@@ -12,10 +12,12 @@ class Chunk(NamedTuple):
 
     Attributes:
         offsets: offset of each record, ascending. A value that travelled in slices has the
-            offset of its first slice.
+            offset of its first slice and stands where its last one stood, so behind records of
+            another writer that came between them: one writer's records are always in order.
         records: key and value of each, in the same order.
         resume: read from here to lose nothing that comes after this chunk (it lies before the
-            first slice of a value of which the rest is still to come).
+            first slice of a value of which the rest is still to come). Who keeps records for
+            later resumes at the smaller of this and the offset of the oldest one kept.
         timestamp_ms: when the last record was appended, milliseconds since 1970; 0 if unknown.
     """
 
@@ -83,6 +85,9 @@ class LogReader(Protocol):
             Hole: the log no longer has, or never had, that offset.
         """
 
+    def position(self) -> Offset:
+        """Say which offset is read next: everything below has been given, or holds no record."""
+
     def poll(self, timeout: float) -> Sequence[Chunk]:
         """Give what has arrived, waiting at most `timeout` seconds for the first of it.
 
@@ -124,7 +129,8 @@ def open_log(url: str, options: Mapping[str, object] | None = None) -> Log:
 
     Args:
         url: `kafka://host:port[,host:port…]` or `sqlite:///path/to/file`.
-        options: passed through to the client (kafka-python's own names); security goes here.
+        options: Kafka: passed through to the client (kafka-python's own names); security goes
+            here. sqlite: `retain_seconds`, `retain_bytes`.
 
     Raises:
         ConfigurationError: the URL names no log.
@@ -137,7 +143,7 @@ def open_log(url: str, options: Mapping[str, object] | None = None) -> Log:
     if separator and scheme == "sqlite" and len(rest) > 1:
         from replicator.log.sqlite import SqliteLog  # noqa: PLC0415
 
-        return SqliteLog(rest[1:])
+        return SqliteLog(rest[1:], options or {})
     raise ConfigurationError(
         f"LOG names no log: {scheme}://…",
         remedy="Use kafka://host:port[,host:port…] or sqlite:///path/to/file.",

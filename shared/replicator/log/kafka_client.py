@@ -1,0 +1,209 @@
+"""Opens kafka-python's clients: configuration, security options, errors in Replicator's words.
+
+Owns no connection. Passwords and row values stay out of messages: kafka-python prints both on
+level DEBUG, so its loggers are kept at INFO unless somebody has set them.
+"""
+
+import logging
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, errors
+from kafka.net.compat import KafkaNetClient
+from kafka.record import util
+
+from replicator.errors import (
+    BadRecord,
+    ConfigurationError,
+    Hole,
+    LogUnavailable,
+    ReplicatorError,
+)
+
+FETCH_BYTES = 8 << 20
+"""Bytes of a fetch, of a poll and of the largest request."""
+
+Client = TypeVar("Client")
+
+_OURS = frozenset(
+    {"bootstrap_servers", "kafka_client", "metric_reporters", "metrics_num_samples"}
+    | {"metrics_sample_window_ms", "max_in_flight_requests_per_connection", "selector"}
+)
+_DEFAULTS: Mapping[str, object] = {
+    "bootstrap_timeout_ms": 8_000,
+    "reconnect_backoff_max_ms": 1_000,
+    "request_timeout_ms": 30_000,
+}
+_PRODUCER: Mapping[str, object] = {
+    "acks": "all",
+    "enable_idempotence": True,
+    "compression_type": "lz4",
+    "metrics_enabled": False,
+    "max_request_size": FETCH_BYTES,
+    "delivery_timeout_ms": 3_600_000,
+    "max_block_ms": 8_000,
+    "allow_auto_create_topics": False,
+}
+_CONSUMER: Mapping[str, object] = {
+    "group_id": None,
+    "enable_auto_commit": False,
+    "auto_offset_reset": "none",
+    "check_crcs": True,
+    "fetch_max_bytes": FETCH_BYTES,
+    "max_partition_fetch_bytes": FETCH_BYTES,
+    "metrics_enabled": False,
+    "allow_auto_create_topics": False,
+}
+
+
+def require_fast_checksums() -> None:
+    """Refuse to run on kafka-python's pure Python CRC, which costs 40 µs a row.
+
+    Raises:
+        ConfigurationError: kafka-python did not find the package crc32c.
+    """
+    if util.crc32c_c is None:
+        raise ConfigurationError(
+            "kafka-python computes checksums in pure Python.", remedy="pip install crc32c"
+        )
+
+
+def keep_secrets_out_of_logs() -> None:
+    """Keep kafka-python's loggers at INFO: on DEBUG they print passwords and row values."""
+    logger = logging.getLogger("kafka")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+
+
+def client_options(options: Mapping[str, object]) -> dict[str, object]:
+    """Give the options that producer, consumer and admin client all take, defaults filled in.
+
+    Args:
+        options: kafka-python's names, for connection, TLS and SASL
+            (https://kafka-python.readthedocs.io/en/master/apidoc/KafkaProducer.html).
+
+    Raises:
+        ConfigurationError: an option that not all three know, or that is ours to set; named.
+    """
+    known = set(KafkaProducer.DEFAULT_CONFIG) & set(KafkaConsumer.DEFAULT_CONFIG)
+    known = (known & set(KafkaAdminClient.DEFAULT_CONFIG)) - _OURS
+    if unknown := sorted(set(options) - known):
+        raise ConfigurationError(
+            f"LOG_OPTIONS names unknown options: {', '.join(unknown)}.",
+            remedy="Use kafka-python's names of options for connection, TLS and SASL.",
+        )
+    return {**_DEFAULTS, **options}
+
+
+class Clients:
+    """Opens clients of one cluster. Holds options, no connection.
+
+    Args:
+        servers: `host:port` of some brokers.
+        options: see `client_options`.
+
+    Raises:
+        ConfigurationError: an unknown option, or no fast checksums.
+    """
+
+    def __init__(self, servers: Sequence[str], options: Mapping[str, object]) -> None:
+        require_fast_checksums()
+        keep_secrets_out_of_logs()
+        self._servers = list(servers)
+        self._options = client_options(options)
+
+    def producer(self) -> Any:
+        """Open a producer. Raises LogUnavailable within 10 s, ConfigurationError."""
+        return self._open(KafkaProducer, _PRODUCER)
+
+    def consumer(self) -> Any:
+        """Open a consumer. Raises LogUnavailable within 10 s, ConfigurationError."""
+        return self._open(KafkaConsumer, _CONSUMER)
+
+    @contextmanager
+    def admin(self) -> Iterator[Any]:
+        """Open an admin client for a few calls. Raises LogUnavailable, ConfigurationError."""
+        client = self._open(KafkaAdminClient, {})
+        try:
+            with translated("asking the brokers"):
+                yield client
+        finally:
+            client.close()
+
+    def _open(self, kind: Callable[..., Client], settings: Mapping[str, object]) -> Client:
+        """Open a client; one that fails half-way is closed, its thread would live on."""
+        self._probe()
+        opened: list[KafkaNetClient] = []
+
+        def connect(**configs: object) -> KafkaNetClient:
+            opened.append(KafkaNetClient(**configs))
+            return opened[0]
+
+        options = {**self._options, **settings, "kafka_client": connect}
+        try:
+            with translated("connecting"):
+                return kind(bootstrap_servers=self._servers, **options)
+        except ReplicatorError:
+            for client in opened:
+                with suppress(errors.KafkaError, OSError):
+                    client.close()
+            raise
+
+    def _probe(self) -> None:
+        """Find out in a moment, and without a client, that nobody listens."""
+        if self._options.get("proxy_url") or self._options.get("socks5_proxy"):
+            return
+        for server in self._servers:
+            host, _, port = server.rpartition(":")
+            try:
+                with socket.create_connection((host.strip("[]"), int(port)), timeout=2):
+                    return
+            except ValueError as error:
+                raise ConfigurationError(
+                    "LOG names a broker without a port.", remedy="Use kafka://host:port."
+                ) from error
+            except OSError:
+                continue
+        raise unavailable(f"No broker listens at {', '.join(self._servers)}.")
+
+
+def unavailable(message: str) -> LogUnavailable:
+    """Make the error for a log that cannot be reached."""
+    return LogUnavailable(
+        message,
+        remedy="Start the brokers, or correct LOG and the network between; it goes on by itself.",
+    )
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Translate kafka-python's errors into ours; messages carry its class, never its text.
+
+    Args:
+        doing: what is being done, for the message.
+
+    Raises:
+        Hole, BadRecord, ConfigurationError, LogUnavailable
+    """
+    try:
+        yield
+    except (errors.OffsetOutOfRangeError, errors.LogTruncationError) as error:
+        raise Hole("The records at the offset to read are no longer in the topic.") from error
+    except errors.CorruptRecordError as error:
+        raise BadRecord("A record batch has a wrong checksum or framing.") from error
+    except (errors.AuthorizationError, errors.SaslAuthenticationFailedError) as error:
+        raise ConfigurationError(
+            f"Kafka refuses access while {doing} ({type(error).__name__}).",
+            remedy="Grant the user its topic (describe, describe configs, read or write), and "
+            "check the SASL options.",
+        ) from error
+    except errors.KafkaConfigurationError as error:
+        raise ConfigurationError(
+            "kafka-python refuses LOG_OPTIONS.", remedy="Check the values of LOG_OPTIONS."
+        ) from error
+    except errors.InvalidTopicError as error:
+        raise ConfigurationError("The topic's name is not valid in Kafka.") from error
+    except (errors.KafkaError, OSError) as error:
+        raise unavailable(f"Kafka failed while {doing} ({type(error).__name__}).") from error
