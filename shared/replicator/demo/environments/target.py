@@ -1,0 +1,18 @@
+"""The environment `stage`: it subscribes."""
+
+from replicator.demo.environments.base import (
+    DATASET,
+    INSTALLED_APPS,
+    SOURCE_ENVIRONMENT,
+    TARGET_ENVIRONMENT,
+    database,
+    replicator,
+)
+
+__all__ = ["DATABASES", "INSTALLED_APPS", "REPLICATOR", "USE_TZ"]
+
+USE_TZ = True
+DATABASES = {"default": database("REPLICATOR_DEMO_TARGET")}
+REPLICATOR = replicator(
+    TARGET_ENVIRONMENT, SUBSCRIPTIONS=[{"source": SOURCE_ENVIRONMENT, "dataset": DATASET}]
+)

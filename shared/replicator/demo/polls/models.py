@@ -1,0 +1,24 @@
+"""The models: nothing in them knows of replication."""
+
+from django.db import models
+
+
+class Topic(models.Model):
+    """What questions are about."""
+
+    name = models.CharField(max_length=200)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Question(models.Model):
+    """A question, public once it is published."""
+
+    topic = models.ForeignKey(Topic, on_delete=models.CASCADE)
+    text = models.CharField(max_length=200)
+    body = models.TextField(default="")
+    published = models.BooleanField(default=False)
+
+    def __str__(self) -> str:
+        return self.text
