@@ -1,8 +1,227 @@
-"""Static system checks: found by `manage.py check`, without database or log."""
+"""Static system checks: what `manage.py check` finds without database or log.
 
-from django.core.checks import CheckMessage
+    E001 settings.REPLICATOR is missing or wrong      E002 DATABASE is no alias of DATABASES
+    E010 no such model                                E011 a model that has no table of its own
+    E012 no such column                               E013 the primary key is excluded
+    E015 two opted-in models share a table
+    E020 a model is neither opted in nor out (W020 where coverage is only advised)
+    E030 a dataset has a rule on a model that is not opted in
+    E031 a filter is refused                          E032 a dataset spans several streams
+    E033 no such dataset                              E034 a dataset takes no arguments
+    E035 a subscription names another stream than its dataset's
+    W002 DATABASE is not Postgres                     W003 nothing publishes a stream
+    W004 an opted-in model is not managed             W005 a foreign key leaves its dataset
+
+`replicator check` runs these strictly and adds probes of database and log.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from django.apps import apps
+from django.core.checks import CheckMessage, Error
+from django.core.checks import Warning as Advice
+from django.db import connections
+from django.db.models import Model
+
+from replicator.compiler import (
+    BY_NATURAL_KEY,
+    compile_dataset,
+    compile_release,
+    find_dataset,
+    find_model,
+)
+from replicator.declare import declared_datasets, declared_opt_ins, declared_opt_outs
+from replicator.errors import ConfigurationError, WrongDeclaration
+from replicator.plan import DatasetPlan, ForeignKey, Release
+from replicator.settings import ANY_DATASET, ReplicatorSettings, Subscription, load_settings
+
+_STAYS = BY_NATURAL_KEY | {"sessions.session", "admin.logentry"}
+"""Models of Django itself that stay in their environment without an opt_out."""
 
 
 def static_messages(*, strict: bool = False) -> list[CheckMessage]:
-    """Give every finding; `strict` makes missing coverage an error."""
-    return []
+    """Give every finding.
+
+    Args:
+        strict: a model that is neither opted in nor out is an error, not a warning.
+    """
+    plans: list[DatasetPlan] = []
+    messages = [*_opt_ins(), *_opt_outs(), *_coverage(strict), *_datasets(plans)]
+    for plan in plans:
+        messages += _foreign_keys(plan)
+    try:
+        settings = load_settings()
+    except ConfigurationError as error:
+        return [Error(str(error), hint=error.remedy, id="replicator.E001"), *messages]
+    return [*_database(settings), *messages, *_streams(settings), *_wishes(settings)]
+
+
+def _database(settings: ReplicatorSettings) -> Iterator[CheckMessage]:
+    if settings.database not in connections:
+        yield Error(
+            f"REPLICATOR['DATABASE'] is {settings.database!r}, which is not in DATABASES",
+            hint=f"Name one of: {', '.join(connections)}.",
+            id="replicator.E002",
+        )
+    elif connections[settings.database].vendor != "postgresql":
+        yield Advice(
+            f"The database {settings.database!r} is not Postgres; nothing can be replicated",
+            hint="Run the daemons with settings whose database is Postgres 15 or newer.",
+            id="replicator.W002",
+        )
+
+
+def _opt_ins() -> Iterator[CheckMessage]:
+    by_table = defaultdict(list)
+    for declaration in declared_opt_ins():
+        try:
+            release = compile_release(declaration)
+        except WrongDeclaration as error:
+            yield _error(error)
+            continue
+        by_table[release.table].append(release.label)
+        if not find_model(release.label)._meta.managed:
+            yield Advice(
+                f"{release.label} is opted in, and its table is not made by Django",
+                hint="It must be a table with a primary key; a view has no row events.",
+                id="replicator.W004",
+            )
+    for table, labels in by_table.items():
+        if len(labels) > 1:
+            yield Error(
+                f"{' and '.join(labels)} are opted in and share the table {table}",
+                hint="Opt one of them in, and the others out.",
+                id="replicator.E015",
+            )
+
+
+def _opt_outs() -> Iterator[CheckMessage]:
+    for label in declared_opt_outs():
+        try:
+            find_model(label)
+        except WrongDeclaration as error:
+            yield _error(error)
+
+
+def _coverage(strict: bool) -> Iterator[CheckMessage]:
+    decided = {declaration.label.lower() for declaration in declared_opt_ins()}
+    decided |= {label.lower() for label in declared_opt_outs()}
+    kind, check_id = (Error, "replicator.E020") if strict else (Advice, "replicator.W020")
+    for model in apps.get_models(include_auto_created=True):
+        if model._meta.label_lower not in decided and _must_be_decided(model):
+            label = model._meta.label
+            yield kind(
+                f"{label} is neither opted in nor out; its rows stay in this environment",
+                hint=f'Write opt_in("{label}") or opt_out("{label}") in a replication.py.',
+                id=check_id,
+            )
+
+
+def _must_be_decided(model: type[Model]) -> bool:
+    meta = model._meta
+    if meta.proxy or meta.swapped or _stays(model):
+        return False
+    if not meta.auto_created:
+        return True
+    # A link table to a table that stays can only stay, too.
+    ends = (field.related_model for field in meta.local_concrete_fields if field.is_relation)
+    return not any(isinstance(end, type) and _stays(end) for end in ends)
+
+
+def _stays(model: type[Model]) -> bool:
+    return model._meta.app_label == "replicator" or model._meta.label_lower in _STAYS
+
+
+def _datasets(plans: list[DatasetPlan]) -> Iterator[CheckMessage]:
+    """Compile every dataset; those that can be are added to `plans`."""
+    broken = set(_uncompilable())
+    for dataset in declared_datasets().values():
+        # The opt-in's own finding says it; once is enough.
+        if any(rule.label.lower() in broken for rule in dataset.rules):
+            continue
+        try:
+            plans.append(compile_dataset(dataset))
+        except WrongDeclaration as error:
+            yield Error(f"Dataset {dataset.name!r}: {error}", hint=error.remedy, id=error.check_id)
+
+
+def _uncompilable() -> Iterator[str]:
+    for declaration in declared_opt_ins():
+        try:
+            compile_release(declaration)
+        except WrongDeclaration:
+            yield declaration.label.lower()
+
+
+def _foreign_keys(plan: DatasetPlan) -> Iterator[CheckMessage]:
+    whole = {plan.release(rule.label).table for rule in plan.rules if rule.filter is None}
+    for release in plan.releases:
+        for key in release.foreign_keys:
+            if key.constrained and key.to not in whole:
+                yield _leaving(plan, release, key)
+
+
+def _leaving(plan: DatasetPlan, release: Release, key: ForeignKey) -> CheckMessage:
+    return Advice(
+        f"Dataset {plan.name!r}: {release.label} refers by {', '.join(key.columns)} to {key.to}, "
+        "which the dataset does not contain as a whole",
+        hint="The target must have each row referred to by itself, or apply stops with a "
+        "foreign-key error; or give the dataset a Rows rule without a filter on that table.",
+        id="replicator.W005",
+    )
+
+
+def _streams(settings: ReplicatorSettings) -> Iterator[CheckMessage]:
+    known = {*settings.streams, *(wish.stream for wish in settings.subscriptions)}
+    for stream in sorted({declaration.stream for declaration in declared_opt_ins()} - known):
+        yield Advice(
+            f"Models are opted in to the stream {stream!r}, which is neither published nor "
+            "subscribed to here",
+            hint=f"Add {stream!r} to REPLICATOR['STREAMS'] of the environment that publishes it.",
+            id="replicator.W003",
+        )
+
+
+def _wishes(settings: ReplicatorSettings) -> Iterator[CheckMessage]:
+    allowed = {name for names in settings.targets.values() for name in names} - {ANY_DATASET}
+    for name in sorted(allowed - declared_datasets().keys()):
+        yield _unknown(f"TARGETS allows {name!r}", name)
+    for wish in settings.subscriptions:
+        if wish.name not in declared_datasets():
+            yield _unknown(f"SUBSCRIPTIONS names {wish.dataset!r}", wish.name)
+        else:
+            yield from _fits(wish)
+
+
+def _unknown(where: str, name: str) -> CheckMessage:
+    known = ", ".join(sorted(declared_datasets())) or "none"
+    return Error(
+        f"{where}, and there is no dataset {name!r}",
+        hint=f"Declared are: {known}. Both sides run the same replication.py.",
+        id="replicator.E033",
+    )
+
+
+def _fits(wish: Subscription) -> Iterable[CheckMessage]:
+    if wish.arguments:
+        yield Error(
+            f"SUBSCRIPTIONS names {wish.dataset!r}, and the dataset takes no arguments",
+            hint=f"Write {wish.name!r}.",
+            id="replicator.E034",
+        )
+    try:
+        stream = find_dataset(wish.name).stream
+    except WrongDeclaration:
+        return  # found with the datasets
+    if stream != wish.stream:
+        yield Error(
+            f"SUBSCRIPTIONS wants {wish.dataset!r} from the stream {wish.stream!r}, and it travels "
+            f"in {stream!r}",
+            hint=f'Add "stream": "{stream}" to the subscription.',
+            id="replicator.E035",
+        )
+
+
+def _error(error: WrongDeclaration) -> CheckMessage:
+    return Error(str(error), hint=error.remedy, id=error.check_id)

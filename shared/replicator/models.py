@@ -34,7 +34,7 @@ class StreamPosition(models.Model):
 
     environment = models.CharField(
         max_length=63,
-        help_text="This database's own environment; another one means that it is a copy.",
+        help_text="This database's own; another one means that it is a copy.",
     )
     source = models.CharField(max_length=63, help_text="The environment that publishes.")
     stream = models.CharField(max_length=40, help_text="The stream's name.")

@@ -50,7 +50,7 @@ class Migration(migrations.Migration):
                 (
                     "environment",
                     models.CharField(
-                        help_text="This database's own environment; another one means that it is a copy.",
+                        help_text="This database's own; another one means that it is a copy.",
                         max_length=63,
                     ),
                 ),
