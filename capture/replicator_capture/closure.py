@@ -1,0 +1,120 @@
+"""Which rows a fetch reads beside those that were asked for. Pure.
+
+A row that enters a dataset must find there what it points at. So an answer is *closed*: from each
+row read, links lead to further rows to read, until nothing new turns up. Today the links are the
+foreign keys into tables that belong to a dataset wholly (upwards); rules that lead to children and
+to referenced rows add links of their own, and nothing else here changes.
+
+The module asks for lookups and is told what they found; it reads nothing itself.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from replicator.plan import DatasetPlan, ForeignKey, TableName
+
+Values = tuple[str, ...]
+"""Values of some columns as Postgres' text."""
+
+
+class Link(NamedTuple):
+    """From a row of `table`, read the rows of `to` whose `to_columns` equal its `columns`."""
+
+    table: TableName
+    columns: tuple[str, ...]
+    to: TableName
+    to_columns: tuple[str, ...]
+
+
+class Lookup(NamedTuple):
+    """Rows to read: those of `table` whose `columns` have one of `values`."""
+
+    table: TableName
+    columns: tuple[str, ...]
+    values: tuple[Values, ...]
+
+
+def whole_tables(dataset: DatasetPlan) -> frozenset[TableName]:
+    """Tables of which every row belongs to the dataset, come what may.
+
+    A rule without a filter does not suffice: a row whose foreign key leads out of such tables
+    stays outside when what it points at does.
+    """
+    releases = {release.label: release for release in dataset.releases}
+    whole = {releases[rule.label].table for rule in dataset.rules if rule.filter is None}
+    while out := {
+        release.table
+        for release in dataset.releases
+        if release.table in whole
+        and any(key.constrained and key.to not in whole for key in release.foreign_keys)
+    }:
+        whole -= out
+    return frozenset(whole)
+
+
+def links(datasets: Iterable[DatasetPlan]) -> tuple[Link, ...]:
+    """Give the links to follow for all datasets of a plan, each once."""
+    found: dict[Link, None] = {}
+    for dataset in datasets:
+        whole = whole_tables(dataset)
+        for release in dataset.releases:
+            found |= {
+                _up(release.table, key): None for key in release.foreign_keys if key.to in whole
+            }
+    return tuple(found)
+
+
+def _up(table: TableName, key: ForeignKey) -> Link:
+    return Link(table, key.columns, key.to, key.to_columns)
+
+
+class Closure:
+    """What has been read, and what is still to be read.
+
+    Args:
+        links: the links to follow.
+    """
+
+    def __init__(self, links: Sequence[Link]) -> None:
+        self._links: dict[TableName, list[Link]] = {}
+        for link in links:
+            self._links.setdefault(link.table, []).append(link)
+        self._read: set[tuple[TableName, Values]] = set()
+        self._asked: set[tuple[TableName, tuple[str, ...], Values]] = set()
+        self._frontier: dict[tuple[TableName, tuple[str, ...]], list[Values]] = {}
+
+    def columns_of(self, table: TableName) -> tuple[str, ...]:
+        """Columns of a table that `note` looks at."""
+        followed = [link.columns for link in self._links.get(table, ())]
+        return tuple(dict.fromkeys(column for columns in followed for column in columns))
+
+    def note(self, table: TableName, key: Values, row: Mapping[str, str | None]) -> bool:
+        """Take note of a row that was read.
+
+        Args:
+            table: its table.
+            key: its primary key.
+            row: at least the columns that `columns_of` names.
+
+        Returns:
+            Whether it is new; a row that has been read before is not to be answered again.
+        """
+        if (table, key) in self._read:
+            return False
+        self._read.add((table, key))
+        for link in self._links.get(table, ()):
+            self._follow(link, [row[column] for column in link.columns])
+        return True
+
+    def _follow(self, link: Link, found: Sequence[str | None]) -> None:
+        values = tuple(value for value in found if value is not None)
+        step = (link.to, link.to_columns, values)
+        if len(values) < len(found) or step in self._asked:
+            return
+        self._asked.add(step)
+        self._frontier.setdefault((link.to, link.to_columns), []).append(values)
+
+    def lookups(self) -> list[Lookup]:
+        """Give what is to be read next, and forget it; nothing: the answer is closed."""
+        steps, self._frontier = self._frontier, {}
+        return [Lookup(table, columns, tuple(values)) for (table, columns), values in steps.items()]

@@ -1,0 +1,58 @@
+"""Which further rows a fetch reads."""
+
+from replicator.plan import DatasetPlan, ForeignKey, IsNull, Release, RowsRule, TableName
+from replicator_capture.closure import Closure, Link, Lookup, links, whole_tables
+
+POLL, CHOICE, USER, PAGE = (TableName("public", n) for n in ("poll", "choice", "user", "page"))
+
+
+def release(table: TableName, *keys: tuple[str, TableName]) -> Release:
+    foreign_keys = tuple(ForeignKey((c,), to, ("id",), nullable=True) for c, to in keys)
+    columns = ("id", *(column for column, _ in keys))
+    return Release(table.name, table, ("id",), columns, foreign_keys=foreign_keys)
+
+
+def dataset(*releases: Release, filtered: tuple[str, ...] = ()) -> DatasetPlan:
+    rules = tuple(RowsRule(r.label, IsNull("id") if r.label in filtered else None) for r in releases)
+    return DatasetPlan("d", "main", rules, releases, "f")
+
+
+def test_links_lead_into_whole_tables_only() -> None:
+    plan = dataset(
+        release(CHOICE, ("poll_id", POLL), ("user_id", USER)), release(POLL), filtered=("choice",)
+    )
+    assert whole_tables(plan) == {POLL}
+    assert links([plan]) == (Link(CHOICE, ("poll_id",), POLL, ("id",)),)
+
+
+def test_a_table_that_points_outside_is_not_whole_nor_what_points_at_it() -> None:
+    plan = dataset(release(CHOICE, ("poll_id", POLL)), release(POLL, ("user_id", USER)))
+    assert whole_tables(plan) == frozenset()
+    assert links([plan]) == ()
+
+
+def test_links_of_several_datasets_are_one_set() -> None:
+    plan = dataset(release(CHOICE, ("poll_id", POLL)), release(POLL))
+    assert len(links([plan, plan])) == 1
+
+
+def test_closure_climbs_a_tree_and_ends_on_a_ring() -> None:
+    rows = {"1": "2", "2": "3", "3": "1", "4": None, "5": "9"}
+    closure = Closure(links([dataset(release(PAGE, ("parent_id", PAGE)))]))
+    assert closure.columns_of(PAGE) == ("parent_id",)
+    found = []
+    todo = [Lookup(PAGE, ("id",), (("1",), ("4",), ("5",)))]
+    while todo:
+        for lookup in todo:
+            for (key,) in lookup.values:
+                if key in rows and closure.note(PAGE, (key,), {"parent_id": rows[key]}):
+                    found.append(key)
+        todo = closure.lookups()
+    assert sorted(found) == ["1", "2", "3", "4", "5"]
+
+
+def test_a_row_read_twice_is_answered_once() -> None:
+    closure = Closure([])
+    assert closure.note(POLL, ("1",), {})
+    assert not closure.note(POLL, ("1",), {})
+    assert closure.lookups() == []
