@@ -2,8 +2,8 @@
 
 Both go to standard error and show time, level, logger, event (`extra={"event": …}`) and message;
 JSON lines have every other field of `extra` too. No row's value or key is ever written: messages
-hold none by the house rules, and errors other than Replicator's own, whose texts may quote rows
-(Postgres' DETAIL lines do), are shown by class and place only.
+hold none by the house rules, and errors whose texts may quote rows (Postgres' DETAIL lines do)
+are shown by class and place only.
 """
 
 import json
@@ -17,6 +17,9 @@ from typing import Literal, TextIO
 from replicator.errors import ReplicatorError
 
 Format = Literal["text", "json"]
+
+_WITHOUT_VALUES = (ReplicatorError, ImportError, AttributeError, NameError)
+"""Errors whose texts name code and settings only."""
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
@@ -84,7 +87,7 @@ def _describe(error: BaseException) -> Iterator[str]:
         yield from _describe(cause)
     for frame in traceback.extract_tb(error.__traceback__):
         yield f"  {frame.filename}:{frame.lineno} {frame.name}"
-    text = f": {error}" if isinstance(error, ReplicatorError) else ""
+    text = f": {error}" if isinstance(error, _WITHOUT_VALUES) else ""
     yield f"{type(error).__module__}.{type(error).__qualname__}{text}"
 
 

@@ -4,6 +4,6 @@ Exit codes: 0 right, 1 a finding, 2 usage or configuration, 3 stopped. See `comm
 protocol that the commands follow.
 """
 
-from replicator.cli.main import main
+from replicator.cli.dispatch import main
 
 __all__ = ["main"]

@@ -104,9 +104,11 @@ class Screen:
         self._line("\nCtrl-C stops everything and removes it.", "bold")
 
     def _row(self, mark: str, done: str, arrives: str, took: str, style: str = "") -> None:
+        width = _DONE + _ARRIVES
         text = Text(no_wrap=True)
         text.append(f"{mark} ", "green" if mark == "✔" else style)
-        text.append(f"{done:<{_DONE}}{arrives:<{_ARRIVES}}{took:>{_TOOK}}", style)
+        text.append(f"{done:<{_DONE}}{arrives}".rstrip().ljust(width), style)
+        text.append(f"{took:>{_TOOK}}", style)
         self._console.print(text)
 
     def _line(self, text: str, style: str = "") -> None:

@@ -8,7 +8,6 @@ from django.core.management import call_command
 from django.db import connections
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
-from replicator.settings import requests_topic, stream_topic
 
 from replicator.demo import polls, story
 from replicator.demo.environments.base import SOURCE_ENVIRONMENT, TARGET_ENVIRONMENT
@@ -17,6 +16,7 @@ from replicator.demo.screen import Screen
 from replicator.demo.story import Step
 from replicator.demo.watch import Late, Watch
 from replicator.errors import LogUnavailable
+from replicator.settings import requests_topic, stream_topic
 
 
 def prepare() -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 
 from replicator.cli.arguments import Arguments
-from replicator.cli.main import configure_logs_as_set, run_command
+from replicator.cli.dispatch import configure_logs_as_set, run_command
 from replicator.cli.parser import add_commands
 
 
