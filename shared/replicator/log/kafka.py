@@ -305,7 +305,7 @@ class KafkaReader:
         while self._arrived and size < FETCH_BYTES:
             batch = _from(self._arrived[0].open(), self._position)
             self._position = max(self._arrived.popleft().end, self._position)
-            size += sum(len(value) for _, value in batch.records)
+            size += batch.size
             chunk = self._chunk(batch)
             if chunk.records:
                 chunks.append(chunk)
@@ -339,4 +339,6 @@ def _from(batch: Batch, position: int) -> Batch:
     if skip == 0:
         return batch
     headers = {number - skip: h for number, h in batch.headers.items() if number >= skip}
-    return Batch(batch.offsets[skip:], batch.records[skip:], headers, batch.timestamp_ms)
+    return batch._replace(
+        offsets=batch.offsets[skip:], records=batch.records[skip:], headers=headers
+    )

@@ -114,7 +114,7 @@ class _ReadyRecords:
         return self._sealed.size
 
     def next_offset(self) -> int:
-        return self._sealed.count
+        return self._sealed.total
 
     def is_full(self) -> bool:
         return True
@@ -282,12 +282,13 @@ class _ArrivedRecords:
 
     def open(self) -> Batch:
         records = self._records
-        headers = {i: dict(record.headers) for i, record in enumerate(records) if record.headers}
+        pairs = [(record.key or b"", record.value or b"") for record in records]
         return Batch(
             [record.offset for record in records],
-            [(record.key or b"", record.value or b"") for record in records],
-            headers,
+            pairs,
+            {i: dict(record.headers) for i, record in enumerate(records) if record.headers},
             max(records[-1].timestamp, 0),
+            sum(len(value) for _, value in pairs),
         )
 
 

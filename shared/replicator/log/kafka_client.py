@@ -43,6 +43,7 @@ _PRODUCER: Mapping[str, object] = {
     "metrics_enabled": False,
     "max_request_size": FETCH_BYTES,
     "delivery_timeout_ms": 3_600_000,
+    "batch_size": 1 << 20,
     "max_block_ms": 8_000,
     "allow_auto_create_topics": False,
 }

@@ -42,12 +42,14 @@ class Batch(NamedTuple):
         records: key and value of each; a null is empty.
         headers: of the records that have any, by index in `records`.
         timestamp_ms: of the newest record, milliseconds since 1970.
+        size: bytes of the records, about.
     """
 
     offsets: Sequence[int]
     records: list[Record]
-    headers: dict[int, Headers]
+    headers: Mapping[int, Headers]
     timestamp_ms: int
+    size: int
 
 
 class Frame(NamedTuple):
@@ -150,13 +152,13 @@ class Sealed(NamedTuple):
     Attributes:
         attributes: the header's attributes (codec).
         body: the records, compressed if that made them smaller.
-        count: how many.
+        total: how many.
         timestamp_ms: when they were made.
     """
 
     attributes: int
     body: bytes
-    count: int
+    total: int
     timestamp_ms: int
 
     @property
@@ -168,13 +170,13 @@ class Sealed(NamedTuple):
         """Give the finished batch; the broker fills in base offset and leader epoch."""
         rest = _REST.pack(
             self.attributes,
-            self.count - 1,
+            self.total - 1,
             self.timestamp_ms,
             self.timestamp_ms,
             producer_id,
             producer_epoch,
             sequence,
-            self.count,
+            self.total,
         )
         checksum = crc32c(self.body, crc32c(rest))
         length = self.size - _LENGTH.size
@@ -225,11 +227,11 @@ def parse(frame: Frame) -> Batch:
     )
     timestamp_ms = newest_ms if newest_ms >= 0 else max(first_ms, 0)
     if attributes & _CONTROL:
-        return Batch((), [], {}, timestamp_ms)
+        return Batch((), [], {}, timestamp_ms, 0)
     try:
         body = _expand(bytes(frame.data[HEADER_BYTES:]), attributes & _CODECS)
         if count == last + 1 and (records := decode_records(body, count)) is not None:
-            return Batch(range(frame.begin, frame.end), records, {}, timestamp_ms)
+            return Batch(range(frame.begin, frame.end), records, {}, timestamp_ms, len(body))
         return _parse_plainly(body, count, frame.begin, timestamp_ms)
     except (IndexError, ValueError, RuntimeError, EOFError, OSError) as error:
         raise BadRecord(f"The batch at offset {frame.begin} cannot be read.") from error
@@ -293,7 +295,7 @@ def decode_records(  # noqa: PLR0912 (a call per number would double its cost)
 class Decoded(NamedTuple):
     """One record of a body: its place in the batch, key, value, headers, and where it ends."""
 
-    index: int
+    place: int
     record: Record
     headers: Headers
     end: int
@@ -338,13 +340,13 @@ def _parse_plainly(body: bytes, count: int, begin: int, timestamp_ms: int) -> Ba
     for number in range(count):
         decoded = decode_record(body, at)
         at = decoded.end
-        offsets.append(begin + decoded.index)
+        offsets.append(begin + decoded.place)
         records.append(decoded.record)
         if decoded.headers:
             headers[number] = decoded.headers
     if at != len(body):
         raise BadRecord(f"The batch at offset {begin} is longer than its records.")
-    return Batch(offsets, records, headers, timestamp_ms)
+    return Batch(offsets, records, headers, timestamp_ms, len(body))
 
 
 def _snappy(data: bytes) -> bytes:

@@ -43,7 +43,7 @@ def cut(record: Record, limit: int) -> Iterator[tuple[Record, Headers]]:
 class _Open(NamedTuple):
     offset: int
     key: bytes
-    count: int
+    total: int
     parts: list[bytes]
 
 
@@ -98,7 +98,7 @@ class Joiner:
         opened = self._open.get(name)
         if opened is None:
             return None
-        if opened.count != count or opened.key != key or len(opened.parts) + 1 != number:
+        if opened.total != count or opened.key != key or len(opened.parts) + 1 != number:
             self._close(name)
             return None
         opened.parts.append(value)
