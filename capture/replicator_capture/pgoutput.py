@@ -132,9 +132,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     content: bytes
 
 
-Decoded = (
-    Begin | Commit | Origin | Relation | Type | Insert | Update | Delete | Truncate | Message
-)
+Decoded = Begin | Commit | Origin | Relation | Type | Insert | Update | Delete | Truncate | Message
 
 
 class _Cursor:

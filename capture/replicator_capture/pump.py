@@ -1,0 +1,74 @@
+"""One turn of the capture loop: read, assemble, append, confirm.
+
+The daemon calls `Pump.turn` until it is told to stop. A turn waits at most the time given for
+input, and never for the log, but for the appends of a long answer (`Publisher.publish_answer`).
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from replicator.positions import Lsn
+from replicator_capture.assemble import Assembler
+from replicator_capture.publish import Publisher
+from replicator_capture.wal import WalStream
+
+_LOG_PAUSE_S: Final = 0.002
+_FULL_PAUSE_S: Final = 0.2
+
+
+class Pump:
+    """Ties stream, assembler and publisher together.
+
+    Args:
+        stream: where messages come from.
+        assembler: what turns them into records.
+        publisher: where those go.
+        unseen: gives the commit LSN of the first transaction that snapshots do not see yet;
+            nothing beyond it is confirmed. None: all are seen.
+    """
+
+    def __init__(
+        self,
+        stream: WalStream,
+        assembler: Assembler,
+        publisher: Publisher,
+        unseen: Callable[[], Lsn | None] = lambda: None,
+    ) -> None:
+        self._stream, self._assembler, self._publisher = stream, assembler, publisher
+        self._unseen = unseen
+
+    def turn(self, timeout: float) -> int:
+        """Do what there is to do; with nothing to do, wait at most `timeout` seconds for input.
+
+        Returns:
+            How many messages were read.
+
+        Raises:
+            DatabaseUnavailable, Refused, BadMessage: as `WalStream.receive` and `Assembler.feed`.
+            LostLog: an append failed.
+        """
+        messages = self._stream.receive() if self._publisher.has_room() else []
+        if messages:
+            self._assembler.feed(messages)
+        self._publisher.flush(dry=not messages)
+        self.confirm()
+        self._stream.tick()
+        if not messages:
+            self._rest(timeout)
+        return len(messages)
+
+    def confirm(self) -> None:
+        """Let the slot forget what is stored in the log and seen by every snapshot."""
+        stored = self._publisher.acknowledged()
+        if stored is not None:
+            unseen = self._unseen()
+            self._stream.confirm(stored if unseen is None else min(stored, unseen))
+
+    def _rest(self, timeout: float) -> None:
+        if not self._publisher.has_room():
+            self._publisher.wait(min(timeout, _FULL_PAUSE_S))
+        elif self._assembler.pending:
+            # Small appends are dear, so the next one waits for the one before, but not longer.
+            self._publisher.wait(min(timeout, _LOG_PAUSE_S))
+        else:
+            self._stream.wait(timeout)

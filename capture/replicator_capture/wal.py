@@ -1,0 +1,299 @@
+"""The walsender's stream: CopyData frames in, pgoutput messages out, status updates back.
+
+The frames' layout is in pure functions; `WalStream` adds the connection (psycopg's libpq wrapper,
+in its nonblocking mode). It keeps no row; it never confirms anything by itself. Only `open`,
+`wait` (a given time) and `close` block.
+
+Source: https://www.postgresql.org/docs/current/protocol-replication.html
+"""
+
+import select
+import struct
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple, Self
+
+from psycopg import OperationalError, conninfo, pq, sql
+
+from replicator.errors import (
+    BadMessage,
+    ConfigurationError,
+    DatabaseUnavailable,
+    Refused,
+    ReplicatorError,
+)
+from replicator.positions import Lsn
+from replicator_capture.pgoutput import POSTGRES_EPOCH_US
+
+STATUS_EVERY_S: Final = 1.0
+RECEIVE_MESSAGES: Final = 1_000
+RECEIVE_BYTES: Final = 1_000_000
+
+_WAL_DATA = ord("w")
+_HEADER = 25
+_WAL_POSITIONS = struct.Struct("!xQQq")
+_KEEP_ALIVE = struct.Struct("!cQqB")
+_STATUS = struct.Struct("!cQQQqB")
+
+_SLOT_BUSY = "55006"
+_SLOT_OR_PUBLICATION_GONE = frozenset({"42704", "55000", "58P01"})
+_PASSING_CLASSES = frozenset({"", "08", "53", "57", "58"})
+
+
+class SlotBusy(DatabaseUnavailable):
+    """Another process streams from the slot."""
+
+    remedy = "One capture per stream is enough; this one waits until the other one ends."
+
+
+class KeepAlive(NamedTuple):
+    """The server's sign of life: how far it has sent, and whether it wants a status now."""
+
+    wal_end: Lsn
+    reply: bool
+
+
+def parse_keep_alive(frame: bytes) -> KeepAlive:
+    """Read a keep-alive frame. Raises BadMessage for anything else."""
+    if len(frame) != _KEEP_ALIVE.size or frame[:1] != b"k":
+        raise BadMessage(f"A frame of the replication stream is not known ({frame[:1]!r}).")
+    _, wal_end, _, reply = _KEEP_ALIVE.unpack(frame)
+    return KeepAlive(Lsn(wal_end), bool(reply))
+
+
+def parse_wal_end(frame: bytes) -> Lsn:
+    """Read from a WAL data frame how far it reaches. Raises BadMessage if it is cut short."""
+    if len(frame) < _HEADER:
+        raise BadMessage("A frame of the replication stream is cut short.")
+    start, end, _ = _WAL_POSITIONS.unpack_from(frame)
+    return Lsn(max(start, end))
+
+
+def status_update(received: Lsn, confirmed: Lsn, now_us: int) -> bytes:
+    """Build a standby status update.
+
+    Args:
+        received: how far the stream has been read.
+        confirmed: everything before it may be forgotten by the slot.
+        now_us: the time in microseconds since 1970.
+    """
+    sent = now_us - POSTGRES_EPOCH_US
+    return _STATUS.pack(b"r", max(received, confirmed), confirmed, confirmed, sent, 0)
+
+
+def start_command(slot: str, publication: str, start: int = 0) -> str:
+    """Write START_REPLICATION; a `start` of 0 means where the slot was confirmed."""
+    names = '"' + publication.replace('"', '""') + '"'
+    return (
+        sql.SQL(
+            "START_REPLICATION SLOT {} LOGICAL {} "
+            "(proto_version '1', publication_names {}, messages 'true')"
+        )
+        .format(
+            sql.Identifier(slot),
+            sql.SQL(f"{start >> 32:X}/{start & 0xFFFFFFFF:X}"),  # type: ignore[arg-type]
+            sql.Literal(names),
+        )
+        .as_string()
+    )
+
+
+class WalStream:
+    """A replication session that streams from one slot.
+
+    Args:
+        pgconn: a connection in COPY_BOTH mode.
+        confirmed: where the slot stands; `confirm` moves it on.
+        clock: monotonic seconds.
+        wall_clock_us: microseconds since 1970.
+    """
+
+    def __init__(
+        self,
+        pgconn: pq.PGconn,
+        confirmed: Lsn,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
+        self._pgconn = pgconn
+        self._confirmed = confirmed
+        self._received = confirmed
+        self._clock = clock
+        self._wall_clock_us = wall_clock_us
+        self._status_due = clock()
+        self._poll = select.poll()
+        self._poll.register(pgconn.socket, select.POLLIN)
+        pgconn.nonblocking = 1
+
+    @classmethod
+    def open(
+        cls, parameters: Mapping[str, str], slot: str, publication: str, confirmed: Lsn
+    ) -> Self:
+        """Connect and start streaming where the slot was confirmed.
+
+        Args:
+            parameters: of `replicator.postgres.connection_parameters`.
+            slot: its name.
+            publication: its name.
+            confirmed: the slot's confirmed_flush_lsn.
+
+        Raises:
+            SlotBusy: another process streams from the slot.
+            DatabaseUnavailable: Postgres is away.
+            Refused: slot or publication are gone, or the slot's WAL is.
+            ConfigurationError: the role must not replicate.
+        """
+        target = conninfo.make_conninfo("", **{**parameters, "replication": "database"})
+        pgconn = pq.PGconn.connect(target.encode())
+        if pgconn.status != pq.ConnStatus.OK:
+            message = pgconn.get_error_message()
+            pgconn.finish()
+            raise stream_error("", message)
+        result = pgconn.exec_(start_command(slot, publication).encode())
+        if result.status != pq.ExecStatus.COPY_BOTH:
+            error = _result_error(result)
+            pgconn.finish()
+            raise error
+        return cls(pgconn, confirmed)
+
+    @property
+    def received(self) -> Lsn:
+        """How far the server has sent its WAL (what it left out included)."""
+        return self._received
+
+    @property
+    def confirmed(self) -> Lsn:
+        """What the status updates tell the slot."""
+        return self._confirmed
+
+    def receive(self) -> list[bytes]:
+        """Give the pgoutput messages that have arrived, without waiting; none: the input is dry.
+
+        At most RECEIVE_MESSAGES, and no more once RECEIVE_BYTES are exceeded. Keep-alives are
+        dealt with.
+
+        Raises:
+            DatabaseUnavailable: the connection broke or the walsender was ended.
+            Refused: the slot was invalidated, or the publication dropped.
+            BadMessage: a frame is neither WAL data nor a keep-alive.
+        """
+        messages: list[bytes] = []
+        take = self._pgconn.get_copy_data
+        frame, size, refilled = b"", 0, False
+        try:
+            while len(messages) < RECEIVE_MESSAGES and size < RECEIVE_BYTES:
+                length, data = take(1)
+                if length > 0:
+                    frame = bytes(data)
+                    if frame[0] == _WAL_DATA:
+                        messages.append(frame[_HEADER:])
+                        size += length
+                    else:
+                        self._keep_alive(parse_keep_alive(frame))
+                    refilled = False
+                elif length < 0:
+                    raise self._ended()
+                elif refilled:
+                    break
+                else:
+                    self._pgconn.consume_input()
+                    refilled = True
+        except OperationalError as error:
+            raise stream_error("", str(error)) from error
+        if frame[:1] == b"w":
+            self._received = max(self._received, parse_wal_end(frame))
+        return messages
+
+    def wait(self, timeout: float) -> bool:
+        """Wait at most `timeout` seconds for the server to send something; say whether it did."""
+        return bool(self._poll.poll(timeout * 1000))
+
+    def confirm(self, position: Lsn) -> None:
+        """Let the slot forget everything before `position`; it is told with the next status."""
+        self._confirmed = max(self._confirmed, position)
+
+    def tick(self, *, now: bool = False) -> None:
+        """Send a status update if the last one is a second old, the server asked, or `now`.
+
+        Raises:
+            DatabaseUnavailable: the connection broke.
+        """
+        time_now = self._clock()
+        if not now and time_now < self._status_due:
+            return
+        status = status_update(self._received, self._confirmed, self._wall_clock_us())
+        try:
+            self._pgconn.put_copy_data(status)
+            self._pgconn.flush()
+        except OperationalError as error:
+            raise stream_error("", str(error)) from error
+        self._status_due = time_now + STATUS_EVERY_S
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Tell the slot what is confirmed, end the stream, and read what is still on its way.
+
+        What is read here was not confirmed and comes again. A broken connection is no error.
+        """
+        try:
+            self.tick(now=True)
+            self._pgconn.put_copy_end()
+            self._drain(self._clock() + timeout)
+        except (ReplicatorError, OperationalError):
+            return
+        finally:
+            self._pgconn.finish()
+
+    def _drain(self, until: float) -> None:
+        while (left := until - self._clock()) > 0:
+            self._pgconn.flush()
+            length, _ = self._pgconn.get_copy_data(1)
+            if length < 0:
+                return
+            if length == 0:
+                self.wait(left)
+                self._pgconn.consume_input()
+
+    def _keep_alive(self, sign: KeepAlive) -> None:
+        self._received = max(self._received, sign.wal_end)
+        if sign.reply:
+            self.tick(now=True)
+
+    def _ended(self) -> ReplicatorError:
+        result = self._pgconn.get_result()
+        if result is None or result.status != pq.ExecStatus.FATAL_ERROR:
+            return DatabaseUnavailable(
+                "Postgres ended the replication stream.",
+                remedy="It is probably shutting down; the daemon tries again.",
+            )
+        return _result_error(result)
+
+
+def _result_error(result: pq.PGresult) -> ReplicatorError:
+    state = result.error_field(pq.DiagnosticField.SQLSTATE) or b""
+    return stream_error(state.decode(), result.get_error_message())
+
+
+def stream_error(state: str, message: str) -> ReplicatorError:
+    """Say what an error of the replication session means.
+
+    Args:
+        state: SQLSTATE, "" if the connection broke.
+        message: the server's or libpq's.
+    """
+    lines = message.strip().splitlines()
+    text = f"Postgres ended the replication stream: {lines[0] if lines else 'no reason given'}"
+    if state == _SLOT_BUSY:
+        return SlotBusy(text)
+    if state in _SLOT_OR_PUBLICATION_GONE:
+        return Refused(
+            text,
+            remedy="What the slot held is lost; `replicator capture --new-epoch` begins anew and "
+            "every target backfills.",
+        )
+    if state == "42501" or state.startswith("28"):
+        return ConfigurationError(
+            text, remedy="The role of REPLICATOR['DATABASE'] needs LOGIN and REPLICATION."
+        )
+    if state[:2] in _PASSING_CLASSES:
+        return DatabaseUnavailable(text, remedy="The daemon tries again.")
+    return Refused(text, remedy="Look into the server's log; nothing was confirmed.")
