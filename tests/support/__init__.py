@@ -1,0 +1,1 @@
+"""What the tests stand on: services, the sample project, a TCP proxy, processes."""

@@ -1,0 +1,1 @@
+"""App `kinds` of the sample project."""

@@ -1,0 +1,1 @@
+"""App `pages` of the sample project."""

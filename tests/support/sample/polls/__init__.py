@@ -1,0 +1,1 @@
+"""App `polls` of the sample project."""

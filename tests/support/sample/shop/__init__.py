@@ -1,0 +1,1 @@
+"""App `shop` of the sample project."""
