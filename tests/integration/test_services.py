@@ -17,7 +17,8 @@ from tests.support.kafka import KafkaBroker
 from tests.support.postgres import PostgresServer
 from tests.support.processes import ProcessFailed, wait_until
 from tests.support.proxy import TcpProxy
-from tests.support.sample.databases import connected, environment
+from tests.support.sample.databases import connected
+from tests.support.sample.environments import environment
 
 
 def _value(conninfo: str, query: str) -> object:

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.support.sample.databases import django_database
+from tests.support.sample.environments import django_database
 
 _PARTS = {
     "dbname": os.environ.get("SAMPLE_DATABASE_NAME", "sample"),
