@@ -152,7 +152,7 @@ def _initialise(binaries: Path, data: Path, password: str, account: dict[str, An
     if account:
         for path in (data, secret):
             os.chown(path, account["user"], account["group"])
-    command = [
+    command: list[str | Path] = [
         binaries / "initdb", f"--pgdata={data}", "--username=postgres", "--auth=scram-sha-256",
         f"--pwfile={secret}", "--encoding=UTF8", "--no-locale", "--no-sync",
     ]  # fmt: skip
@@ -169,7 +169,7 @@ def _start(
 ) -> subprocess.Popen[bytes]:
     """Start the postmaster in a session of its own: Ctrl-C must reach the daemons before it."""
     settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
-    command = [binaries / "postgres", "-D", data, f"--port={port}", *settings]
+    command: list[str | Path] = [binaries / "postgres", "-D", data, f"--port={port}", *settings]
     with log.open("wb") as output:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,

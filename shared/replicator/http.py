@@ -82,11 +82,12 @@ def serve_http(address: tuple[str, int] | None, health: Health) -> Iterator[str 
     if address is None:
         yield None
         return
+    host, _ = address
     server = _bind(*address, application(health))
     thread = threading.Thread(target=server.serve_forever, name="http", daemon=True)
     thread.start()
     try:
-        yield f"{server.server_address[0]}:{server.server_port}"
+        yield f"{host}:{server.server_port}"
     finally:
         server.shutdown()
         thread.join()
@@ -95,7 +96,7 @@ def serve_http(address: tuple[str, int] | None, health: Health) -> Iterator[str 
 
 def application(health: Health) -> "WSGIApplication":
     """Build the WSGI application."""
-    metrics = make_wsgi_app()
+    metrics: WSGIApplication = make_wsgi_app()
     probes = {"/healthz": health.liveness, "/readyz": health.readiness}
 
     def respond(environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
