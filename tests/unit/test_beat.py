@@ -23,6 +23,8 @@ def test_order_tells_a_restored_database() -> None:
     assert not one.next(EPOCH).follows(two)
 
 
-@pytest.mark.parametrize("content", [b"", b"beat:", b"beat:x.1.y", b"\xff\x00", b"0123abcd.1.01234567"])
+@pytest.mark.parametrize(
+    "content", [b"", b"beat:", b"beat:x.1.y", b"\xff\x00", b"0123abcd.1.01234567"]
+)
 def test_strangers_are_ignored(content: bytes) -> None:
     assert beat.from_content(content) is None

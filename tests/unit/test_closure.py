@@ -13,7 +13,9 @@ def release(table: TableName, *keys: tuple[str, TableName]) -> Release:
 
 
 def dataset(*releases: Release, filtered: tuple[str, ...] = ()) -> DatasetPlan:
-    rules = tuple(RowsRule(r.label, IsNull("id") if r.label in filtered else None) for r in releases)
+    rules = tuple(
+        RowsRule(r.label, IsNull("id") if r.label in filtered else None) for r in releases
+    )
     return DatasetPlan("d", "main", rules, releases, "f")
 
 

@@ -39,7 +39,15 @@ def test_widening_finds_the_nearest(near: int, distance: int) -> None:
 def test_visibility_across_a_wraparound() -> None:
     snapshot = Snapshot(5 * CYCLE - 3, 5 * CYCLE + 4, frozenset({5 * CYCLE - 2, 5 * CYCLE + 1}))
     seen = {xid: visible(xid % CYCLE, snapshot) for xid in range(5 * CYCLE - 5, 5 * CYCLE + 6)}
-    assert [xid - 5 * CYCLE for xid, is_seen in seen.items() if is_seen] == [-5, -4, -3, -1, 0, 2, 3]
+    assert [xid - 5 * CYCLE for xid, is_seen in seen.items() if is_seen] == [
+        -5,
+        -4,
+        -3,
+        -1,
+        0,
+        2,
+        3,
+    ]
 
 
 def test_confirms_no_further_than_the_first_unseen() -> None:
