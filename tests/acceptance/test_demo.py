@@ -1,0 +1,167 @@
+"""`replicator demo` as a person runs it: a process, its output, its exit code, and no remains."""
+
+import http.client
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+STEPS = (
+    "rows from before capture began",
+    "INSERT topic, question, long draft",
+    "UPDATE publishes the draft",
+    "UPDATE unpublishes a question",
+    "UPDATE changes a text",
+    "DELETE a question",
+    "topic.delete(), which cascades",
+    "QuerySet.update(), without signals",
+    "raw SQL, past the ORM",
+    "10,000 rows in one transaction",
+)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Where the demo puts everything; other users may pass, as through /tmp."""
+    path = Path(tempfile.mkdtemp(prefix="demo-test-"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path)
+
+
+@contextmanager
+def demo(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    environment = {
+        **os.environ,
+        "TMPDIR": str(folder),
+        "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path if path),
+        "COLUMNS": "80",
+    }
+    environment.pop("DJANGO_SETTINGS_MODULE", None)
+    with subprocess.Popen(
+        [sys.executable, "-m", "replicator", "demo", *options],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    assert process.stdout is not None
+    output = ""
+    for line in process.stdout:
+        output += line
+        if text in line:
+            return output
+    raise AssertionError(f"the demo ended without {text!r}:\n{output}")
+
+
+def remains(folder: Path) -> list[str]:
+    """Processes that know the folder, and files in it."""
+    found = [str(path) for path in folder.iterdir()]
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            known = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if str(folder).encode() in known:
+            found.append(known.decode(errors="replace"))
+    return found
+
+
+def children(process: subprocess.Popen[str]) -> dict[str, int]:
+    """Process ids of the daemons, by name."""
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in listed}
+    return {
+        name: int(pid)
+        for pid, words in lines.items()
+        for name in ("capture", "apply")
+        if name.encode() in words
+    }
+
+
+def test_it_tells_its_story_and_leaves_nothing_behind(folder: Path) -> None:
+    with demo(folder) as process:
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    for step in STEPS:
+        assert re.search(rf"^✔ {re.escape(step)} .* ms$", output, re.MULTILINE), f"{step}\n{output}"
+    assert re.search(r"^✔ Topic: 3 rows .*equal$", output, re.MULTILINE)
+    assert re.search(r"^✔ Question: 10,006 rows .*equal$", output, re.MULTILINE)
+    assert re.search(r"^✔ a row that only stage has +untouched$", output, re.MULTILINE)
+    took = re.search(r"^stage equals prod, (\d+) s in all\.$", output, re.MULTILINE)
+    assert took, output
+    assert int(took[1]) < 60
+    assert all(len(line) <= 90 for line in output.splitlines())
+    assert not remains(folder)
+
+
+def test_keep_leaves_it_running_until_ctrl_c(folder: Path) -> None:
+    with demo(folder, "--keep") as process:
+        output = read_until(process, "Ctrl-C stops everything")
+        source, target = re.findall(r"psql (postgresql://\S+)", output)
+        with psycopg.connect(source, autocommit=True) as connection:
+            connection.execute("INSERT INTO polls_topic (name) VALUES ('By hand')")
+        with psycopg.connect(target, autocommit=True) as connection:
+            query = "SELECT count(*) FROM polls_topic WHERE name = 'By hand'"
+            deadline = time.monotonic() + 30
+            while connection.execute(query).fetchone() != (1,):
+                assert time.monotonic() < deadline, "the row did not arrive"
+                time.sleep(0.01)
+        for address in re.findall(r"http://([^/]+)/metrics", output):
+            assert get(address, "/healthz") == 200
+            assert get(address, "/readyz") == 200
+            assert get(address, "/metrics") == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    assert not remains(folder)
+
+
+def get(address: str, path: str) -> int:
+    connection = http.client.HTTPConnection(address, timeout=10)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        response.read()
+        return response.status
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_the_middle_leaves_nothing_behind(folder: Path, number: signal.Signals) -> None:
+    with demo(folder) as process:
+        read_until(process, "done in prod")
+        process.send_signal(number)
+        assert process.wait(60) == 130
+    assert not remains(folder)
+
+
+@pytest.mark.parametrize("name", ["capture", "apply"])
+def test_a_daemon_that_ends_fails_it_with_its_last_lines(folder: Path, name: str) -> None:
+    with demo(folder) as process:
+        read_until(process, "done in prod")
+        os.kill(children(process)[name], signal.SIGKILL)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 3, output
+    assert f"The last lines of {name}:" in output
+    assert f"replicator: {name} ended with exit code -9." in output
+    assert not remains(folder)
