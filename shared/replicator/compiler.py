@@ -11,6 +11,7 @@ from django.apps import apps
 from django.db.models import Field, Model, UniqueConstraint
 from django.db.models import ForeignKey as DjangoForeignKey
 
+from replicator.columns import column_name
 from replicator.declare import Dataset, OptIn, declared_datasets, declared_opt_ins
 from replicator.errors import WrongDeclaration
 from replicator.plan import (
@@ -94,8 +95,8 @@ def compile_release(declaration: OptIn) -> Release:
     model = find_model(declaration.label)
     _refuse_tableless(model)
     fields = model._meta.local_concrete_fields
-    key = tuple(field.column for field in model._meta.pk_fields)
-    generated = tuple(field.column for field in fields if field.generated)
+    key = tuple(map(column_name, model._meta.pk_fields))
+    generated = tuple(column_name(field) for field in fields if field.generated)
     written = [field for field in fields if not field.generated]
     columns = _released(declaration, fields, written, key)
     return Release(
@@ -103,7 +104,7 @@ def compile_release(declaration: OptIn) -> Release:
         table=table_of(model),
         key=key,
         columns=columns,
-        excluded=tuple(f.column for f in written if f.column not in columns),
+        excluded=tuple(name for name in map(column_name, written) if name not in columns),
         generated=generated,
         foreign_keys=tuple(_foreign_keys(written, columns)),
         unique=_unique(model, columns),
@@ -159,19 +160,23 @@ def _released(
     named = _columns(declaration, fields)
     if declaration.only is not None:
         kept = named | set(key)
-        return tuple(field.column for field in written if field.column in kept)
+        return tuple(name for name in map(column_name, written) if name in kept)
     if both := named & set(key):
         raise WrongDeclaration(
             f"opt_in({declaration.label}) excludes the primary key ({', '.join(sorted(both))})",
             check_id="replicator.E013",
             remedy="Remove it from exclude: rows are told apart by it.",
         )
-    return tuple(field.column for field in written if field.column not in named)
+    return tuple(name for name in map(column_name, written) if name not in named)
 
 
 def _columns(declaration: OptIn, fields: Sequence[AnyField]) -> set[str]:
     """Resolve the names of `only` or `exclude`: field, attribute or column."""
-    by_name = {name: f.column for f in fields for name in (f.column, f.attname, f.name)}
+    by_name = {
+        name: column_name(field)
+        for field in fields
+        for name in (column_name(field), field.attname, field.name)
+    }
     names = declaration.exclude if declaration.only is None else declaration.only
     if unknown := [name for name in names if name not in by_name]:
         raise WrongDeclaration(
@@ -184,22 +189,24 @@ def _columns(declaration: OptIn, fields: Sequence[AnyField]) -> set[str]:
 
 def _foreign_keys(fields: Sequence[AnyField], columns: tuple[str, ...]) -> Iterable[ForeignKey]:
     for field in fields:
-        if isinstance(field, DjangoForeignKey) and field.column in columns:
+        if isinstance(field, DjangoForeignKey) and column_name(field) in columns:
             target = field.target_field
             yield ForeignKey(
-                columns=(field.column,),
+                columns=(column_name(field),),
                 to=table_of(target.model),
-                to_columns=(target.column,),
+                to_columns=(column_name(target),),
                 nullable=field.null,
-                constrained=field.db_constraint,
+                constrained=getattr(field, "db_constraint", True),
             )
 
 
 def _unique(model: type[Model], columns: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
     meta = model._meta
-    column = {field.name: field.column for field in meta.local_concrete_fields}
-    sets = [(f.name,) for f in meta.local_concrete_fields if f.unique and not f.primary_key]
-    sets += [tuple(names) for names in meta.unique_together]
+    column = {field.name: column_name(field) for field in meta.local_concrete_fields}
+    sets: list[Sequence[str]] = [
+        (f.name,) for f in meta.local_concrete_fields if f.unique and not f.primary_key
+    ]
+    sets += meta.unique_together
     sets += [
         constraint.fields
         for constraint in meta.constraints

@@ -20,9 +20,9 @@ from django.db.models.query import QuerySet
 from django.db.models.sql.where import AND, OR, NothingNode, WhereNode
 from django.utils import timezone
 
+from replicator.columns import column_name, column_type
 from replicator.errors import WrongDeclaration
 from replicator.plan import TEXT_TYPES, And, Compare, Filter, IsNull, Lookup, Not, Or, Release
-from replicator.postgres_types import column_type
 
 if TYPE_CHECKING:
     from django.db.models.sql.query import Query
@@ -102,10 +102,9 @@ class _Translation:
 
     def _lookup(self, lookup: "DjangoLookup[Any]") -> Filter:
         name, field = lookup.lookup_name, self._own_field(lookup)
-        if _is_expression(lookup.rhs):
-            raise self._refuse(f"{field.name} is compared with an expression or a subquery")
         if name == "isnull":
-            return IsNull(field.column) if lookup.rhs else Not(IsNull(field.column))
+            column = IsNull(column_name(field))
+            return column if lookup.rhs else Not(column)
         if name not in _LOOKUPS or not type(lookup).__module__.startswith("django.db.models."):
             raise self._refuse(
                 f"the lookup {name} on {field.name} is not one whose result is the same everywhere"
@@ -126,6 +125,8 @@ class _Translation:
         kind = column_type(field)
         if kind not in _COMPARABLE or (lookup in _PATTERNS and kind not in TEXT_TYPES):
             raise self._refuse(f"{field.name} ({kind}) cannot be compared by {lookup}")
+        if _is_expression(value):
+            raise self._refuse(f"{field.name} is compared with an expression or a subquery")
         values = [value] if lookup not in ("in", "range") else list(cast("Iterable[object]", value))
         if lookup == "in":
             values = [item for item in values if item is not None]
@@ -135,7 +136,7 @@ class _Translation:
             raise self._refuse(f"{field.name}: {error}") from error
         # Order and repetition mean nothing to `in`, and must not change the fingerprint.
         return Compare(
-            field.column, lookup, tuple(sorted(set(texts)) if lookup == "in" else texts), kind
+            column_name(field), lookup, tuple(sorted(set(texts)) if lookup == "in" else texts), kind
         )
 
     def _refuse(self, reason: str) -> WrongDeclaration:

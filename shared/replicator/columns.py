@@ -1,8 +1,8 @@
-"""The Postgres type of a Django field, whatever database this process happens to use."""
+"""Name and Postgres type of a Django field's column, whatever database this process uses."""
 
 import re
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -11,6 +11,11 @@ from django.db.utils import DEFAULT_DB_ALIAS, load_backend
 
 # A cast to the bare name of these would cut the value to length 1.
 _UNBOUNDED = {"char": "bpchar", "character": "bpchar", "bit": "varbit"}
+
+
+def column_name(field: "Field[Any, Any]") -> str:
+    """Name the column of a concrete field; the others, which have none, are not for here."""
+    return cast("str", field.column)
 
 
 def column_type(field: "Field[Any, Any]") -> str:

@@ -1,0 +1,212 @@
+"""The static system checks: each id stands for its mistake, with a hint, and for no other."""
+
+import re
+
+import pytest
+from django.apps import apps
+from django.contrib.auth.models import User
+from django.core import checks as django_checks
+from django.db import connections, models
+from django.db.models import Q
+from django.test import override_settings
+from django.test.utils import isolate_apps
+
+from replicator import Dataset, Rows, checks, opt_in, opt_out
+from replicator.checks import static_messages
+from replicator.declare import no_declarations
+from tests.support.sample.kinds.models import Reading
+from tests.support.sample.pages.models import Page
+from tests.support.sample.polls.models import Choice, Question
+
+MINIMAL = {"ENVIRONMENT": "stage", "LOG": "kafka://kafka:9092"}
+
+
+@pytest.fixture(autouse=True)
+def _empty_registry():
+    with no_declarations(), override_settings(REPLICATOR=MINIMAL):
+        yield
+
+
+def found(*, strict: bool = False, coverage: bool = False) -> dict[str, list[str]]:
+    """The findings as texts, by the end of their id."""
+    ids: dict[str, list[str]] = {}
+    for message in static_messages(strict=strict):
+        assert message.hint
+        short = message.id.removeprefix("replicator.")
+        if coverage or short not in ("W020", "E020"):
+            ids.setdefault(short, []).append(message.msg)
+    return ids
+
+
+def test_nothing_declared_is_no_mistake():
+    assert found() == {}
+
+
+def test_the_registered_check_is_run_by_django():
+    with override_settings(REPLICATOR={}):
+        ids = {message.id for message in django_checks.run_checks(tags=["replicator"])}
+    assert "replicator.E001" in ids
+
+
+def test_every_id_is_in_the_list_of_the_module():
+    listed = set(re.findall(r"[EW]\d{3}", checks.__doc__))
+    with open(checks.__file__) as source:
+        used = set(re.findall(r"replicator\.([EW]\d{3})", source.read()))
+    assert used <= listed
+
+
+@pytest.mark.parametrize(
+    ("settings", "check_id"),
+    [
+        (None, "E001"),
+        (MINIMAL | {"SUBSCRIPTION": []}, "E001"),
+        (MINIMAL | {"DATABASE": "nowhere"}, "E002"),
+        (MINIMAL | {"SUBSCRIPTIONS": [{"source": "prod", "dataset": "nothing"}]}, "E033"),
+        (MINIMAL | {"TARGETS": {"dev": ["nothing", "*"]}}, "E033"),
+        (MINIMAL | {"SUBSCRIPTIONS": [{"source": "prod", "dataset": "questions:3"}]}, "E034"),
+        (
+            MINIMAL | {"SUBSCRIPTIONS": [{"source": "a", "dataset": "questions", "stream": "b"}]},
+            "E035",
+        ),
+    ],
+)
+def test_settings(settings, check_id):
+    opt_in(Question, only=["published"])
+    Dataset("questions", Rows(Question))
+    with override_settings(REPLICATOR=settings):
+        assert set(found()) == {check_id}
+
+
+def test_another_database_than_postgres_is_a_warning(tmp_path):
+    lite = {"ENGINE": "django.db.backends.sqlite3", "NAME": tmp_path / "x"}
+    connections.databases["lite"] = connections.configure_settings({"default": {}, "lite": lite})[
+        "lite"
+    ]
+    try:
+        with override_settings(REPLICATOR=MINIMAL | {"DATABASE": "lite"}):
+            assert set(found()) == {"W002"}
+    finally:
+        del connections.databases["lite"]
+
+
+@pytest.mark.parametrize(
+    ("declare", "check_id"),
+    [
+        (lambda: opt_in("polls.Nothing"), "E010"),
+        (lambda: opt_out("polls.Nothing"), "E010"),
+        (lambda: opt_in("contenttypes.ContentType"), "E011"),
+        (lambda: opt_in(Question, only=["nothing"]), "E012"),
+        (lambda: opt_in(Question, exclude=["id"]), "E013"),
+        (lambda: Dataset("x", Rows(Question)), "E030"),
+        (lambda: (opt_in(Question), Dataset("x", Rows(Question, where=Q(choices=1)))), "E031"),
+        (lambda: opt_in(Question, stream="mian"), "W003"),
+        (lambda: opt_in(Reading), "W004"),
+        (lambda: (opt_in(Choice), Dataset("x", Rows(Choice))), "W005"),
+    ],
+)
+def test_declarations(declare, check_id):
+    declare()
+    assert set(found()) == {check_id}
+
+
+def test_a_filter_on_an_unreleased_column():
+    opt_in(Question, exclude=["body", "author"])
+    Dataset("x", Rows(Question, where=Q(body="")))
+    (text,) = found()["E031"]
+    assert "'x'" in text
+    assert "body is not released" in text
+
+
+def test_a_dataset_on_a_broken_opt_in_is_not_reported_twice():
+    opt_in(Question, only=["nothing"])
+    Dataset("x", Rows(Question))
+    assert found().keys() == {"E012"}
+
+
+def test_a_dataset_in_two_streams():
+    opt_in(Question)
+    opt_in(Choice, stream="other")
+    Dataset("x", Rows(Question), Rows(Choice))
+    assert "E032" in found()
+
+
+def test_proxies_are_refused():
+    with isolate_apps("tests.support.sample.polls"):
+
+        class Proxy(Question):
+            class Meta:
+                proxy = True
+                app_label = "polls"
+
+    # The label is looked up in the real registry, where the proxy is only for this test.
+    apps.all_models["polls"]["proxy"] = Proxy
+    try:
+        opt_in(Proxy)
+        assert found() == {"E011": ["polls.Proxy is a proxy and has no table"]}
+    finally:
+        del apps.all_models["polls"]["proxy"]
+
+
+def test_two_models_on_one_table():
+    with isolate_apps("tests.support.sample.polls"):
+
+        class Twin(models.Model):
+            class Meta:
+                app_label = "polls"
+                db_table = "polls_question"
+
+    apps.all_models["polls"]["twin"] = Twin
+    try:
+        opt_in(Question)
+        opt_in(Twin)
+        assert set(found()) == {"E015"}
+    finally:
+        del apps.all_models["polls"]["twin"]
+
+
+def test_foreign_keys_that_leave_the_dataset():
+    opt_in(Question, exclude=["author"])
+    opt_in(Choice)
+    opt_in(Page)
+    Dataset("whole", Rows(Question), Rows(Choice))
+    Dataset("half", Rows(Question, where=Q(published=True)), Rows(Choice))
+    Dataset("union", Rows(Question, where=Q(published=True)), Rows(Question), Rows(Choice))
+    Dataset("tree", Rows(Page, where=Q(live=True)))
+    assert [text.partition(":")[0] for text in found()["W005"]] == [
+        "Dataset 'half'",
+        "Dataset 'tree'",
+    ]
+
+
+def test_coverage_is_a_warning_and_strictly_an_error():
+    opt_in(Question)
+    opt_out(Choice)
+    advised = " ".join(found(coverage=True)["W020"])
+    assert "polls.Vote" in advised
+    assert "pages.Page_tags" in advised
+    assert "auth.User " in advised
+    assert "auth.User_groups" in advised
+    for decided in ("polls.Question", "polls.Choice"):
+        assert decided not in advised
+    strictly = found(strict=True, coverage=True)
+    assert "W020" not in strictly
+    assert " ".join(strictly["E020"]) == advised
+
+
+def test_models_of_the_framework_need_no_decision():
+    advised = " ".join(found(coverage=True)["W020"])
+    for framework in (
+        "contenttypes",
+        "auth.Permission",
+        "auth.User_user_permissions",
+        "auth.Group_permissions",
+        "sessions",
+        "admin",
+        "replicator.",
+    ):
+        assert framework not in advised
+
+
+def test_link_tables_can_be_decided_by_their_through_model():
+    opt_in(User.groups.through)
+    assert "auth.User_groups" not in " ".join(found(coverage=True)["W020"])

@@ -1,0 +1,206 @@
+"""Releases and datasets, compiled from the sample project's models."""
+
+import pytest
+from django.db.models import Q
+
+from replicator import Dataset, Rows, opt_in, opt_out
+from replicator.compiler import compile_dataset, compile_release, find_dataset, releases
+from replicator.declare import OptIn, declared_datasets, declared_opt_ins, no_declarations
+from replicator.errors import ConfigurationError, WrongDeclaration
+from replicator.plan import ForeignKey, RowsRule, TableName
+from tests.support.sample.pages.models import Page
+from tests.support.sample.polls.models import Choice, Question, Vote
+
+
+@pytest.fixture(autouse=True)
+def _empty_registry():
+    with no_declarations():
+        yield
+
+
+def release(label, *, only=None, exclude=()):
+    return compile_release(OptIn(label, only, exclude, "main"))
+
+
+def table(name: str) -> TableName:
+    return TableName("public", name)
+
+
+def test_a_release_of_everything():
+    found = release("polls.Choice")
+    assert found.label == "polls.Choice"
+    assert str(found.table) == "public.polls_choice"
+    assert found.key == ("id",)
+    assert found.columns == ("id", "question_id", "choice_text", "rank", "votes")
+    assert found.excluded == ()
+    assert found.foreign_keys == (
+        ForeignKey(("question_id",), table("polls_question"), ("id",), nullable=False),
+    )
+    assert found.unique == (("question_id", "rank"),)
+
+
+@pytest.mark.parametrize(
+    ("given", "columns", "excluded"),
+    [
+        ({"only": ("rank",)}, ("id", "rank"), ("question_id", "choice_text", "votes")),
+        ({"only": ()}, ("id",), ("question_id", "choice_text", "rank", "votes")),
+        (
+            {"exclude": ("question", "votes")},
+            ("id", "choice_text", "rank"),
+            ("question_id", "votes"),
+        ),
+        ({"exclude": ("question_id",)}, ("id", "choice_text", "rank", "votes"), ("question_id",)),
+    ],
+)
+def test_only_and_exclude(given, columns, excluded):
+    found = release("polls.Choice", **given)
+    assert (found.columns, found.excluded) == (columns, excluded)
+    assert found.unique == ()
+    assert all(set(key.columns) <= set(columns) for key in found.foreign_keys)
+
+
+def test_composite_keys():
+    watch = release("shop.Watch")
+    assert watch.key == ("user_id", "product_id")
+    assert watch.columns == ("user_id", "product_id")
+    assert release("kinds.Reading").key == ("sensor", "taken_on")
+
+
+def test_generated_columns_are_not_released():
+    found = release("kinds.Specimen")
+    assert found.generated == ("length",)
+    assert "length" not in found.columns
+    assert "length" not in found.excluded
+
+
+def test_a_child_table_of_multi_table_inheritance_has_its_own_columns():
+    found = release("pages.Article")
+    assert found.key == ("page_ptr_id",)
+    assert found.columns == ("page_ptr_id", "summary", "read_minutes")
+    assert found.foreign_keys[0].to == table("pages_page")
+
+
+def test_many_to_many_and_one_to_one():
+    through = release("pages.Page_tags")
+    assert through.columns == ("id", "page_id", "tag_id")
+    assert through.unique == (("page_id", "tag_id"),)
+    product = release("shop.Product")
+    assert product.unique == (("replaced_by_id",), ("sku", "region"))
+    assert ForeignKey(("replaced_by_id",), product.table, ("id",), True) in product.foreign_keys
+    assert release("shop.Stock").key == ("product_id",)
+
+
+@pytest.mark.parametrize(
+    ("label", "given", "check_id"),
+    [
+        ("polls.Nothing", {}, "E010"),
+        ("nowhere.Question", {}, "E010"),
+        ("Question", {}, "E010"),
+        ("contenttypes.ContentType", {}, "E011"),
+        ("auth.Permission", {}, "E011"),
+        ("polls.Question", {"only": ("bdy",)}, "E012"),
+        ("polls.Question", {"exclude": ("choices",)}, "E012"),
+        ("polls.Question", {"exclude": ("id",)}, "E013"),
+        ("shop.Watch", {"exclude": ("user",)}, "E013"),
+    ],
+)
+def test_wrong_opt_ins(label, given, check_id):
+    with pytest.raises(WrongDeclaration) as caught:
+        release(label, **given)
+    assert caught.value.check_id == f"replicator.{check_id}"
+    assert caught.value.remedy
+
+
+def test_releases_of_a_stream_are_ordered():
+    opt_in(Vote)
+    opt_in("polls.choice")
+    opt_in(Page, stream="pages")
+    assert [r.label for r in releases("main")] == ["polls.Choice", "polls.Vote"]
+    assert [r.stream for r in releases("pages")] == ["pages"]
+    assert releases("none") == ()
+
+
+def test_a_dataset_is_a_union_of_its_rules():
+    opt_in(Question)
+    opt_in(Choice)
+    Dataset("x", Rows(Question, where=Q(pk=1)), Rows("polls.question"), Rows(Choice))
+    plan = find_dataset("x")
+    assert [rule.label for rule in plan.rules] == [
+        "polls.Question",
+        "polls.Question",
+        "polls.Choice",
+    ]
+    assert [r.label for r in plan.releases] == ["polls.Question", "polls.Choice"]
+    assert plan.rules[1] == RowsRule("polls.Question", None)
+    assert plan.rules_of(table("polls_question")) == plan.rules[:2]
+    assert plan.rules_of(table("polls_vote")) == ()
+    assert plan.release("polls.Choice").table == table("polls_choice")
+    with pytest.raises(KeyError):
+        plan.release("polls.Vote")
+
+
+def fingerprint_of(where, **released):
+    with no_declarations():
+        opt_in(Question, **released)
+        return compile_dataset(Dataset("x", Rows(Question, where=where))).fingerprint
+
+
+def test_the_fingerprint_is_stable_and_tells_plans_apart():
+    one = fingerprint_of(Q(priority__in=[3, 1]))
+    # Written down: a change of this value makes every target backfill everything.
+    assert one == "4041df5d5e53ed50"
+    assert fingerprint_of(Q(priority__in=(1, 3, 3))) == one
+    others = {
+        fingerprint_of(None),
+        fingerprint_of(Q(priority__in=[3, 2])),
+        fingerprint_of(~Q(priority__in=[3, 1])),
+        fingerprint_of(Q(priority__in=[3, 1]), exclude=["body"]),
+        fingerprint_of(Q(priority__in=[3, 1]), stream="other"),
+    }
+    assert len(others | {one}) == 6
+
+
+def test_wrong_datasets():
+    opt_in(Question)
+    opt_in(Choice, stream="other")
+    for dataset, check_id in (
+        (Dataset("a", Rows(Vote)), "E030"),
+        (Dataset("b", Rows(Question, where=Q(choices=1))), "E031"),
+        (Dataset("c", Rows(Question), Rows(Choice)), "E032"),
+    ):
+        with pytest.raises(WrongDeclaration) as caught:
+            compile_dataset(dataset)
+        assert caught.value.check_id == f"replicator.{check_id}"
+    with pytest.raises(WrongDeclaration, match="no dataset 'd'") as caught:
+        find_dataset("d")
+    assert "a, b, c" in caught.value.remedy
+
+
+def test_contradictions_are_refused_at_once():
+    opt_in(Question)
+    opt_out(Vote)
+    Dataset("x", Rows(Question))
+    for contradiction in (
+        lambda: opt_in("polls.question"),
+        lambda: opt_out(Choice, Question),
+        lambda: opt_in(Vote),
+        lambda: opt_in(Page, only=["id"], exclude=["body"]),
+        lambda: Dataset("x", Rows(Question)),
+        lambda: Dataset("y"),
+        lambda: Dataset("polls:3", Rows(Question)),
+    ):
+        with pytest.raises(ConfigurationError):
+            contradiction()
+
+
+def test_a_name_alone_is_no_list_of_letters():
+    opt_in(Question, exclude="body")
+    assert declared_opt_ins()[0].exclude == ("body",)
+
+
+def test_an_empty_registry_gives_the_old_one_back():
+    opt_in(Question)
+    with no_declarations():
+        assert declared_opt_ins() == ()
+        assert not declared_datasets()
+    assert [declaration.label for declaration in declared_opt_ins()] == ["polls.Question"]
