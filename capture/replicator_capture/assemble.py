@@ -137,7 +137,7 @@ class Assembler:
     def _open(self) -> None:
         """Forget the transaction before."""
         self._ordinal = 0
-        self._places: dict[bytes, _Place | None] = {}
+        self._places: dict[bytes, _Place] = {}
         self._messages: list[bytes] = []
         self._retaining = self.retain
 
@@ -186,7 +186,7 @@ class Assembler:
                 ordinal, size = self._ordinal, self.size
                 continue
             relation = message[1:5]
-            place = places[relation] if relation in places else self._place(relation)
+            place = places.get(relation) or self._place(relation)
             if place is None:
                 continue
             encoder, tail = place
@@ -257,8 +257,9 @@ class Assembler:
         except KeyError as error:
             raise BadMessage("A row of pgoutput came before its table's shape.") from error
         begin = self._transaction()
-        place = None if encoder is None else _Place(encoder, self._tail(encoder.table, begin))
-        self._places[relation] = place
+        if encoder is None:
+            return None
+        place = self._places[relation] = _Place(encoder, self._tail(encoder.table, begin))
         return place
 
     def _other(self, letter: int, message: bytes) -> None:
