@@ -221,8 +221,9 @@ def _relation(cursor: _Cursor) -> Relation:
 
 
 def _column(cursor: _Cursor) -> Column:
-    flags, name = cursor.integer(1), cursor.string()
-    return Column(bool(flags & 1), name, cursor.integer(4), int.from_bytes(cursor.take(4)))
+    flags, name, type_oid = cursor.integer(1), cursor.string(), cursor.integer(4)
+    modifier = int.from_bytes(cursor.take(4), signed=True)
+    return Column(bool(flags & 1), name, type_oid, modifier)
 
 
 def _type(cursor: _Cursor) -> Type:
