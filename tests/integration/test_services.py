@@ -23,7 +23,7 @@ from tests.support.sample.environments import environment
 
 def _value(conninfo: str, query: str) -> object:
     with psycopg.connect(conninfo) as connection:
-        row = connection.execute(query).fetchone()  # type: ignore[call-overload]
+        row = connection.execute(query).fetchone()
     assert row is not None
     return row[0]
 

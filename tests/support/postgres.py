@@ -74,9 +74,23 @@ class Cluster:
         return self.folder / "data"
 
     def _initdb(self) -> None:
-        command = [self.binaries / "initdb", "-D", self._data, "-U", "postgres", "-A", "trust"]
-        options = ["-E", "UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions"]
-        made = Process([*command, *options], self._log, cwd=self.folder, user=self.user)
+        command: list[str | Path] = [
+            self.binaries / "initdb",
+            "-D",
+            self._data,
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+        ]
+        options: list[str | Path] = [
+            "-E",
+            "UTF8",
+            "--locale=C.UTF-8",
+            "--no-sync",
+            "--no-instructions",
+        ]
+        made = Process(command + options, self._log, cwd=self.folder, user=self.user)
         if made.wait(60):
             raise made.failure("initdb failed")
 
@@ -109,7 +123,7 @@ class Cluster:
             "unix_socket_directories": str(self.folder),
         }
         options = [part for item in settings.items() for part in ("-c", "=".join(item))]
-        command = [self.binaries / "postgres", "-D", self._data, *options]
+        command: list[str | Path] = [self.binaries / "postgres", "-D", self._data, *options]
         return Process(command, self._log, cwd=self.folder, user=self.user)
 
     @property
@@ -222,11 +236,10 @@ class PostgresServer:
                 if time.monotonic() > deadline:
                     raise AssertionError(f"slots of {name} are held: {slots}")
 
-    def execute(self, statement: sql.Composable | str) -> None:
+    def execute(self, statement: sql.Composed) -> None:
         """Run one statement in the database `postgres`, outside a transaction."""
-        composed = sql.SQL(statement) if isinstance(statement, str) else statement  # type: ignore[arg-type]
         with psycopg.connect(self._conninfo, autocommit=True) as connection:
-            connection.execute(composed)
+            connection.execute(statement)
 
     def kill9(self) -> None:
         """SIGKILL the server with all its processes; skips the test on a given server."""

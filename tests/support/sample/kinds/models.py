@@ -6,7 +6,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.functions import Length
 
 
-class MoodField(models.TextField):
+class MoodField(models.TextField):  # type: ignore[type-arg]
     """A column of the database's enum type `kinds_mood` (sad, ok, happy)."""
 
     def db_type(self, connection: BaseDatabaseWrapper) -> str:  # noqa: ARG002 (Django's signature)

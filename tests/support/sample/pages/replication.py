@@ -1,0 +1,13 @@
+"""What of the pages may leave its environment: all."""
+
+from django.db.models import Model, Q
+
+from replicator import Dataset, Rows, opt_in
+from tests.support.sample.pages.models import Article, Labelling, Page, Remark, Tag
+
+MODELS: tuple[type[Model], ...] = (Tag, Page, Article, Page.tags.through, Labelling, Remark)
+for model in MODELS:
+    opt_in(model)
+
+Dataset("pages", *(Rows(model) for model in MODELS))
+Dataset("live-pages", Rows(Page, where=Q(live=True)))

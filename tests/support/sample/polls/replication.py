@@ -1,0 +1,20 @@
+"""What of the polls, and of the users, may leave its environment."""
+
+from django.db.models import Q
+
+from replicator import Dataset, Rows, opt_in, opt_out
+from tests.support.sample.polls.models import Choice, Question, Vote
+
+opt_in(Question)
+opt_in(Choice)
+opt_in(Vote, exclude=["ip_address"])
+opt_in("auth.User", only=["id", "username", "email"])
+opt_out("auth.Group", "auth.User_groups", "auth.User_user_permissions")
+
+Dataset("polls", Rows("auth.User"), Rows(Question), Rows(Choice), Rows(Vote))
+Dataset(
+    "published-polls",
+    Rows("auth.User"),
+    Rows(Question, where=Q(published=True)),
+    Rows(Question, where=Q(priority__gte=5)),
+)

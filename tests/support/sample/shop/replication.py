@@ -1,0 +1,24 @@
+"""What of the shop may leave its environment: all but drafts."""
+
+from django.db.models import Model, Q
+
+from replicator import Dataset, Rows, opt_in, opt_out
+from tests.support.sample.shop.models import (
+    Draft,
+    Member,
+    Order,
+    OrderLine,
+    Product,
+    Stock,
+    Supplier,
+    Team,
+    Watch,
+)
+
+MODELS: tuple[type[Model], ...] = (Supplier, Product, Stock, Order, OrderLine, Watch, Team, Member)
+for model in MODELS:
+    opt_in(model)
+opt_out(Draft)
+
+Dataset("shop", Rows("auth.User"), *(Rows(model) for model in MODELS))
+Dataset("catalogue", Rows(Supplier), Rows(Product, where=Q(active=True)))
