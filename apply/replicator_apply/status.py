@@ -1,0 +1,161 @@
+"""The target's part of `replicator status`: positions, subscriptions, runs. Blocks on Postgres."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from replicator.models import BackfillRun, StreamPosition, Subscription, WantedRow
+from replicator.positions import Lsn, format_lsn
+from replicator.postgres import driver_errors
+from replicator.settings import ReplicatorSettings
+from replicator.status import Held, Problem, Run, TargetStream
+
+_SCHEMA = "public"
+_RECEIPTS = "replicator"
+_STALE = 120.0
+"""Seconds without a batch or beat after which apply is taken to stand still."""
+
+Rows = list[dict[str, Any]]
+
+
+def collect(
+    settings: ReplicatorSettings, connection: psycopg.Connection
+) -> tuple[TargetStream, ...]:
+    """Describe every stream that this environment applies or has subscribed to.
+
+    Raises:
+        DatabaseUnavailable: try again.
+    """
+    with driver_errors("reading the replication state"):
+        positions = {(row["source"], row["stream"]): row for row in _read(connection, _POSITIONS)}
+        wanted = {(row["source"], row["stream"]): row for row in _read(connection, _WANTED)}
+        held = _held(connection)
+    declared = {(each.source, each.stream) for each in settings.subscriptions}
+    places = sorted({*positions, *held, *declared})
+    return tuple(
+        _stream(place, positions.get(place), wanted.get(place, {}), held.get(place, ()))
+        for place in places
+    )
+
+
+def _stream(
+    place: tuple[str, str],
+    position: Mapping[str, Any] | None,
+    wanted: Mapping[str, Any],
+    held: tuple[Held, ...],
+) -> TargetStream:
+    source, stream = place
+    if position is None:
+        remedy = "Run `replicator apply`."
+        return TargetStream(
+            source, stream, subscriptions=held, problems=(Problem("It has not begun.", remedy),)
+        )
+    return TargetStream(
+        source=source,
+        stream=stream,
+        epoch=position["epoch"],
+        position=format_lsn(Lsn(position["next_lsn"])),
+        applied_age=position["applied_age"],
+        commit_age=position["commit_age"],
+        log_offset=position["log_offset"],
+        wanted=wanted.get("count", 0),
+        oldest_wanted=wanted.get("age"),
+        source_report=position["source_report"],
+        source_report_age=position["report_age"],
+        subscriptions=held,
+        problems=tuple(_problems(position, held)),
+    )
+
+
+def _problems(position: Mapping[str, Any], held: tuple[Held, ...]) -> list[Problem]:
+    found = []
+    if position["stopped_reason"]:
+        found.append(Problem(position["stopped_reason"], position["stopped_remedy"]))
+    elif position["applied_age"] > _STALE:
+        what = f"Nothing has been applied for {position['applied_age']:,.0f} s, not even a beat."
+        found.append(Problem(what, "See whether capture runs there and apply runs here."))
+    for each in held:
+        run = each.backfill
+        if run is not None and run.state == BackfillRun.State.WAITING:
+            what = f"Backfill {run.run} of {each.dataset} would delete {run.suspects:,} rows."
+            found.append(Problem(what, f"Look, then run `replicator confirm {run.run}`."))
+    return found
+
+
+def _held(connection: psycopg.Connection) -> dict[tuple[str, str], tuple[Held, ...]]:
+    rows = _receipts(connection)
+    runs = {row["subscription_id"]: _run(row) for row in _read(connection, _RUNS)}
+    found: dict[tuple[str, str], tuple[Held, ...]] = {}
+    for row in _read(connection, _SUBSCRIPTIONS):
+        name = f"{row['dataset']}:{row['arguments']}" if row["arguments"] else row["dataset"]
+        held = Held(name, rows.get(row["id"], 0), row["generation"], runs.get(row["id"]))
+        place = (row["source"], row["stream"])
+        found[place] = (*found.get(place, ()), held)
+    return found
+
+
+def _run(row: Mapping[str, Any]) -> Run:
+    return Run(
+        run=row["id"],
+        state=row["state"],
+        reason=row["reason"],
+        rows=row["rows_done"],
+        estimated=row["rows_estimated"],
+        suspects=row["suspects"],
+        age=row["age"],
+    )
+
+
+def _receipts(connection: psycopg.Connection) -> dict[int, int]:
+    """Count the rows that are ours, by subscription."""
+    tables = connection.execute(_RECEIPT_TABLES, (_RECEIPTS,)).fetchall()
+    counts: dict[int, int] = {}
+    for (table,) in tables:
+        statement = sql.SQL("SELECT subscription_id, count(*) FROM {} GROUP BY 1").format(
+            sql.Identifier(_RECEIPTS, table)
+        )
+        for subscription, count in connection.execute(statement):
+            counts[subscription] = counts.get(subscription, 0) + count
+    return counts
+
+
+def _read(connection: psycopg.Connection, statement: sql.Composed) -> Rows:
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(statement).fetchall()
+
+
+def _compose(text: str, model: type[Any]) -> sql.Composed:
+    return sql.SQL(text).format(sql.Identifier(_SCHEMA, model._meta.db_table))
+
+
+_POSITIONS = _compose(
+    "SELECT source, stream, epoch, next_lsn, log_offset, stopped_reason, stopped_remedy,"
+    " source_report,"
+    " extract(epoch FROM now() - applied_at)::float8 AS applied_age,"
+    " extract(epoch FROM now() - committed_at)::float8 AS commit_age,"
+    " extract(epoch FROM now() - source_report_at)::float8 AS report_age"
+    " FROM {}",
+    StreamPosition,
+)
+_WANTED = _compose(
+    "SELECT source, stream, count(*) AS count,"
+    " extract(epoch FROM now() - min(created_at))::float8 AS age"
+    " FROM {} GROUP BY source, stream",
+    WantedRow,
+)
+_SUBSCRIPTIONS = _compose(
+    "SELECT id, source, stream, dataset, arguments, generation FROM {} ORDER BY id", Subscription
+)
+_RUNS = _compose(
+    "SELECT id, subscription_id, state, reason, rows_done, rows_estimated, suspects,"
+    " extract(epoch FROM now() - updated_at)::float8 AS age"
+    " FROM {} WHERE state IN ('running', 'paused', 'waiting')",
+    BackfillRun,
+)
+_RECEIPT_TABLES = (
+    "SELECT table_name::text FROM information_schema.columns"
+    " WHERE table_schema = %s AND column_name = 'subscription_id' ORDER BY 1"
+)

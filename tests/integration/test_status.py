@@ -1,0 +1,190 @@
+"""`replicator status` on a real database and a sqlite log, on both sides."""
+
+import io
+import json
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+from django.conf import settings as django_settings
+from rich.console import Console
+
+from replicator.cli.status import age, as_json, gather, show, size
+from replicator.log.port import open_log
+from replicator.requests import Report, ReportedError, encode
+from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
+from tests.conftest import SampleFactory
+from tests.support.sample.environments import django_database
+
+
+@pytest.fixture
+def conninfo(sample_database: SampleFactory, monkeypatch: pytest.MonkeyPatch) -> str:
+    made = sample_database()
+    monkeypatch.setattr(django_settings, "DATABASES", {"default": django_database(made)})
+    return made
+
+
+def settings(tmp_path: Path, **more: object) -> ReplicatorSettings:
+    log = f"sqlite:///{tmp_path}/log.sqlite3"
+    return ReplicatorSettings.model_validate({"ENVIRONMENT": "here", "LOG": log, **more})
+
+
+def text_of(status) -> str:
+    console = Console(width=120, highlight=False, record=True, file=io.StringIO())
+    show(status, console)
+    return console.export_text()
+
+
+def test_neither_source_nor_target(conninfo: str, tmp_path: Path) -> None:
+    status = gather(settings(tmp_path))
+    assert (status.source, status.target) == ((), ())
+    assert "neither publishes" in text_of(status)
+
+
+def test_a_source_before_its_first_start(conninfo: str, tmp_path: Path) -> None:
+    status = gather(settings(tmp_path, TARGETS={"there": ["*"]}))
+    (stream,) = status.source
+    assert stream.slot == ""
+    assert stream.targets[0].age is None
+    assert [problem.what for _, problem in status.problems()] == [
+        "Capture has not begun: there is no slot."
+    ]
+    assert "→ Run `replicator capture`." in text_of(status)
+
+
+def test_a_source_with_slot_and_reports(conninfo: str, tmp_path: Path) -> None:
+    wanted = settings(tmp_path, TARGETS={"there": ["*"], "silent": ["*"]})
+    log = open_log(wanted.log)
+    topics = {name: requests_topic("here", "main", name) for name in wanted.targets}
+    for topic in (stream_topic("here", "main"), *topics.values()):
+        log.create(topic)
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_create_logical_replication_slot('replicator_main__0123abcd', 'pgoutput')"
+        )
+        row = connection.execute("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn").fetchone()
+        assert row is not None
+        connection.execute("CREATE TABLE more AS SELECT generate_series(1, 1000)")
+    error = ReportedError(error="Clash", message="A local row is in the way.", remedy="Remove it.")
+    reports = {
+        "there": Report(
+            target="there",
+            at_ms=round(time.time() * 1000),
+            epoch="0123abcd",
+            next=int(row[0]),
+            lag_s=0.5,
+            counts={"rows": 7},
+            errors=(error,),
+        ),
+        "silent": Report(target="silent", at_ms=round((time.time() - 300) * 1000)),
+    }
+    for name, report in reports.items():
+        writer = log.writer(topics[name])
+        writer.append([(b"k", b"garbage"), (b"k", encode(report)), (b"k", b"garbage")], None)
+        writer.close(5)
+    status = gather(wanted)
+    (stream,) = status.source
+    assert (stream.slot, stream.epoch) == ("replicator_main__0123abcd", "0123abcd")
+    assert stream.behind is not None
+    assert stream.behind > 10_000
+    silent, there = stream.targets
+    assert there.age is not None
+    assert there.age < 60
+    assert there.behind is not None
+    assert 10_000 < there.behind < 10_000_000
+    assert there.counts == {"rows": 7}
+    assert silent.age == pytest.approx(300, abs=60)
+    found = {(where, problem.what.split(" for")[0]) for where, problem in status.problems()}
+    assert found == {
+        ("stream main", "No capture streams from the slot."),
+        ("target there", "A local row is in the way."),
+        ("target silent", "It has not reported"),
+    }
+    text = text_of(status)
+    for part in ("rows 7", "→ Remove it.", "replicator.here.main, offsets", "0.5 s"):
+        assert part in text
+    document = json.loads(as_json(status))
+    assert document["source"][0]["targets"][1]["counts"] == {"rows": 7}
+    assert len(document["problems"]) == 3
+
+
+TARGET_STATE = """
+INSERT INTO replicator_streamposition
+    (environment, source, stream, epoch, next_lsn, log_offset, committed_at, source_report,
+     source_report_at)
+VALUES ('here', 'prod', 'main', '0123abcd', 4294967296 + 255, 42, now() - interval '3 seconds',
+        '{"wal_status": "reserved"}', now() - interval '5 seconds');
+INSERT INTO replicator_subscription
+    (id, source, stream, dataset, arguments, fingerprint, generation, declared)
+VALUES (1, 'prod', 'main', 'polls', '3,4', 'f', 2, true),
+       (2, 'prod', 'main', 'all', '', 'f', 1, true);
+INSERT INTO replicator_backfillrun (subscription_id, generation, reason, state, rows_done,
+    rows_estimated, suspects)
+VALUES (1, 2, 'command', 'waiting', 10, 12, 5000);
+INSERT INTO replicator_wantedrow (source, stream, table_name, row_key, reason)
+VALUES ('prod', 'main', 'public.polls_question', '[1]', 'incomplete');
+CREATE SCHEMA IF NOT EXISTS replicator;
+CREATE TABLE replicator.one (id bigint, subscription_id int, generation int);
+CREATE TABLE replicator.two (id bigint, subscription_id int, generation int);
+INSERT INTO replicator.one SELECT n, 1, 1 FROM generate_series(1, 5) n;
+INSERT INTO replicator.two SELECT n, 1 + n % 2, 1 FROM generate_series(1, 4) n;
+"""
+
+
+def test_a_target(conninfo: str, tmp_path: Path) -> None:
+    with psycopg.connect(conninfo) as connection:
+        connection.execute(TARGET_STATE)
+    wanted = settings(tmp_path, SUBSCRIPTIONS=[{"source": "other", "dataset": "x"}])
+    status = gather(wanted)
+    other, prod = status.target
+    assert (other.source, other.problems[0].what) == ("other", "It has not begun.")
+    assert (prod.position, prod.epoch, prod.log_offset) == ("1/FF", "0123abcd", 42)
+    assert prod.commit_age == pytest.approx(3, abs=2)
+    assert prod.wanted == 1
+    assert prod.source_report == {"wal_status": "reserved"}
+    assert [(held.dataset, held.rows) for held in prod.subscriptions] == [
+        ("polls:3,4", 7),
+        ("all", 2),
+    ]
+    (problem,) = prod.problems
+    assert problem.what.endswith("of polls:3,4 would delete 5,000 rows.")
+    assert "replicator confirm" in problem.remedy
+    text = text_of(status)
+    assert "waiting (command), 10 of about 12 rows" in text
+    assert "1/FF of epoch 0123abcd" in text
+
+
+def test_a_target_that_stopped_or_stands_still(conninfo: str, tmp_path: Path) -> None:
+    with psycopg.connect(conninfo) as connection:
+        connection.execute(TARGET_STATE)
+        connection.execute("DELETE FROM replicator_backfillrun")
+    assert not any(gather(settings(tmp_path)).problems())
+    with psycopg.connect(conninfo) as connection:
+        connection.execute(
+            "UPDATE replicator_streamposition SET applied_at = now() - interval '10 minutes'"
+        )
+    ((_, still),) = gather(settings(tmp_path)).problems()
+    assert still.what.startswith("Nothing has been applied for 600 s")
+    with psycopg.connect(conninfo) as connection:
+        connection.execute(
+            "UPDATE replicator_streamposition SET stopped_reason = 'A hole.', stopped_remedy = 'R.'"
+        )
+    ((where, stopped),) = gather(settings(tmp_path)).problems()
+    assert (where, stopped.what, stopped.remedy) == ("source prod, stream main", "A hole.", "R.")
+
+
+def test_words() -> None:
+    assert [size(n) for n in (None, 0, 1023, 1024, 5 * 2**30)] == [
+        "unknown",
+        "0 B",
+        "1,023 B",
+        "1 KiB",
+        "5 GiB",
+    ]
+    assert [age(n) for n in (None, 1, 600, 36_000)] == [
+        "never",
+        "1.0 s ago",
+        "10 min ago",
+        "10 h ago",
+    ]
