@@ -11,6 +11,7 @@
     E035 a subscription names another stream than its dataset's
     W002 DATABASE is not Postgres                     W003 nothing publishes a stream
     W004 an opted-in model is not managed             W005 a foreign key leaves its dataset
+    W006 an excluded column leaves rows that a target cannot insert
 
 `replicator check` runs these strictly and adds probes of database and log.
 """
@@ -30,6 +31,7 @@ from replicator.compiler import (
     compile_release,
     find_dataset,
     find_model,
+    unfilled,
 )
 from replicator.declare import declared_datasets, declared_opt_ins, declared_opt_outs
 from replicator.errors import ConfigurationError, WrongDeclaration
@@ -81,12 +83,7 @@ def _opt_ins() -> Iterator[CheckMessage]:
             yield _error(error)
             continue
         by_table[release.table].append(release.label)
-        if not find_model(release.label)._meta.managed:
-            yield Advice(
-                f"{release.label} is opted in, and its table is not made by Django",
-                hint="It must be a table with a primary key; a view has no row events.",
-                id="replicator.W004",
-            )
+        yield from _advice(release)
     for table, labels in by_table.items():
         if len(labels) > 1:
             yield Error(
@@ -94,6 +91,23 @@ def _opt_ins() -> Iterator[CheckMessage]:
                 hint="Opt one of them in, and the others out.",
                 id="replicator.E015",
             )
+
+
+def _advice(release: Release) -> Iterator[CheckMessage]:
+    if not find_model(release.label)._meta.managed:
+        yield Advice(
+            f"{release.label} is opted in, and its table is not made by Django",
+            hint="It must be a table with a primary key; a view has no row events.",
+            id="replicator.W004",
+        )
+    if columns := unfilled(release):
+        yield Advice(
+            f"{release.label} keeps columns back that are NOT NULL and have no default: "
+            f"{', '.join(columns)}",
+            hint="A target cannot insert such a row: release them, make them nullable, or give "
+            "the field a default or a db_default.",
+            id="replicator.W006",
+        )
 
 
 def _opt_outs() -> Iterator[CheckMessage]:

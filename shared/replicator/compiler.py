@@ -4,16 +4,18 @@ Reads model meta only; needs `django.setup()` and no database. Every function ra
 `WrongDeclaration` with the id of the system check that reports the same mistake.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 from django.apps import apps
-from django.db.models import Field, Model, UniqueConstraint
+from django.db.models import NOT_PROVIDED, Field, Model, UniqueConstraint
 from django.db.models import ForeignKey as DjangoForeignKey
 
-from replicator.columns import column_name
+from replicator.columns import column_name, column_type
 from replicator.declare import Dataset, OptIn, declared_datasets, declared_opt_ins
 from replicator.errors import WrongDeclaration
+from replicator.input_text import input_text
 from replicator.plan import (
     DatasetPlan,
     ForeignKey,
@@ -105,10 +107,23 @@ def compile_release(declaration: OptIn) -> Release:
         key=key,
         columns=columns,
         excluded=tuple(name for name in map(column_name, written) if name not in columns),
+        fill=tuple(_fill(written, columns)),
         generated=generated,
         foreign_keys=tuple(_foreign_keys(written, columns)),
         unique=_unique(model, columns),
         stream=declaration.stream,
+    )
+
+
+def unfilled(release: Release) -> tuple[str, ...]:
+    """Name the columns that an INSERT of the released ones leaves NULL against the model's will."""
+    filled = {column for column, _ in release.fill}
+    return tuple(
+        column_name(field)
+        for field in find_model(release.label)._meta.local_concrete_fields
+        if column_name(field) in set(release.excluded) - filled
+        and not field.null
+        and field.db_default is NOT_PROVIDED
     )
 
 
@@ -185,6 +200,28 @@ def _columns(declaration: OptIn, fields: Sequence[AnyField]) -> set[str]:
             remedy=f"The table has: {', '.join(field.name for field in fields)}.",
         )
     return {by_name[name] for name in names}
+
+
+def _fill(fields: Sequence[AnyField], columns: tuple[str, ...]) -> Iterable[tuple[str, str]]:
+    for field in fields:
+        if column_name(field) not in columns and (text := _default(field)) is not None:
+            yield column_name(field), text
+
+
+def _default(field: AnyField) -> str | None:
+    """Give the text of a default that only Django knows and that may stand in every row."""
+    if field.null or field.unique or field.db_default is not NOT_PROVIDED:
+        return None
+    value, kind = field.get_prep_value(field.get_default()), column_type(field)
+    if value is None:
+        return None
+    if kind in ("json", "jsonb"):
+        return json.dumps(value)
+    try:
+        return input_text(value, kind)
+    except TypeError:
+        # `replicator.W006` tells that nothing can be written there.
+        return None
 
 
 def _foreign_keys(fields: Sequence[AnyField], columns: tuple[str, ...]) -> Iterable[ForeignKey]:

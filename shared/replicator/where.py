@@ -6,11 +6,8 @@ table, the clock, or a locale to be decided. Pure but for the models' meta.
 """
 
 import re
-from collections.abc import Callable, Iterable
-from datetime import UTC, date, datetime, time, timedelta
-from decimal import Decimal
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast, get_args
-from uuid import UUID
 
 from django.core.exceptions import FieldError, ValidationError
 from django.db.models import Field, Model, Q
@@ -18,10 +15,10 @@ from django.db.models.expressions import Col
 from django.db.models.lookups import Lookup as DjangoLookup
 from django.db.models.query import QuerySet
 from django.db.models.sql.where import AND, OR, NothingNode, WhereNode
-from django.utils import timezone
 
 from replicator.columns import column_name, column_type
 from replicator.errors import WrongDeclaration
+from replicator.input_text import input_text
 from replicator.plan import TEXT_TYPES, And, Compare, Filter, IsNull, Lookup, Not, Or, Release
 
 if TYPE_CHECKING:
@@ -29,9 +26,10 @@ if TYPE_CHECKING:
 
 _LOOKUPS = frozenset(get_args(Lookup))
 _PATTERNS = frozenset({"startswith", "contains", "endswith"})
-_INTEGER_BITS = {"smallint": 16, "integer": 32, "bigint": 64}
 _COMPARABLE = TEXT_TYPES | {
-    *_INTEGER_BITS,
+    "smallint",
+    "integer",
+    "bigint",
     "boolean",
     "bytea",
     "date",
@@ -131,7 +129,7 @@ class _Translation:
         if lookup == "in":
             values = [item for item in values if item is not None]
         try:
-            texts = [postgres_text(item, kind) for item in values]
+            texts = [_text(item, kind) for item in values]
         except (TypeError, ValueError, OverflowError) as error:
             raise self._refuse(f"{field.name}: {error}") from error
         # Order and repetition mean nothing to `in`, and must not change the fingerprint.
@@ -143,60 +141,10 @@ class _Translation:
         return _refusal(self._release.label, reason)
 
 
-def postgres_text(value: object, kind: str) -> str:
-    r"""Give Postgres' input text of a value that a field has prepared for the database.
-
-    Args:
-        value: bool, int, float, Decimal, str, bytes, date, time, datetime, timedelta or UUID;
-            a naive datetime is one of settings.TIME_ZONE.
-        kind: the column's type, without length.
-
-    Raises:
-        TypeError: no text form is known for the value, or it does not fit the type.
-        ValueError: the type cannot hold the value.
-    """
+def _text(value: object, kind: str) -> str:
     if isinstance(value, str) != (kind in TEXT_TYPES) and kind != "inet":
         raise TypeError(f"a {type(value).__name__} cannot be compared with {kind}")
-    for types, render in _RENDER:
-        if isinstance(value, types):
-            return render(value, kind)
-    raise TypeError(f"a {type(value).__name__} cannot be compared")
-
-
-def _integer(value: int, kind: str) -> str:
-    bits = _INTEGER_BITS.get(kind)
-    if bits is not None and not -(1 << bits - 1) <= value < 1 << bits - 1:
-        raise ValueError(f"the number is out of range for {kind}")
-    return str(int(value))
-
-
-def _string(value: str) -> str:
-    if "\x00" in value:
-        raise ValueError("Postgres' text cannot hold a NUL character")
-    # Members of a str-Enum print their name, not their value, by str().
-    return str.__str__(value)
-
-
-def _moment(value: datetime) -> str:
-    aware = timezone.make_aware(value) if timezone.is_naive(value) else value
-    return aware.astimezone(UTC).isoformat()
-
-
-def _interval(value: timedelta) -> str:
-    return f"{value.days} days {value.seconds} seconds {value.microseconds} microseconds"
-
-
-# In this order: bool is an int, datetime is a date.
-_RENDER: tuple[tuple[type | tuple[type, ...], Callable[[Any, str], str]], ...] = (
-    (bool, lambda value, _: "true" if value else "false"),
-    (int, _integer),
-    (str, lambda value, _: _string(value)),
-    ((bytes, memoryview), lambda value, _: "\\x" + bytes(value).hex()),
-    (datetime, lambda value, _: _moment(value)),
-    (timedelta, lambda value, _: _interval(value)),
-    ((date, time), lambda value, _: value.isoformat()),
-    ((float, Decimal, UUID), lambda value, _: str(value)),
-)
+    return input_text(value, kind)
 
 
 def _refuse_expressions(where: Q, label: str) -> None:

@@ -102,6 +102,7 @@ def test_another_database_than_postgres_is_a_warning(tmp_path):
         (lambda: opt_in(Question, stream="mian"), "W003"),
         (lambda: opt_in(Reading), "W004"),
         (lambda: (opt_in(Choice), Dataset("x", Rows(Choice))), "W005"),
+        (lambda: opt_in(Choice, exclude=["question"]), "W006"),
     ],
 )
 def test_declarations(declare, check_id):

@@ -59,6 +59,14 @@ def test_only_and_exclude(given, columns, excluded):
     assert all(set(key.columns) <= set(columns) for key in found.foreign_keys)
 
 
+def test_excluded_columns_are_filled_by_the_fields_default():
+    assert dict(release("polls.Choice", only=()).fill) == {"choice_text": "", "votes": "0"}
+    question = dict(release("polls.Question", only=()).fill)
+    assert question.keys() == {"question_text", "body", "published", "pub_date"}
+    assert question["published"] == "false"
+    assert release("polls.Choice").fill == ()
+
+
 def test_composite_keys():
     watch = release("shop.Watch")
     assert watch.key == ("user_id", "product_id")

@@ -11,3 +11,5 @@ for model in MODELS:
 
 Dataset("pages", *(Rows(model) for model in MODELS))
 Dataset("live-pages", Rows(Page, where=Q(live=True)))
+Dataset("some-tags", Rows(Tag, where=Q(name__startswith="a")), Rows(Tag, where=Q(pk__lt=10)))
+Dataset("live-roots", Rows(Page, where=Q(parent=None, live=True)))

@@ -18,3 +18,9 @@ Dataset(
     Rows(Question, where=Q(published=True)),
     Rows(Question, where=Q(priority__gte=5)),
 )
+Dataset(
+    "notable-questions",
+    Rows("auth.User"),
+    Rows(Question, where=Q(question_text__startswith="!") | ~Q(priority=0)),
+    Rows(Question, where=Q(published=True, author__isnull=False)),
+)

@@ -22,3 +22,8 @@ opt_out(Draft)
 
 Dataset("shop", Rows("auth.User"), *(Rows(model) for model in MODELS))
 Dataset("catalogue", Rows(Supplier), Rows(Product, where=Q(active=True)))
+Dataset(
+    "current-products",
+    Rows(Supplier),
+    Rows(Product, where=Q(active=True, replaced_by__isnull=True)),
+)
