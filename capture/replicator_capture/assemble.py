@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
-from replicator.plan import Release, TableName
 
 from replicator.envelope import VERSION, Answer, Mark, encode_key
 from replicator.errors import BadMessage
+from replicator.plan import Release, TableName
 from replicator.positions import EpochId, Lsn, RunId
 from replicator_capture.encode import EncodedRow, TableEncoder, unknown_columns
 from replicator_capture.pgoutput import Begin, Commit, Message, Relation, Truncate, decode
@@ -227,9 +227,9 @@ class Assembler:
     def _close(self, to: Lsn, end: bytes) -> None:
         """Let the last record close its transaction; it ends in `}` (of `at`) and `end`."""
         key, value = self._records[-1]
-        chain = b',"from":%d,"to":%d}%b' % (self._told, to, end)
-        self._records[-1] = key, value[: -1 - len(end)] + chain
-        self.size += len(chain)
+        closed = b'%b,"from":%d,"to":%d}%b' % (value[: -1 - len(end)], self._told, to, end)
+        self._records[-1] = key, closed
+        self.size += len(closed) - len(value)
         self._told = self._complete = to
         self._ordinal = 0
 

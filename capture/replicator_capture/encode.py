@@ -11,10 +11,10 @@ from operator import itemgetter
 from typing import Final, NamedTuple
 
 import msgspec
-from replicator.plan import Release, TableName
 
 from replicator.envelope import encode_key
 from replicator.errors import BadMessage, Refused
+from replicator.plan import Release, TableName
 from replicator_capture.pgoutput import Relation
 from replicator_capture.rowtext import PADDING, JsonTexts, ReadRow, generate_reader, json_text
 

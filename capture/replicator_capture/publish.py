@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
-from replicator.plan import TableName
 
 from replicator.envelope import (
     VERSION,
@@ -23,6 +22,7 @@ from replicator.envelope import (
 )
 from replicator.errors import LogUnavailable
 from replicator.log.port import LogWriter
+from replicator.plan import TableName
 from replicator.positions import Lsn, RunId
 from replicator_capture.assemble import Assembler, Commitment
 from replicator_capture.encode import EncodedRow

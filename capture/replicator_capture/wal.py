@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, Self
 
 from psycopg import OperationalError, conninfo, pq, sql
+from psycopg.pq.abc import PGconn, PGresult
 
 from replicator.errors import (
     BadMessage,
@@ -91,7 +92,7 @@ def start_command(slot: str, publication: str, start: int = 0) -> str:
         )
         .format(
             sql.Identifier(slot),
-            sql.SQL(f"{start >> 32:X}/{start & 0xFFFFFFFF:X}"),  # type: ignore[arg-type]
+            sql.SQL(f"{start >> 32:X}/{start & 0xFFFFFFFF:X}"),
             sql.Literal(names),
         )
         .as_string()
@@ -110,7 +111,7 @@ class WalStream:
 
     def __init__(
         self,
-        pgconn: pq.PGconn,
+        pgconn: PGconn,
         confirmed: Lsn,
         clock: Callable[[], float] = time.monotonic,
         wall_clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
@@ -268,7 +269,7 @@ class WalStream:
         return _result_error(result)
 
 
-def _result_error(result: pq.PGresult) -> ReplicatorError:
+def _result_error(result: PGresult) -> ReplicatorError:
     state = result.error_field(pq.DiagnosticField.SQLSTATE) or b""
     return stream_error(state.decode(), result.get_error_message())
 

@@ -72,7 +72,7 @@ def _old_image(relation: Relation, release: Release, kind: str, row: TupleText) 
 
 
 def _value(type_oid: int, text: Text) -> Value:
-    assert not isinstance(text, type(UNCHANGED))
+    assert text is not UNCHANGED
     if text is None:
         return None
     if type_oid == 16:
@@ -80,7 +80,9 @@ def _value(type_oid: int, text: Text) -> Value:
     return int(text) if type_oid in {20, 21, 23} else text.decode()
 
 
-def _row(op: Op, before: Image | None, after: Image | None, release: Release) -> tuple[bytes, bytes]:
+def _row(
+    op: Op, before: Image | None, after: Image | None, release: Release
+) -> tuple[bytes, bytes]:
     image = before if after is None else after
     assert image is not None
     if not set(release.key) <= image.keys():

@@ -29,7 +29,9 @@ def _relation(columns: Sequence[tuple[str, int, bool]], identity: str = "d") -> 
     return relation
 
 
-def _release(*columns: str, key: tuple[str, ...] = ("id",), excluded: tuple[str, ...] = ()) -> Release:
+def _release(
+    *columns: str, key: tuple[str, ...] = ("id",), excluded: tuple[str, ...] = ()
+) -> Release:
     return Release("app.T", _TABLE, key, columns, excluded)
 
 

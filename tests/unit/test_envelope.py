@@ -97,9 +97,7 @@ FROZEN = {
         b'{"op":"t","before":null,"after":null,' + _SOURCE_BYTES + b"," + _LAST_BYTES + b"}",
     ),
     "hashes": (
-        Record(
-            "h", _SOURCE, _INSIDE, hashes=(RowHash((3, "de"), "f00"),), answer=_ANSWER
-        ),
+        Record("h", _SOURCE, _INSIDE, hashes=(RowHash((3, "de"), "f00"),), answer=_ANSWER),
         b'{"op":"h","hashes":[[[3,"de"],"f00"]],'
         + _SOURCE_BYTES
         + b","
@@ -163,7 +161,7 @@ def test_the_place_is_found_without_reading_the_row(name: str) -> None:
 
 def test_keys() -> None:
     assert encode_key("public.polls_question", [3]) == b'["public.polls_question",3]'
-    assert encode_key("public.t", ["é\"", None, True]) == '["public.t","é\\"",null,true]'.encode()
+    assert encode_key("public.t", ['é"', None, True]) == '["public.t","é\\"",null,true]'.encode()
     assert encode_key("public.t") == b'["public.t"]'
     assert encode_key("") == b'[""]'
 
