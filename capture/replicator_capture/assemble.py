@@ -152,6 +152,11 @@ class Assembler:
         return self._seen
 
     @property
+    def open_xid(self) -> int | None:
+        """Id of the transaction that is being read; None between two."""
+        return None if self._begin is None else self._begin.xid
+
+    @property
     def pending(self) -> int:
         """Count the records not yet taken."""
         return len(self._records)

@@ -65,7 +65,7 @@ def parse(nonce: str) -> Beat | None:
 
 
 def content_of(beat: Beat) -> bytes:
-    """What the beat's logical message says."""
+    """Write what the beat's logical message says."""
     return (_CONTENT + beat.nonce).encode()
 
 

@@ -1,7 +1,7 @@
 """The publication of a stream: its members are the opted-in tables, and nothing else.
 
-Blocks on the database only, and changes it only in `create`, `add` and `remove`; errors of the
-driver pass through, to be translated by the caller (`replicator.postgres`). No column lists: they
+Reads the catalog and composes statements; `prepare` runs them. Errors of the driver pass through,
+to be translated by the caller (`replicator.postgres`). No column lists: they
 lose whole tables at DROP COLUMN … CASCADE and make the application's own UPDATEs fail under
 REPLICA IDENTITY FULL. Capture releases columns instead.
 
@@ -13,11 +13,6 @@ from typing import NamedTuple
 
 from psycopg import Connection, sql
 from psycopg.rows import class_row
-
-IDENTITY_REMEDY = (
-    "Run as the table's owner: ALTER TABLE {table} REPLICA IDENTITY DEFAULT (or FULL if it has no "
-    "primary key); `replicator prepare source` does it."
-)
 
 
 class Table(NamedTuple):
@@ -80,15 +75,27 @@ class Relation(NamedTuple):
         persistence: pg_class.relpersistence: p permanent, u unlogged, t temporary.
         identity: pg_class.relreplident: d default, f full, i index, n nothing.
         columns: the columns that deletes and updates carry; empty under FULL and NOTHING.
+        primary: the columns of its primary key.
     """
 
     root: int
     oid: int
-    label: str
+    schema: str
+    name: str
     kind: str
     persistence: str
     identity: str
     columns: Sequence[str]
+    primary: Sequence[str]
+
+    @property
+    def label(self) -> str:
+        """`schema.name`."""
+        return f"{self.schema}.{self.name}"
+
+    def primary_has(self, key: Sequence[str]) -> bool:
+        """Say whether the primary key tells the model's key."""
+        return set(key) <= set(self.primary)
 
 
 class Difference(NamedTuple):
@@ -119,14 +126,17 @@ JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name AND c.relkind I
 """
 
 _RELATIONS = """
-SELECT w.root, c.oid::int8 AS oid, n.nspname || '.' || c.relname AS label,
+SELECT w.root, c.oid::int8 AS oid, n.nspname::text AS schema, c.relname::text AS name,
        c.relkind::text AS kind, c.relpersistence::text AS persistence,
        c.relreplident::text AS identity,
        ARRAY(SELECT a.attname::text FROM pg_index i
              JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
              WHERE i.indrelid = c.oid AND i.indisvalid
              AND CASE c.relreplident WHEN 'd' THEN i.indisprimary
-                                     WHEN 'i' THEN i.indisreplident ELSE false END) AS columns
+                                     WHEN 'i' THEN i.indisreplident ELSE false END) AS columns,
+       ARRAY(SELECT a.attname::text FROM pg_index i
+             JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
+             WHERE i.indrelid = c.oid AND i.indisvalid AND i.indisprimary) AS primary
 FROM unnest(%s::int8[]) AS w (root)
 CROSS JOIN LATERAL (SELECT w.root::oid AS oid
                     UNION SELECT t.relid::oid FROM pg_partition_tree(w.root::oid::regclass) t) AS m
@@ -201,61 +211,51 @@ def problems(publication: Publication) -> list[str]:
     return found
 
 
-def identity_problems(relations: Sequence[Relation], keys: Mapping[int, Sequence[str]]) -> list[str]:
-    """Say which tables cannot be replicated as they are, a sentence each. Pure.
-
-    Args:
-        relations: opted-in tables and their partitions.
-        keys: columns of the primary key by oid of the opted-in table.
-    """
+def unlogged(relations: Sequence[Relation]) -> list[str]:
+    """Say which tables never reach the WAL, a sentence each. Pure."""
     return [
-        sentence
+        f"{relation.label} is unlogged or temporary: its changes never reach the WAL."
         for relation in relations
-        if (sentence := _relation_problem(relation, keys.get(relation.root, ())))
+        if relation.persistence != "p"
     ]
 
 
-def _relation_problem(relation: Relation, key: Sequence[str]) -> str:
-    """Say what is wrong with one table; "" if nothing is."""
-    if relation.persistence != "p":
-        return f"{relation.label} is unlogged or temporary: its changes never reach the WAL."
+def lacking_identity(relation: Relation, key: Sequence[str]) -> str:
+    """Say what a table's replica identity lacks; "" if nothing. Pure.
+
+    Args:
+        relation: an opted-in table or a partition of one; a partitioned table itself has no rows.
+        key: columns of the model's primary key.
+    """
     if relation.identity == "f" or relation.kind == "p":
         return ""
     missing = [column for column in key if column not in relation.columns]
-    if missing:
-        return (
-            f"The replica identity of {relation.label} lacks its key ({', '.join(missing)}): "
-            "updates and deletes would fail or could not be told apart."
-        )
-    return ""
-
-
-def create(connection: Connection, name: str, tables: Sequence[Table]) -> None:
-    """Create the publication with these members. Needs CREATE on the database and their owner."""
-    members: sql.Composable = sql.SQL("")
-    if tables:
-        members = sql.SQL(" FOR TABLE {}").format(_list(tables))
-    connection.execute(
-        sql.SQL("CREATE PUBLICATION {}{} WITH (publish_via_partition_root = true)").format(
-            sql.Identifier(name), members
-        )
+    if not missing:
+        return ""
+    return (
+        f"The replica identity of {relation.label} lacks its key ({', '.join(missing)}): "
+        "updates and deletes would fail, or could not be told apart."
     )
 
 
-def add(connection: Connection, name: str, tables: Sequence[Table]) -> None:
-    """Let tables join the publication. Needs their owner, who also owns the publication."""
-    connection.execute(
-        sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(sql.Identifier(name), _list(tables))
+def create_sql(name: str, tables: Sequence[Table]) -> sql.Composed:
+    """Compose what creates the publication. Needs CREATE on the database and the tables' owner."""
+    members = sql.SQL(" FOR TABLE {}").format(_list(tables)) if tables else sql.SQL("")
+    return sql.SQL("CREATE PUBLICATION {}{} WITH (publish_via_partition_root = true)").format(
+        sql.Identifier(name), members
     )
 
 
-def remove(connection: Connection, name: str, members: Sequence[Member]) -> None:
-    """Let tables that are no longer opted in leave the publication."""
-    labels = [member.label.split(".", 1) for member in members]
-    connection.execute(
-        sql.SQL("ALTER PUBLICATION {} DROP TABLE {}").format(
-            sql.Identifier(name), sql.SQL(", ").join(sql.Identifier(*label) for label in labels)
-        )
+def add_sql(name: str, tables: Sequence[Table]) -> sql.Composed:
+    """Compose what lets tables join. Needs their owner, who also owns the publication."""
+    return sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(sql.Identifier(name), _list(tables))
+
+
+def remove_sql(name: str, members: Sequence[Member]) -> sql.Composed:
+    """Compose what lets tables leave that are no longer opted in."""
+    identifiers = [sql.Identifier(*member.label.split(".", 1)) for member in members]
+    return sql.SQL("ALTER PUBLICATION {} DROP TABLE {}").format(
+        sql.Identifier(name), sql.SQL(", ").join(identifiers)
     )
 
 

@@ -54,6 +54,10 @@ class Publisher:
         """Say whether more may be read: fewer than 4 appends are in flight."""
         return self._writer.in_flight() < IN_FLIGHT
 
+    def idle(self) -> bool:
+        """Say whether everything assembled has been appended and acknowledged."""
+        return not self._assembler.pending and not self._writer.in_flight()
+
     def flush(self, *, dry: bool) -> None:
         """Append what is assembled if it is enough, or the input is dry and the log has caught up.
 

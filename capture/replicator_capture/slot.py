@@ -83,7 +83,7 @@ ORDER BY slot_name
 
 
 def prefix_of(stream: str) -> str:
-    """What the names of all slots of a stream begin with."""
+    """Give what the names of all slots of a stream begin with."""
     return f"replicator_{stream}__"
 
 

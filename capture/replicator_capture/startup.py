@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from replicator.envelope import EpochStart
 from replicator.errors import Refused
-from replicator.positions import EpochId, Lsn
+from replicator.positions import Lsn
 from replicator_capture.beat import Beat
 from replicator_capture.slot import PLUGIN, Slot
 
@@ -219,7 +219,7 @@ def _unfit_slot(facts: Facts) -> Refuse | None:
 
 
 def _epoch_not_in_log(facts: Facts) -> Decision | None:
-    """The slot is newer than the log, or the log has lost what it held."""
+    """Tell a slot that is newer than the log from a log that has lost what it held."""
     slot, log = facts.slots[0], facts.log
     if log.epoch is not None and log.epoch.id == slot.epoch:
         return None
@@ -282,15 +282,14 @@ def _log_behind_slot(facts: Facts) -> Refuse | None:
 
 
 def _database_behind_log(facts: Facts) -> Refuse | None:
-    """A restored volume has system id, timeline and slot, but an older beat."""
+    """Tell a restored volume: system id, timeline and slot are right, but the beat is older."""
     log, database = facts.log, facts.database
     restored = log.beat is not None and (
         database.beat is None or not database.beat.follows(log.beat)
     )
     if restored or (log.to is not None and log.to > database.wal_end):
         return Refuse(
-            "The database is older than the log: it has been restored from a backup or a "
-            "snapshot.",
+            "The database is older than the log: it has been restored from a backup or a snapshot.",
             NEW_EPOCH,
         )
     return None

@@ -46,9 +46,7 @@ def parse_snapshot(text: str) -> Snapshot:
         ValueError: `text` is not of that form.
     """
     xmin, xmax, running = text.split(":")
-    return Snapshot(
-        int(xmin), int(xmax), frozenset(int(xid) for xid in running.split(",") if xid)
-    )
+    return Snapshot(int(xmin), int(xmax), frozenset(int(xid) for xid in running.split(",") if xid))
 
 
 def widen(xid: int, near: int) -> int:
@@ -95,7 +93,7 @@ class Unseen:
 
 
 def confirmable(acknowledged: Lsn, unseen: Lsn | None) -> Lsn:
-    """The position that may be confirmed to the slot.
+    """Give the position that may be confirmed to the slot.
 
     Args:
         acknowledged: the highest `to` that the log has stored.

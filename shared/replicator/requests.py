@@ -6,6 +6,9 @@ are looked up in those datasets; nothing of it ever becomes SQL but the key valu
 Everything is bounded. Pure.
 """
 
+import hashlib
+import json
+from collections.abc import Sequence
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -57,14 +60,12 @@ class Request(_Message):
         v: version of this format.
         target: environment that asks.
         id: the target's; comes back on every record of the answer.
-        plan: every dataset that the target subscribed to.
-        plan_id: fingerprint of the whole plan; comes back too.
+        plan: every dataset that the target subscribed to; `fingerprint` of it comes back too.
         hashes: answer with hashes of the rows, not with the rows (verify).
     """
 
     id: Name
     plan: Annotated[tuple[PlanItem, ...], Field(min_length=1, max_length=200)]
-    plan_id: Name
     hashes: bool = False
 
 
@@ -131,6 +132,12 @@ class Report(_Message):
 
 Message: TypeAlias = Annotated[KeysRequest | PageRequest | Report, Field(discriminator="kind")]
 _adapter: TypeAdapter[KeysRequest | PageRequest | Report] = TypeAdapter(Message)
+
+
+def fingerprint(plan: Sequence[PlanItem]) -> str:
+    """Hash a plan, whatever its order: 16 hexadecimal digits, `plan` of the answer."""
+    items = sorted((item.dataset, item.arguments, item.fingerprint) for item in plan)
+    return hashlib.sha256(json.dumps(items).encode()).hexdigest()[:16]
 
 
 def parse(value: bytes) -> KeysRequest | PageRequest | Report:

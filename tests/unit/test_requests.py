@@ -25,11 +25,10 @@ KEYS = KeysRequest(
     target="stage",
     id="1",
     plan=PLAN,
-    plan_id="f",
     keys={"public.polls_question": ((1,), (2,)), "public.tag": (("a", True),)},
 )
 PAGE = PageRequest(
-    target="stage", id="2", plan=PLAN, plan_id="f", dataset="polls", rule=0, after=("x",), limit=10
+    target="stage", id="2", plan=PLAN, dataset="polls", rule=0, after=("x",), limit=10
 )
 REPORT = Report(
     target="stage",

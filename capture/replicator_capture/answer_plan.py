@@ -1,0 +1,94 @@
+"""What a request may be answered with: its datasets, resolved and allowed. Pure.
+
+Names from the wire are only looked up here, in what this code declares.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from replicator.plan import DatasetPlan, Release, RowsRule, TableName
+from replicator.requests import KeysRequest, PageRequest, PlanItem
+from replicator_capture.closure import Link, links
+
+
+class Refusal(Exception):
+    """The request is answered with this reason, and nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPlan:
+    """The datasets that a request names.
+
+    Attributes:
+        releases: by label of the table.
+        links: what closes an answer.
+        page: rule and release of a page's rule; None: keys are asked for.
+    """
+
+    releases: Mapping[str, Release]
+    links: tuple[Link, ...]
+    page: tuple[RowsRule, Release] | None
+
+    @property
+    def tables(self) -> frozenset[TableName]:
+        """Tables of which events are repeated."""
+        return frozenset(release.table for release in self.releases.values())
+
+
+def resolve(
+    request: KeysRequest | PageRequest,
+    datasets: Mapping[str, DatasetPlan],
+    allows: Callable[[str, str], bool],
+) -> AnswerPlan:
+    """Look up what a request names.
+
+    Args:
+        request: as read.
+        datasets: those that the stream carries, by name.
+        allows: whether a target may ask for a dataset.
+
+    Raises:
+        Refusal: it names what is not there, not allowed, or declared otherwise here.
+    """
+    found = [_dataset(item, request.target, datasets, allows) for item in request.plan]
+    releases = {str(release.table): release for each in found for release in each.releases}
+    if isinstance(request, PageRequest):
+        return AnswerPlan(releases, links(found), _page(request, found))
+    if unknown := [label for label in request.keys if label not in releases]:
+        raise Refusal(f"{len(unknown)} tables of the keys are in no dataset of the plan.")
+    for label, keys in request.keys.items():
+        if any(len(key) != len(releases[label].key) for key in keys):
+            raise Refusal(f"A key of {label} has another number of columns.")
+    return AnswerPlan(releases, links(found), None)
+
+
+def _dataset(
+    item: PlanItem,
+    target: str,
+    datasets: Mapping[str, DatasetPlan],
+    allows: Callable[[str, str], bool],
+) -> DatasetPlan:
+    name = item.dataset
+    if not allows(target, name):
+        raise Refusal(f"TARGETS does not allow {target} the dataset {name}.")
+    dataset = datasets.get(name)
+    if dataset is None or item.arguments:
+        raise Refusal(f"The source has no dataset {name} on this stream that takes the arguments.")
+    if dataset.fingerprint != item.fingerprint:
+        raise Refusal(
+            f"The dataset {name} is declared differently on the two sides; deploy the same code."
+        )
+    return dataset
+
+
+def _page(request: PageRequest, found: list[DatasetPlan]) -> tuple[RowsRule, Release]:
+    for dataset in found:
+        if dataset.name == request.dataset and not request.arguments:
+            if request.rule >= len(dataset.rules):
+                raise Refusal(f"The dataset {request.dataset} has no rule {request.rule}.")
+            rule = dataset.rules[request.rule]
+            release = dataset.release(rule.label)
+            if request.after is not None and len(request.after) != len(release.key):
+                raise Refusal("The page's key has another number of columns.")
+            return rule, release
+    raise Refusal("The page's dataset is not in the plan.")

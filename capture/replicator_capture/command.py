@@ -1,0 +1,41 @@
+"""The command `replicator capture`."""
+
+from django.conf import settings as django_settings
+
+from replicator import compiler
+from replicator.cli.arguments import Arguments
+from replicator.daemon import run_daemon
+from replicator.declare import declared_datasets
+from replicator.errors import ConfigurationError
+from replicator.models import Beat
+from replicator.settings import load_settings
+from replicator_capture.daemon import Capture, task_of
+
+
+def run(arguments: Arguments) -> int:
+    """Capture one stream in the foreground until a signal stops it; 0 then.
+
+    Raises:
+        ReplicatorError: what ended it.
+    """
+    settings = load_settings()
+    if arguments.stream not in settings.streams:
+        raise ConfigurationError(
+            f"There is no stream {arguments.stream!r}.",
+            remedy=f"Name one of STREAMS: {', '.join(settings.streams)}.",
+        )
+    if arguments.purge:
+        raise ConfigurationError(
+            "--purge is not supported yet.",
+            remedy="Delete the topic's records with Kafka's own tools, then run --new-epoch.",
+        )
+    datasets = [compiler.compile_dataset(each) for each in declared_datasets().values()]
+    task = task_of(
+        settings,
+        arguments.stream,
+        django_settings.DATABASES,
+        (compiler.releases(arguments.stream), datasets),
+        compiler.table_of(Beat),
+    )
+    capture = Capture(task, new_epoch=arguments.new_epoch, reason=arguments.reason)
+    return run_daemon("capture", capture.run, settings)

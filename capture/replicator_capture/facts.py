@@ -1,0 +1,242 @@
+"""Start-up: gathers the facts, has `startup` decide, and does what it decided.
+
+Blocks on database and log. What needs privileges that the role lacks is refused, naming the
+command that does it.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import psycopg
+
+from replicator.envelope import EpochStart, Source
+from replicator.errors import Refused
+from replicator.log.port import Log
+from replicator.plan import Release, TableName
+from replicator.positions import EpochId, Lsn, parse_lsn
+from replicator.postgres import driver_errors
+from replicator.stop import Stop
+from replicator_capture import beat, prepare, publication, slot, startup
+from replicator_capture.publish import publish_epoch
+from replicator_capture.tail import read_tail
+
+logger = logging.getLogger(__name__)
+
+STANDBY_EVERY = 1.0
+_EPOCH_TIMEOUT = 60.0
+
+_DATABASE = """
+SELECT (pg_control_system()).system_identifier::text, pg_is_in_recovery(),
+       current_setting('wal_level'),
+       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+            ELSE pg_current_wal_insert_lsn() END::text,
+       CASE WHEN pg_is_in_recovery() THEN '0'
+            ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What start-up works with.
+
+    Attributes:
+        connection: to the source, in autocommit mode.
+        log: the log.
+        topic: the stream's.
+        stream: its name.
+        releases: of the stream's tables.
+        beat_table: where the beat is.
+        auto_prepare: create what is missing, where the role may.
+        source: environment and database, as epoch records name them.
+    """
+
+    connection: psycopg.Connection
+    log: Log
+    topic: str
+    stream: str
+    releases: Sequence[Release]
+    beat_table: TableName
+    auto_prepare: bool
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where capture goes on: the slot, its epoch, and the beat before the next one."""
+
+    slot: slot.Slot
+    epoch: EpochStart
+    beat: beat.Beat | None
+
+
+def gather(site: Site, *, new_epoch: bool) -> startup.Facts:
+    """Read all that the decision hangs on, and mend what may be mended.
+
+    Raises:
+        DatabaseUnavailable, LogUnavailable: try again.
+        Refused: the tables of the app `replicator` are not there.
+    """
+    connection = site.connection
+    with driver_errors("looking at slots and publication"):
+        slots = tuple(slot.find(connection, site.stream))
+        database = read_database(connection, site.beat_table)
+        found = publication.read(connection, publication.name_of(site.stream))
+        problems: tuple[str, ...] = ()
+        if not any(each.active for each in slots):
+            problems = tuple(_mend(site, found))
+    return startup.Facts(
+        slots=slots,
+        log=read_tail(site.log, site.topic),
+        database=database,
+        has_publication=found is not None,
+        problems=problems,
+        new_epoch=new_epoch,
+    )
+
+
+def read_database(connection: psycopg.Connection, beat_table: TableName) -> startup.Database:
+    """Describe the database.
+
+    Raises:
+        Refused: it lacks the table of the beat.
+    """
+    row = connection.execute(_DATABASE).fetchone()
+    if row is None:
+        raise AssertionError("a SELECT without FROM gives one row")
+    system_id, in_recovery, wal_level, wal_end, timeline = row
+    try:
+        newest = beat.read(connection, beat_table)
+    except psycopg.errors.UndefinedTable as error:
+        raise Refused(
+            f"The database lacks the table {beat_table}.", remedy="Run `manage.py migrate`."
+        ) from error
+    return startup.Database(
+        system_id, int(timeline, 16), in_recovery, wal_level, parse_lsn(wal_end), newest
+    )
+
+
+def _mend(site: Site, found: publication.Publication | None) -> list[str]:
+    """Bring publication and identities in order, if allowed; say what is still wrong."""
+    statements = prepare.statements(site.connection, site.stream, site.releases)
+    if found is None:
+        # Of a first or new epoch; for any other the decision refuses.
+        statements = [each for each in statements if not each.creates_publication]
+    if site.auto_prepare:
+        statements = prepare.run(site.connection, statements)
+    return [
+        *prepare.unreplicable(site.connection, site.releases),
+        *(publication.problems(found) if found else ()),
+        *(each.problem for each in statements if each.needed),
+    ]
+
+
+def begin(
+    site: Site, *, new_epoch: bool, reason: str, stop: Stop, turned: Callable[[], None]
+) -> Start | None:
+    """Start up: wait while another capture runs, then do what the facts say.
+
+    Args:
+        site: what to work with.
+        new_epoch: the operator asks for a new epoch.
+        reason: why, for the record.
+        stop: ends the waiting.
+        turned: called each time it looks again.
+
+    Returns:
+        Where to go on; None if it was told to stop while it waited.
+
+    Raises:
+        Refused: going on would lose or mix data.
+        DatabaseUnavailable, LogUnavailable: try again.
+    """
+    waiting = False
+    while True:
+        facts = gather(site, new_epoch=new_epoch)
+        decision = startup.decide(facts)
+        if not isinstance(decision, startup.Standby):
+            return _execute(site, facts, decision, reason)
+        if not waiting:
+            logger.info(
+                "Another capture streams from %s; waiting to take over.",
+                decision.slot.name,
+                extra={"event": "standby", "slot": decision.slot.name},
+            )
+            waiting = True
+        turned()
+        if stop.wait(STANDBY_EVERY):
+            return None
+
+
+def _execute(site: Site, facts: startup.Facts, decision: startup.Decision, reason: str) -> Start:
+    match decision:
+        case startup.BeginEpoch():
+            return _begin_epoch(site, facts, decision, reason)
+        case startup.AppendEpoch():
+            epoch = _append_epoch(site, facts, decision)
+            return Start(decision.slot, epoch, facts.database.beat)
+        case startup.Go() if facts.log.epoch is not None:
+            return Start(decision.slot, facts.log.epoch, facts.database.beat)
+        case startup.Refuse():
+            raise decision.error()
+        case _:
+            raise AssertionError("a slot goes on only in an epoch that the log knows")
+
+
+def _begin_epoch(
+    site: Site, facts: startup.Facts, decision: startup.BeginEpoch, reason: str
+) -> Start:
+    """Publication first, then the slot, then the record: the slot must see the publication."""
+    connection = site.connection
+    with driver_errors("beginning an epoch"):
+        for name in decision.drop:
+            slot.drop(connection, name)
+        missing = prepare.statements(connection, site.stream, site.releases)
+        _demand(prepare.run(connection, missing) if site.auto_prepare else missing)
+        name = slot.name_of(site.stream, slot.new_epoch_id())
+        start = _created(connection, name)
+    (made,) = (each for each in slot.find(connection, site.stream) if each.name == name)
+    first = "first start" if not decision.previous else reason
+    append = startup.AppendEpoch(made, decision.previous, start, first)
+    return Start(made, _append_epoch(site, facts, append), facts.database.beat)
+
+
+def _demand(left: Sequence[prepare.Statement]) -> None:
+    needed = [each.problem for each in left if each.needed]
+    if needed:
+        raise Refused(" ".join(needed), remedy=startup.PREPARE)
+
+
+def _created(connection: psycopg.Connection, name: str) -> Lsn:
+    try:
+        return slot.create(connection, name)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise Refused(
+            "The role may not create a replication slot.",
+            remedy="Run as a superuser: ALTER ROLE <the role of DATABASE> REPLICATION.",
+        ) from error
+    except psycopg.errors.ConfigurationLimitExceeded as error:
+        raise Refused(
+            "All replication slots of the server are in use.",
+            remedy="Raise max_replication_slots and restart Postgres, or drop unused slots.",
+        ) from error
+
+
+def _append_epoch(site: Site, facts: startup.Facts, decision: startup.AppendEpoch) -> EpochStart:
+    epoch = EpochStart(
+        id=EpochId(decision.slot.epoch),
+        previous=decision.previous,
+        start=decision.start,
+        system_id=facts.database.system_id,
+        timeline=facts.database.timeline,
+        reason=decision.reason,
+    )
+    writer = site.log.writer(site.topic)
+    try:
+        publish_epoch(writer, epoch, site.source, timeout=_EPOCH_TIMEOUT)
+    finally:
+        writer.close(1.0)
+    logger.info(
+        "Epoch %s begins (%s).", epoch.id, epoch.reason, extra={"event": "epoch", "id": epoch.id}
+    )
+    return epoch

@@ -1,0 +1,347 @@
+"""Answers requests: reads rows under one snapshot and gives them their exact place in the stream.
+
+The order of the steps is what makes an answer exact:
+
+1. the reader retains row events from now on, and notes the commits that snapshots may not see yet;
+2. LOCK TABLE before any snapshot: a migration or TRUNCATE in progress would show an empty table;
+3. the snapshot; unless it sees every commit noted, all is thrown away and tried again;
+4. the rows are read, and what they point to;
+5. a logical message is committed. The reader publishes the answer at that commit, and repeats the
+   events of earlier transactions that the snapshot did not see.
+
+Runs in a thread of its own with a connection of its own, one fetch at a time, keys before pages.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import psycopg
+from psycopg import sql
+
+from replicator.envelope import Answer, RowHash, Value, encode_key
+from replicator.metrics import counter, histogram
+from replicator.plan import DatasetPlan, TableName
+from replicator.postgres import driver_errors
+from replicator.requests import KeysRequest, PageRequest, fingerprint
+from replicator.stop import Stop
+from replicator_capture import beat, metrics
+from replicator_capture.answer_plan import AnswerPlan, Refusal, resolve
+from replicator_capture.closure import Closure
+from replicator_capture.desk import Desk, Reading, Retention
+from replicator_capture.inbox import Inbox
+from replicator_capture.spool import Spool
+from replicator_capture.table_read import TableRead, Texts, identifier, key_text
+from replicator_capture.visibility import Snapshot, parse_snapshot, visible
+
+logger = logging.getLogger(__name__)
+
+Request = KeysRequest | PageRequest
+
+LAG_FOR_PAGES = 5.0
+"""Seconds by which the reader may be behind while pages are read."""
+_CONTENT = b"fetch:"
+_HASHES_PER_RECORD = 1_000
+_PATIENCE = 60.0
+_PAUSE = 0.1
+
+_REFUSED = (
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    psycopg.DataError,
+    psycopg.ProgrammingError,
+)
+_BUSY = (
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+)
+_SETTINGS = (
+    "SET LOCAL synchronous_commit = local",
+    "SET LOCAL row_security = off",
+    "SET LOCAL lock_timeout = '2s'",
+    "SET LOCAL statement_timeout = '60s'",
+)
+
+_dumps = msgspec.json.Encoder().encode
+_loads = msgspec.json.Decoder(list[int | bool | str | None]).decode
+
+
+class _NotYetVisible(Exception):
+    """A commit that was read before is not visible in the snapshot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What requests are answered with.
+
+    Attributes:
+        stream: name of the stream, for metrics.
+        datasets: those that it carries, by name.
+        allows: whether a target may ask for a dataset.
+    """
+
+    stream: str
+    datasets: Mapping[str, DatasetPlan]
+    allows: Callable[[str, str], bool]
+
+
+class Fetcher:
+    """Takes requests from the inbox and answers them, until it is to stop.
+
+    Args:
+        connection: of its own, in autocommit mode.
+        site: what requests are answered with.
+        inbox: where requests come from.
+        desk: where the reader is met.
+        stop: of this run.
+    """
+
+    def __init__(
+        self, connection: psycopg.Connection, site: Site, inbox: Inbox, desk: Desk, stop: Stop
+    ) -> None:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        self._connection = connection
+        self._site, self._inbox, self._desk, self._stop = site, inbox, desk, stop
+
+    def run(self) -> None:
+        """Serve until it is to stop.
+
+        Raises:
+            DatabaseUnavailable: the connection broke.
+        """
+        while not self._stop.is_set():
+            pages = self._desk.lag <= LAG_FOR_PAGES
+            request = self._inbox.next(pages=pages, timeout=0.2)
+            if request is not None:
+                self._serve(request)
+
+    def _serve(self, request: Request) -> None:
+        began = time.monotonic()
+        with driver_errors("answering a fetch"):
+            outcome = self._answer(request)
+        if outcome != "dropped":
+            self._inbox.answered(request)
+        stream, kind = self._site.stream, request.kind
+        counter(metrics.FETCHES).labels(stream, request.target, kind, outcome).inc()
+        histogram(metrics.FETCH_SECONDS).labels(stream, kind).observe(time.monotonic() - began)
+
+    def _answer(self, request: Request) -> str:
+        """Answer a request; say what became of it: answered, refused, dropped."""
+        content = _CONTENT + secrets.token_hex(16).encode()
+        try:
+            plan = resolve(request, self._site.datasets, self._site.allows)
+        except Refusal as refusal:
+            return self._refuse(request, str(refusal), content)
+        retention = self._desk.open(plan.tables, self._stop)
+        try:
+            reading = self._read(request, plan, retention, content)
+            return "answered" if self._published(reading) else "dropped"
+        except Refusal as refusal:
+            reason = str(refusal)
+        except _BUSY as error:
+            self._log_drop(request, error)
+            return "dropped"
+        except _REFUSED as error:
+            reason = f"Postgres refused to read the rows ({type(error).__name__})."
+        finally:
+            self._desk.close(content, retention)
+        return self._refuse(request, reason, _CONTENT + secrets.token_hex(16).encode())
+
+    def _log_drop(self, request: Request, error: Exception) -> None:
+        logger.warning(
+            "A fetch for %s was given up (%s); the target asks again.",
+            request.target,
+            type(error).__name__,
+            extra={"event": "fetch_dropped", "target": request.target},
+        )
+
+    def _published(self, reading: Reading) -> bool:
+        try:
+            return reading.wait(self._stop)
+        finally:
+            reading.rows.close()
+
+    def _refuse(self, request: Request, reason: str, content: bytes) -> str:
+        """Publish that the request is not answered, at a position of its own."""
+        logger.warning(
+            "A fetch for %s was refused: %s",
+            request.target,
+            reason,
+            extra={"event": "fetch_refused", "target": request.target},
+        )
+        retention = self._desk.open(frozenset(), self._stop)
+        answer = _answer_of(request, refused=reason)
+        reading = Reading(answer, Spool(), None, retention)
+        try:
+            self._desk.register(content, reading)
+            with self._connection.transaction():
+                self._connection.execute(_SETTINGS[0])
+                beat.emit(self._connection, content)
+            return "refused" if self._published(reading) else "dropped"
+        finally:
+            self._desk.close(content, retention)
+
+    def _read(
+        self, request: Request, plan: AnswerPlan, retention: Retention, content: bytes
+    ) -> Reading:
+        """Read until a snapshot sees all that was noted; commit the message."""
+        until = time.monotonic() + _PATIENCE
+        while True:
+            rows = Spool()
+            try:
+                return self._read_once(request, plan, retention, content, rows)
+            except _NotYetVisible:
+                rows.close()
+                counter(metrics.FETCH_RETRIES).labels(self._site.stream).inc()
+                if time.monotonic() > until or self._stop.wait(_PAUSE):
+                    raise psycopg.errors.LockNotAvailable("not visible yet") from None
+            except BaseException:
+                rows.close()
+                raise
+
+    def _read_once(
+        self,
+        request: Request,
+        plan: AnswerPlan,
+        retention: Retention,
+        content: bytes,
+        rows: Spool,
+    ) -> Reading:
+        with self._connection.transaction():
+            snapshot = self._lock_and_snapshot(plan.tables)
+            if not all(visible(xid, snapshot) for xid in retention.noted):
+                raise _NotYetVisible
+            retention.snapshot = snapshot
+            answer = _RowReader(self._connection, plan, rows).read(request)
+            reading = Reading(answer, rows, snapshot, retention)
+            self._desk.register(content, reading)
+            beat.emit(self._connection, content)
+        labels = (self._site.stream, request.target)
+        counter(metrics.FETCHED_ROWS).labels(*labels).inc(len(rows))
+        return reading
+
+    def _lock_and_snapshot(self, tables: Iterable[TableName]) -> Snapshot:
+        for setting in _SETTINGS:
+            self._connection.execute(setting)
+        self._connection.execute(
+            sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(
+                sql.SQL(", ").join(identifier(table) for table in sorted(tables))
+            )
+        )
+        row = self._connection.execute("SELECT pg_current_snapshot()::text").fetchone()
+        if row is None:
+            raise AssertionError("a SELECT without FROM gives one row")
+        return parse_snapshot(row[0])
+
+
+class _RowReader:
+    """Reads the rows of one request, and what they point to, into a spool."""
+
+    def __init__(self, connection: psycopg.Connection, plan: AnswerPlan, rows: Spool) -> None:
+        self._connection, self._plan, self._rows = connection, plan, rows
+        self._closure = Closure(plan.links)
+        self._reads: dict[TableName, TableRead] = {}
+
+    def read(self, request: Request) -> Answer:
+        """Read what is asked for; give the closing fields of the answer."""
+        if isinstance(request, PageRequest):
+            return self._page(request)
+        for label, keys in request.keys.items():
+            read = self._table(self._plan.releases[label].table)
+            texts = [tuple(map(key_text, key)) for key in keys]
+            found = read.by_values(read.release.key, texts, hashes=request.hashes)
+            if request.hashes:
+                self._add_hashes(read, found)
+                continue
+            self._add(read, found)
+            for missing in read.missing(texts):
+                gone = read.encoder.missing([text for text in missing if text is not None])
+                self._rows.add(gone, read.release.table)
+        self._close()
+        return _answer_of(request)
+
+    def _page(self, request: PageRequest) -> Answer:
+        if self._plan.page is None:
+            raise AssertionError("a page request resolves to a page")
+        rule, release = self._plan.page
+        read = self._table(release.table)
+        found = read.page(rule, request.after, request.limit, hashes=request.hashes)
+        add = self._add_hashes if request.hashes else self._add
+        count, last = add(read, found)
+        self._close()
+        full = count == request.limit
+        return _answer_of(request, last_key=last if full else None, estimated=read.estimate(rule))
+
+    def _table(self, table: TableName) -> TableRead:
+        if table not in self._reads:
+            self._reads[table] = TableRead(self._connection, self._plan.releases[str(table)])
+        return self._reads[table]
+
+    def _add(self, read: TableRead, found: Iterable[Texts]) -> tuple[int, tuple[Value, ...]]:
+        """Add rows to the answer; give their number and the last one's key."""
+        release, encode, add = read.release, read.encoder.row, self._rows.add
+        places = [release.columns.index(name) for name in release.key]
+        linked = [(n, release.columns.index(n)) for n in self._closure.columns_of(release.table)]
+        count, last = 0, b""
+        for texts in found:
+            key = tuple((texts[n] or b"").decode() for n in places)
+            row = {name: _decoded(texts[n]) for name, n in linked}
+            count += 1
+            encoded = encode(texts)
+            last = encoded[0]
+            if self._closure.note(release.table, key, row):
+                add(encoded, release.table)
+        return count, _key_values(last)
+
+    def _close(self) -> None:
+        """Read what the rows point to, until nothing new turns up."""
+        while lookups := self._closure.lookups():
+            for lookup in lookups:
+                read = self._table(lookup.table)
+                self._add(read, read.by_values(lookup.columns, lookup.values))
+
+    def _add_hashes(self, read: TableRead, found: Iterable[Texts]) -> tuple[int, tuple[Value, ...]]:
+        """Add hash records to the answer; give the number of rows and the last one's key."""
+        table = read.release.table
+        hashes: list[RowHash] = []
+        count, last = 0, b""
+        for texts in found:
+            last, _ = read.encoder.missing([text or b"" for text in texts[:-1]])
+            hashes.append(RowHash(_key_values(last), (texts[-1] or b"").decode()))
+            count += 1
+            if len(hashes) == _HASHES_PER_RECORD:
+                self._rows.add(_hash_record(table, hashes), table)
+                hashes = []
+        if hashes:
+            self._rows.add(_hash_record(table, hashes), table)
+        return count, _key_values(last)
+
+
+def _hash_record(table: TableName, hashes: Sequence[RowHash]) -> tuple[bytes, bytes]:
+    return encode_key(str(table)), b'{"op":"h","hashes":%b,' % _dumps(hashes)
+
+
+def _key_values(record_key: bytes) -> tuple[Value, ...]:
+    """Give the key's values of a record's key."""
+    return tuple(_loads(record_key)[1:]) if record_key else ()
+
+
+def _decoded(text: bytes | None) -> str | None:
+    return None if text is None else text.decode()
+
+
+def _answer_of(
+    request: Request,
+    *,
+    last_key: tuple[Value, ...] | None = None,
+    estimated: int | None = None,
+    refused: str | None = None,
+) -> Answer:
+    plan = fingerprint(request.plan)
+    return Answer(request.target, request.id, plan, last_key, estimated, refused)

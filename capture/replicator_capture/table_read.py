@@ -1,0 +1,183 @@
+"""Rows of one table, read as Postgres' text by COPY, and encoded. Blocks on the database.
+
+COPY's text is the type's output text, as pgoutput sends it; a cast to text is not (it writes
+true for t, and pads addresses).
+
+Source: https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from psycopg import Connection, sql
+
+from replicator.filter_sql import filter_sql
+from replicator.plan import Release, RowsRule, TableName
+from replicator.requests import Key
+from replicator_capture.answer_plan import Refusal
+from replicator_capture.encode import ReadEncoder
+
+Texts = list[bytes | None]
+
+_COLUMNS = """
+SELECT a.attname::text, a.atttypid::int8, format_type(a.atttypid, NULL), c.relkind = 'p'
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_attribute a ON a.attrelid = c.oid
+WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped
+"""
+_ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
+_ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+
+
+class Column(NamedTuple):
+    """A column as the catalog knows it: type oid, and the type's name for SQL."""
+
+    oid: int
+    type: str
+
+
+def identifier(table: TableName) -> sql.Identifier:
+    """Name a table in SQL."""
+    return sql.Identifier(table.schema, table.name)
+
+
+def copy_rows(connection: Connection, query: sql.Composable) -> Iterator[Texts]:
+    """Run a query and give its rows as Postgres' text."""
+    statement = sql.SQL("COPY ({}) TO STDOUT").format(query)
+    rest = b""
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        for data in copy:
+            block = rest + bytes(data)
+            lines = block.split(b"\n")
+            rest = lines.pop()
+            for line in lines:
+                yield parse_line(line)
+
+
+def parse_line(line: bytes) -> Texts:
+    """Read a line of COPY's text format, without its newline."""
+    fields: list[bytes] = line.split(b"\t")
+    if b"\\" not in line:
+        return list(fields)
+    return [None if field == b"\\N" else _unescape(field) for field in fields]
+
+
+def _unescape(field: bytes) -> bytes:
+    return _ESCAPED.sub(lambda found: _ESCAPES.get(found[1], found[1]), field)
+
+
+def array_literal(values: Sequence[str], type_name: str) -> sql.Composed:
+    """Write an array of input texts. The type's name comes from the catalog."""
+    escaped = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
+    text = "{" + ",".join(f'"{value}"' for value in escaped) + "}"
+    return sql.SQL("{}::{}[]").format(sql.Literal(text), sql.SQL(type_name))
+
+
+def key_text(value: int | bool | str) -> str:
+    """Give a key's value as Postgres' input text."""
+    if isinstance(value, bool):
+        return "t" if value else "f"
+    return str(value)
+
+
+class TableRead:
+    """Reads released columns of one table, inside the fetch's transaction.
+
+    Args:
+        connection: in that transaction, the table locked.
+        release: what of the table may leave.
+
+    Raises:
+        Refusal: the table, or a released column, is not there.
+    """
+
+    def __init__(self, connection: Connection, release: Release) -> None:
+        self._connection = connection
+        self.release = release
+        table = release.table
+        rows = connection.execute(_COLUMNS, (table.schema, table.name)).fetchall()
+        self._columns = {name: Column(oid, type_name) for name, oid, type_name, _ in rows}
+        if any(name not in self._columns for name in release.columns):
+            raise Refusal(f"{table} lacks columns that {release.label} releases.")
+        # A child of plain inheritance is another table in the stream; a partition is not.
+        only = sql.SQL("") if rows[0][3] else sql.SQL("ONLY ")
+        self._from = sql.SQL("{}{} AS t").format(only, identifier(table))
+        self.encoder = ReadEncoder(release, [self._columns[n].oid for n in release.columns])
+
+    def by_values(
+        self, columns: Sequence[str], values: Sequence[Sequence[str]], *, hashes: bool = False
+    ) -> Iterator[Texts]:
+        """Read the rows whose columns have one of these values, given as input texts."""
+        query = sql.SQL("SELECT {} FROM {} WHERE ({}) IN (SELECT * FROM {})").format(
+            self._selected(hashes=hashes),
+            self._from,
+            sql.SQL(", ").join(_column(name) for name in columns),
+            self._unnest(columns, values),
+        )
+        return copy_rows(self._connection, query)
+
+    def missing(self, keys: Sequence[Sequence[str]]) -> Iterator[Texts]:
+        """Give those of the keys that no row has, as output texts."""
+        pairs = [
+            sql.SQL("{} = k.{}").format(_column(name), sql.Identifier(name))
+            for name in self.release.key
+        ]
+        query = sql.SQL("SELECT DISTINCT * FROM {} WHERE NOT EXISTS (SELECT FROM {} WHERE {})")
+        return copy_rows(
+            self._connection,
+            query.format(
+                self._unnest(self.release.key, keys), self._from, sql.SQL(" AND ").join(pairs)
+            ),
+        )
+
+    def page(
+        self, rule: RowsRule, after: Key | None, limit: int, *, hashes: bool = False
+    ) -> Iterator[Texts]:
+        """Read rows that pass the rule's filter, in key order, behind a key."""
+        key = sql.SQL(", ").join(_column(name) for name in self.release.key)
+        behind = sql.SQL("TRUE")
+        if after is not None:
+            bounds = sql.SQL(", ").join(sql.Literal(key_text(value)) for value in after)
+            behind = sql.SQL("({}) > ({})").format(key, bounds)  # type: ignore[assignment]
+        query = sql.SQL("SELECT {} FROM {} WHERE {} AND {} ORDER BY {} LIMIT {}").format(
+            self._selected(hashes=hashes),
+            self._from,
+            filter_sql(rule.filter, _column),
+            behind,
+            key,
+            sql.Literal(limit),
+        )
+        return copy_rows(self._connection, query)
+
+    def estimate(self, rule: RowsRule) -> int:
+        """Give how many rows the planner expects to pass the rule's filter."""
+        query = sql.SQL("EXPLAIN (FORMAT JSON) SELECT FROM {} WHERE {}").format(
+            self._from, filter_sql(rule.filter, _column)
+        )
+        row = self._connection.execute(query).fetchone()
+        return int(row[0][0]["Plan"]["Plan Rows"]) if row else 0
+
+    def _selected(self, *, hashes: bool) -> sql.Composed:
+        if not hashes:
+            return sql.SQL(", ").join(_column(name) for name in self.release.columns)
+        keys = [_column(name) for name in self.release.key]
+        return sql.SQL(", ").join([*keys, row_hash(self.release.columns)])
+
+    def _unnest(self, columns: Sequence[str], values: Sequence[Sequence[str]]) -> sql.Composed:
+        arrays = [
+            array_literal([row[n] for row in values], self._columns[name].type)
+            for n, name in enumerate(columns)
+        ]
+        names = sql.SQL(", ").join(map(sql.Identifier, columns))
+        return sql.SQL("unnest({}) AS k ({})").format(sql.SQL(", ").join(arrays), names)
+
+
+def row_hash(columns: Sequence[str]) -> sql.Composed:
+    """Compose the hash of a row as verify compares it, over these columns of `t`."""
+    texts = sql.SQL(", ").join(sql.SQL("{}::text").format(_column(name)) for name in columns)
+    return sql.SQL("pg_catalog.md5(ROW({})::text)").format(texts)
+
+
+def _column(name: str) -> sql.Identifier:
+    return sql.Identifier("t", name)
