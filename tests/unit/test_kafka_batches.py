@@ -49,7 +49,7 @@ def plain_body(records):
 
 
 def theirs(records, codec=0, headers=()):
-    """The batch as kafka-python's own builder writes it."""
+    """Let kafka-python's own builder write the batch."""
     builder = MemoryRecordsBuilder(2, codec, NO_LIMIT)
     for key, value in records:
         builder.append(1_700_000_000_000, key, value, list(headers))
@@ -152,7 +152,7 @@ def test_snappy_of_other_producers_is_read():
 
 
 def rewritten(data, attributes):
-    """The batch with other attributes and a right checksum."""
+    """Give the batch other attributes and a right checksum."""
     data = bytearray(data)
     data[21:23] = attributes.to_bytes(2, "big")
     data[17:21] = crc32c(data[21:]).to_bytes(4, "big")

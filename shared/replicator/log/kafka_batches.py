@@ -39,6 +39,7 @@ Finished = Callable[[BaseException | None], None]
 
 _VERSION = "3.0."
 _POLL_RECORDS = 2_000
+_RUN_BYTES = 1 << 20
 
 
 class Publisher(Protocol):
@@ -301,7 +302,21 @@ class PolledRecords:
     def receive(self, timeout: float) -> Sequence[Arrived]:
         """See `Receiver.receive`."""
         polled = self._consumer.poll(timeout_ms=timeout * 1000, max_records=_POLL_RECORDS)
-        return [_ArrivedRecords(some) for some in polled.values() if some]
+        return [_ArrivedRecords(run) for some in polled.values() for run in _runs(some)]
+
+
+def _runs(records: Iterable[Any]) -> Iterator[list[Any]]:
+    """Cut into runs of a megabyte or so, that a poll of the log can be bounded."""
+    run: list[Any] = []
+    size = 0
+    for record in records:
+        run.append(record)
+        size += max(record.serialized_value_size, 0)
+        if size > _RUN_BYTES:
+            yield run
+            run, size = [], 0
+    if run:
+        yield run
 
 
 # Does kafka-python look as expected?

@@ -1,7 +1,7 @@
 """Opens kafka-python's clients: configuration, security options, errors in Replicator's words.
 
 Owns no connection. Passwords and row values stay out of messages: kafka-python prints both on
-level DEBUG, so its loggers are kept at INFO unless somebody has set them.
+level DEBUG, so its loggers are kept at WARNING unless somebody has set them.
 """
 
 import logging
@@ -72,10 +72,10 @@ def require_fast_checksums() -> None:
 
 
 def keep_secrets_out_of_logs() -> None:
-    """Keep kafka-python's loggers at INFO: on DEBUG they print passwords and row values."""
+    """Keep kafka-python's loggers at WARNING: on DEBUG they print passwords and row values."""
     logger = logging.getLogger("kafka")
     if logger.level == logging.NOTSET:
-        logger.setLevel(logging.INFO)
+        logger.setLevel(logging.WARNING)
 
 
 def client_options(options: Mapping[str, object]) -> dict[str, object]:
