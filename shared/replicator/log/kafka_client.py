@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, errors
-from kafka.net.compat import KafkaNetClient
 from kafka.record import util
 
 from replicator.errors import (
@@ -21,6 +20,7 @@ from replicator.errors import (
     LogUnavailable,
     ReplicatorError,
 )
+from replicator.log.kafka_sockets import DIRECT
 
 FETCH_BYTES = 8 << 20
 """Bytes of a fetch, of a poll and of the largest request."""
@@ -136,13 +136,15 @@ class Clients:
     def _open(self, kind: Callable[..., Client], settings: Mapping[str, object]) -> Client:
         """Open a client; one that fails half-way is closed, its thread would live on."""
         self._probe()
-        opened: list[KafkaNetClient] = []
+        opened: list[Any] = []
 
-        def connect(**configs: object) -> KafkaNetClient:
-            opened.append(KafkaNetClient(**configs))
+        def connect(**configs: object) -> object:
+            opened.append(KafkaProducer.DEFAULT_CONFIG["kafka_client"](**configs))
             return opened[0]
 
         options = {**self._options, **settings, "kafka_client": connect}
+        if not self._proxied:
+            options["proxy_url"] = DIRECT
         try:
             with translated("connecting"):
                 return kind(bootstrap_servers=self._servers, **options)
@@ -152,9 +154,13 @@ class Clients:
                     client.close()
             raise
 
+    @property
+    def _proxied(self) -> bool:
+        return bool(self._options.get("proxy_url") or self._options.get("socks5_proxy"))
+
     def _probe(self) -> None:
         """Find out in a moment, and without a client, that nobody listens."""
-        if self._options.get("proxy_url") or self._options.get("socks5_proxy"):
+        if self._proxied:
             return
         for server in self._servers:
             host, _, port = server.rpartition(":")
