@@ -56,12 +56,12 @@ class Release(msgspec.Struct, frozen=True):
         columns: released columns in the model's order; the key is always among them, generated
             columns never are (Postgres does not publish them before 18, and nobody may write them).
         excluded: columns of the model that stay.
-        fill: what an INSERT must write into excluded columns that are NOT NULL and have no default
-            in the database: column and Postgres text of the field's default.
         generated: columns that Postgres computes.
         foreign_keys: references among the released columns.
         unique: column sets that are unconditionally unique, apart from the key, if wholly released.
         stream: name of the stream that carries the table.
+        fill: what an INSERT must write into excluded columns that are NOT NULL and have no default
+            in the database: column and Postgres text of the field's default.
     """
 
     label: str
@@ -69,11 +69,11 @@ class Release(msgspec.Struct, frozen=True):
     key: tuple[str, ...]
     columns: tuple[str, ...]
     excluded: tuple[str, ...] = ()
-    fill: tuple[tuple[str, str], ...] = ()
     generated: tuple[str, ...] = ()
     foreign_keys: tuple[ForeignKey, ...] = ()
     unique: tuple[tuple[str, ...], ...] = ()
     stream: str = "main"
+    fill: tuple[tuple[str, str], ...] = ()
 
 
 class Compare(msgspec.Struct, frozen=True, tag_field="node", tag="compare"):

@@ -1,6 +1,8 @@
 """The static system checks: each id stands for its mistake, with a hint, and for no other."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from django.apps import apps
@@ -131,38 +133,42 @@ def test_a_dataset_in_two_streams():
     assert "E032" in found()
 
 
-def test_proxies_are_refused():
-    with isolate_apps("tests.support.sample.polls"):
-
-        class Proxy(Question):
-            class Meta:
-                proxy = True
-                app_label = "polls"
-
-    # The label is looked up in the real registry, where the proxy is only for this test.
-    apps.all_models["polls"]["proxy"] = Proxy
+@contextmanager
+def known(model: type[models.Model]) -> Iterator[None]:
+    """Let labels find a model that was made in isolation, for as long as the context."""
+    name = model._meta.model_name
+    apps.all_models["polls"][name] = model
+    apps.clear_cache()
     try:
+        yield
+    finally:
+        del apps.all_models["polls"][name]
+        apps.clear_cache()
+
+
+@isolate_apps("tests.support.sample.polls")
+def test_proxies_are_refused():
+    class Proxy(Question):
+        class Meta:
+            proxy = True
+            app_label = "polls"
+
+    with known(Proxy):
         opt_in(Proxy)
         assert found() == {"E011": ["polls.Proxy is a proxy and has no table"]}
-    finally:
-        del apps.all_models["polls"]["proxy"]
 
 
+@isolate_apps("tests.support.sample.polls")
 def test_two_models_on_one_table():
-    with isolate_apps("tests.support.sample.polls"):
+    class Twin(models.Model):
+        class Meta:
+            app_label = "polls"
+            db_table = "polls_question"
 
-        class Twin(models.Model):
-            class Meta:
-                app_label = "polls"
-                db_table = "polls_question"
-
-    apps.all_models["polls"]["twin"] = Twin
-    try:
+    with known(Twin):
         opt_in(Question)
         opt_in(Twin)
         assert set(found()) == {"E015"}
-    finally:
-        del apps.all_models["polls"]["twin"]
 
 
 def test_foreign_keys_that_leave_the_dataset():
