@@ -1,0 +1,78 @@
+"""What `replicator check` probes on a target.
+
+E140 the role may not make temporary tables
+E141 the schema `replicator` is missing and the role may not create it
+W140 the log has no topic of the source yet
+W141 a table has triggers of its own, which fire for replicated rows too
+"""
+
+from collections.abc import Iterator
+
+import psycopg
+from django.core.checks import CheckMessage, Error
+from django.core.checks import Warning as Advice
+
+from replicator.compiler import find_dataset
+from replicator.log.port import open_log
+from replicator.plan import TableName
+from replicator.postgres import driver_errors
+from replicator.preflight import TableFacts, read_tables, server_messages, table_messages
+from replicator.settings import ReplicatorSettings, Subscription, stream_topic
+
+PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE")
+PREPARE = "Run `replicator prepare target` as the owner of the database."
+
+
+def probe(settings: ReplicatorSettings, connection: psycopg.Connection) -> list[CheckMessage]:
+    """Probe the database of a target, and the logs it reads.
+
+    Raises:
+        DatabaseUnavailable, LogUnavailable: it is away.
+    """
+    with driver_errors("probing the target"):
+        messages = list(server_messages(connection))
+        messages += _database(connection)
+        for facts in read_tables(connection, _tables(settings), PRIVILEGES):
+            messages += table_messages(facts)
+            messages += trigger_checks(facts)
+    for subscription in settings.subscriptions:
+        messages += _topic(settings, subscription)
+    return messages
+
+
+def _tables(settings: ReplicatorSettings) -> list[TableName]:
+    plans = {each.name: find_dataset(each.name) for each in settings.subscriptions}
+    return sorted({release.table for plan in plans.values() for release in plan.releases})
+
+
+def trigger_checks(facts: TableFacts) -> Iterator[CheckMessage]:
+    """Say which triggers of the target may change what is written. Pure."""
+    if facts.triggers:
+        text = f"It has triggers that fire for replicated rows too: {', '.join(facts.triggers)}."
+        hint = "See that they change no replicated column; `replicator verify` would show it."
+        yield Advice(text, hint, obj=facts.label, id="replicator.W141")
+
+
+def _database(connection: psycopg.Connection) -> Iterator[CheckMessage]:
+    row = connection.execute(
+        "SELECT has_database_privilege(current_database(), 'TEMPORARY'),"
+        " has_database_privilege(current_database(), 'CREATE'),"
+        " coalesce((SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace"
+        "           WHERE nspname = 'replicator'), false)"
+    ).fetchone()
+    temporary, create, in_schema = row if row is not None else (False, False, False)
+    if not temporary:
+        text = "The role may not make temporary tables."
+        yield Error(text, "Run GRANT TEMPORARY ON DATABASE … TO the role.", id="replicator.E140")
+    if not create and not in_schema:
+        text = "The role may not create tables in the schema `replicator`, or the schema."
+        yield Error(text, PREPARE, id="replicator.E141")
+
+
+def _topic(settings: ReplicatorSettings, subscription: Subscription) -> Iterator[CheckMessage]:
+    name = stream_topic(subscription.source, subscription.stream)
+    url, options = settings.log_of(subscription)
+    if not open_log(url, options).state(name).exists:
+        text = "The log has no such topic: nothing has been published yet."
+        hint = f"Start `replicator capture` in {subscription.source}; apply waits for it."
+        yield Advice(text, hint, obj=name, id="replicator.W140")

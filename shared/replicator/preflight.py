@@ -1,0 +1,165 @@
+"""Probes of a database that both sides need: version, pooler, clock, and what tables are like.
+
+Blocks on the database; gives findings as Django's check messages. Ids, with the sides' own:
+
+    E101 Postgres is older than 15                W101 Postgres is newer than any tested
+    E102 a pooler stands in between               W102 clocks differ
+    E103 a table is missing                       E104 a view, foreign table or the like
+    E105 a table is unlogged or temporary         E106 a privilege on a table is missing
+    E107 row-level security hides rows            E108 tables of the app `replicator` are missing
+
+    source: replicator_capture.preflight (E12x)   target: replicator_apply.preflight (E14x)
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import psycopg
+from django.core.checks import CheckMessage, Error
+from django.core.checks import Warning as Advice
+from psycopg.rows import class_row
+
+from replicator.models import Beat
+from replicator.plan import TableName
+
+OLDEST, NEWEST = 15, 18
+"""Major versions of Postgres that the tests run on."""
+
+CLOCK_TOLERANCE = 2.0
+"""Seconds that two clocks may differ; lags are wrong by as much."""
+
+
+class TableFacts(NamedTuple):
+    """A table as the catalog knows it.
+
+    Attributes:
+        kind: pg_class.relkind; None if there is no such table.
+        persistence: pg_class.relpersistence: p permanent, u unlogged, t temporary.
+        identity: pg_class.relreplident: d default, f full, i index, n nothing.
+        identity_columns: the columns that it is made of; empty under FULL and NOTHING.
+        owned: the role may act as its owner.
+        lacking: privileges of those asked for that the role does not have.
+        hides_rows: row-level security applies to the role.
+        triggers: the users' own that fire on ordinary sessions.
+    """
+
+    schema: str
+    name: str
+    kind: str | None
+    persistence: str
+    identity: str
+    identity_columns: Sequence[str]
+    owned: bool
+    lacking: Sequence[str]
+    hides_rows: bool
+    triggers: Sequence[str]
+
+    @property
+    def label(self) -> str:
+        """The table as messages name it."""
+        return f"{self.schema}.{self.name}"
+
+
+# https://www.postgresql.org/docs/current/catalog-pg-class.html
+_TABLES = """
+SELECT w.schema, w.name, c.relkind::text AS kind,
+       coalesce(c.relpersistence::text, '') AS persistence,
+       coalesce(c.relreplident::text, '') AS identity,
+       ARRAY(SELECT a.attname::text FROM pg_index i
+             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+             WHERE i.indrelid = c.oid AND i.indisvalid
+             AND CASE c.relreplident WHEN 'd' THEN i.indisprimary
+                                     WHEN 'i' THEN i.indisreplident ELSE false END
+            ) AS identity_columns,
+       coalesce(pg_has_role(c.relowner, 'USAGE'), false) AS owned,
+       ARRAY(SELECT p FROM unnest(%(privileges)s::text[]) p
+             WHERE NOT has_table_privilege(c.oid, p)) AS lacking,
+       coalesce(row_security_active(c.oid), false) AS hides_rows,
+       ARRAY(SELECT t.tgname::text FROM pg_trigger t
+             WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
+             ORDER BY t.tgname) AS triggers
+FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS w (schema, name)
+LEFT JOIN pg_namespace n ON n.nspname = w.schema
+LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
+ORDER BY w.schema, w.name
+"""
+
+
+def read_tables(
+    connection: psycopg.Connection, tables: Sequence[TableName], privileges: Sequence[str]
+) -> list[TableFacts]:
+    """Describe tables; `privileges` are those that the role needs on each (`SELECT`, …)."""
+    parameters = {
+        "schemas": [table.schema for table in tables],
+        "names": [table.name for table in tables],
+        "privileges": list(privileges),
+    }
+    with connection.cursor(row_factory=class_row(TableFacts)) as cursor:
+        return cursor.execute(_TABLES, parameters).fetchall()
+
+
+def table_messages(facts: TableFacts) -> Iterator[CheckMessage]:
+    """Say what makes a table unfit on either side. Pure."""
+    if facts.kind is None:
+        yield _error("E103", "The table does not exist.", "Run `manage.py migrate`.", facts.label)
+    elif facts.kind not in {"r", "p"}:
+        text = "It is no table (a view, foreign table or the like)."
+        yield _error("E104", text, "Use opt_out() for its model.", facts.label)
+    elif facts.persistence != "p":
+        text = "The table is unlogged or temporary: its changes never reach the WAL."
+        yield _error("E105", text, f"Run ALTER TABLE {facts.label} SET LOGGED.", facts.label)
+    elif facts.lacking:
+        wanted = ", ".join(facts.lacking)
+        text = f"The role lacks {wanted}."
+        yield _error("E106", text, f"Run GRANT {wanted} ON {facts.label} TO the role.", facts.label)
+    elif facts.hides_rows:
+        hint = "Let the role have BYPASSRLS, or own the table."
+        yield _error("E107", "Row-level security hides rows of it.", hint, facts.label)
+
+
+def server_messages(connection: psycopg.Connection) -> Iterator[CheckMessage]:
+    """Probe what concerns the whole server."""
+    yield from _version(connection.info.server_version // 10_000)
+    yield from _pooler(connection)
+    yield from _clock(connection)
+    yield from _own_tables(connection)
+
+
+def _version(major: int) -> Iterator[CheckMessage]:
+    if major < OLDEST:
+        text = f"Postgres {major} is too old."
+        yield _error("E101", text, f"Use Postgres {OLDEST} to {NEWEST}.")
+    elif major > NEWEST:
+        text = f"Postgres {major} is newer than any that was tested."
+        yield Advice(text, f"Tested are {OLDEST} to {NEWEST}.", id="replicator.W101")
+
+
+def _pooler(connection: psycopg.Connection) -> Iterator[CheckMessage]:
+    """Compare process ids: a pooler hands out ids of its own, for cancel requests."""
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    if row is not None and row[0] != connection.info.backend_pid:
+        text = "A pooler stands between here and Postgres; replication needs a direct connection."
+        yield _error("E102", text, "Set DIRECT to Postgres' own host and port.")
+
+
+def _clock(connection: psycopg.Connection) -> Iterator[CheckMessage]:
+    before = time.time()
+    row = connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
+    middle = (before + time.time()) / 2
+    skew = 0.0 if row is None else row[0] - middle
+    if abs(skew) > CLOCK_TOLERANCE:
+        text = f"The clocks of this machine and of Postgres differ by {skew:+.1f} s."
+        yield Advice(text, "Synchronise them (NTP): lags are wrong by it.", id="replicator.W102")
+
+
+def _own_tables(connection: psycopg.Connection) -> Iterator[CheckMessage]:
+    own = TableName("public", Beat._meta.db_table)
+    (facts,) = read_tables(connection, [own], [])
+    if facts.kind is None:
+        text = "The tables of the app `replicator` are missing."
+        yield _error("E108", text, "Run `manage.py migrate replicator`.")
+
+
+def _error(number: str, text: str, hint: str, table: str | None = None) -> Error:
+    return Error(text, hint, obj=table, id=f"replicator.{number}")
