@@ -1,0 +1,238 @@
+"""`replicator check` on real databases: what is wrong is found, with a hint, and nothing else."""
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+import replicator_apply.preflight
+import replicator_capture.preflight
+from replicator.log.port import open_log
+from replicator.preflight import server_messages
+from replicator.settings import ReplicatorSettings, stream_topic
+from replicator_capture.preflight import Server, server_checks
+from tests.conftest import SampleFactory, StartProcess
+from tests.support.sample.environments import environment
+
+GOOD = Server("logical", False, 1, 0, 10, 1, 10, True, True, 1024)
+
+
+@pytest.fixture
+def conninfo(sample_database: SampleFactory) -> str:
+    return sample_database()
+
+
+@pytest.fixture
+def role(conninfo: str) -> Iterator[str]:
+    """Connection parameters of a role without any right."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("CREATE ROLE modest LOGIN PASSWORD 'modest'")
+        yield make_conninfo(conninfo, user="modest", password="modest")
+        connection.execute("DROP OWNED BY modest")
+        connection.execute("DROP ROLE modest")
+
+
+def settings(tmp_path: Path, **more: object) -> ReplicatorSettings:
+    log = f"sqlite:///{tmp_path}/log.sqlite3"
+    return ReplicatorSettings.model_validate({"ENVIRONMENT": "here", "LOG": log, **more})
+
+
+def source(conninfo: str, wanted: ReplicatorSettings) -> set[tuple[str, object]]:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        found = replicator_capture.preflight.probe(wanted, connection, open_log(wanted.log))
+    assert all(message.hint for message in found)
+    return {(str(message.id).removeprefix("replicator."), message.obj) for message in found}
+
+
+def target(conninfo: str, wanted: ReplicatorSettings) -> set[tuple[str, object]]:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        found = replicator_apply.preflight.probe(wanted, connection)
+    assert all(message.hint for message in found)
+    return {(str(message.id).removeprefix("replicator."), message.obj) for message in found}
+
+
+def execute(conninfo: str, *statements: str) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def test_a_good_source_has_no_error(conninfo: str, tmp_path: Path) -> None:
+    found = source(conninfo, settings(tmp_path, TARGETS={"there": ["*"]}))
+    assert not {number for number, _ in found if number.startswith("E")}
+
+
+def test_what_is_wrong_with_tables_of_a_source(conninfo: str, tmp_path: Path) -> None:
+    execute(
+        conninfo,
+        "ALTER TABLE shop_orderline SET UNLOGGED",
+        "ALTER TABLE polls_question REPLICA IDENTITY NOTHING",
+        "DROP TABLE polls_vote",
+        "CREATE VIEW polls_vote AS SELECT 1 AS id",
+    )
+    before = source(conninfo, settings(tmp_path))
+    assert {
+        ("E105", "public.shop_orderline"),
+        ("E104", "public.polls_vote"),
+        ("W125", "public.polls_question"),
+    } <= before
+    by_hand = source(conninfo, settings(tmp_path, AUTO_PREPARE=False))
+    assert ("E125", "public.polls_question") in by_hand
+    assert ("E126", None) in by_hand
+    assert ("E127", stream_topic("here", "main")) in by_hand
+    execute(
+        conninfo,
+        "ALTER TABLE shop_orderline SET LOGGED",
+        "ALTER TABLE polls_question REPLICA IDENTITY FULL",
+        "DROP VIEW polls_vote",
+        "CREATE PUBLICATION replicator_main",
+    )
+    open_log(settings(tmp_path).log).create(stream_topic("here", "main"))
+    after = source(conninfo, settings(tmp_path, AUTO_PREPARE=False))
+    assert {each for each in after if each[0].startswith("E")} == {("E103", "public.polls_vote")}
+
+
+def test_what_a_role_of_a_source_lacks(conninfo: str, role: str, tmp_path: Path) -> None:
+    found = source(role, settings(tmp_path))
+    assert {("E124", None), ("E126", None), ("E106", "public.polls_question")} <= found
+    execute(
+        conninfo,
+        "ALTER ROLE modest REPLICATION",
+        "GRANT SELECT ON ALL TABLES IN SCHEMA public TO modest",
+        "ALTER TABLE polls_choice ENABLE ROW LEVEL SECURITY",
+        "CREATE PUBLICATION replicator_main",
+    )
+    found = source(role, settings(tmp_path))
+    assert {each for each in found if each[0].startswith("E")} == {("E107", "public.polls_choice")}
+
+
+def test_what_is_wrong_with_a_target(conninfo: str, role: str, tmp_path: Path) -> None:
+    wanted = settings(tmp_path, SUBSCRIPTIONS=[{"source": "prod", "dataset": "polls"}])
+    topic = stream_topic("prod", "main")
+    assert target(conninfo, wanted) == {("W140", topic)}
+    name = psycopg.conninfo.conninfo_to_dict(conninfo)["dbname"]
+    execute(
+        conninfo,
+        f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC',
+        f'GRANT CONNECT ON DATABASE "{name}" TO modest',
+        "GRANT SELECT ON ALL TABLES IN SCHEMA public TO modest",
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+        "CREATE TRIGGER loud BEFORE UPDATE ON polls_choice FOR EACH ROW EXECUTE FUNCTION f()",
+        "CREATE TRIGGER quiet BEFORE UPDATE ON polls_vote FOR EACH ROW EXECUTE FUNCTION f()",
+        "ALTER TABLE polls_vote DISABLE TRIGGER quiet",
+    )
+    open_log(wanted.log).create(topic)
+    assert target(role, wanted) == {
+        ("E140", None),
+        ("E141", None),
+        ("W141", "public.polls_choice"),
+        ("E106", "public.auth_user"),
+        ("E106", "public.polls_choice"),
+        ("E106", "public.polls_question"),
+        ("E106", "public.polls_vote"),
+    }
+    execute(
+        conninfo,
+        f'GRANT TEMPORARY ON DATABASE "{name}" TO modest',
+        "CREATE SCHEMA replicator AUTHORIZATION modest",
+        "GRANT ALL ON ALL TABLES IN SCHEMA public TO modest",
+    )
+    assert target(role, wanted) == {("W141", "public.polls_choice")}
+
+
+def test_a_database_that_was_not_migrated(database: Callable[[], str]) -> None:
+    with psycopg.connect(database(), autocommit=True) as connection:
+        assert [message.id for message in server_messages(connection)] == ["replicator.E108"]
+
+
+class _Pooled:
+    """A connection of which the pooler made up the process id."""
+
+    def __init__(self, connection: psycopg.Connection, version: int) -> None:
+        self.execute = connection.execute
+        self.cursor = connection.cursor
+        self.info = self
+        self.backend_pid = connection.info.backend_pid + 1
+        self.server_version = version
+
+
+@pytest.mark.parametrize(("version", "number"), [(140_011, "E101"), (190_000, "W101")])
+def test_pooler_and_version(conninfo: str, version: int, number: str) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        found = [message.id for message in server_messages(_Pooled(connection, version))]  # type: ignore[arg-type]
+    assert found == [f"replicator.{number}", "replicator.E102"]
+
+
+def test_clocks_that_differ(conninfo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    now = time.time
+    monkeypatch.setattr("replicator.preflight.time.time", lambda: now() + 60)
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        (message,) = server_messages(connection)
+    assert message.id == "replicator.W102"
+    assert "-60.0 s" in message.msg
+
+
+@pytest.mark.parametrize(
+    ("change", "number"),
+    [
+        ({"wal_level": "replica"}, "E120"),
+        ({"standby": True}, "E121"),
+        ({"slots": 10}, "E122"),
+        ({"senders": 10}, "E123"),
+        ({"replicates": False}, "E124"),
+        ({"keep": -1}, "W121"),
+    ],
+)
+def test_settings_of_the_server(change: dict[str, object], number: str) -> None:
+    assert not list(server_checks(GOOD))
+    (message,) = server_checks(GOOD._replace(**change))  # type: ignore[arg-type]
+    assert message.id == f"replicator.{number}"
+
+
+def test_own_slots_are_no_obstacle() -> None:
+    assert not list(server_checks(GOOD._replace(slots=10, own_slots=1)))
+
+
+def test_the_command(conninfo: str, tmp_path: Path, process: StartProcess) -> None:
+    plain = {"ENVIRONMENT": "here", "LOG": f"sqlite:///{tmp_path}/l", "TARGETS": {"there": ["*"]}}
+    good = process("replicator", "check", env=environment(conninfo, plain))
+    assert good.wait(60) == 0, good.output()
+    execute(conninfo, "ALTER TABLE shop_orderline SET UNLOGGED")
+    bad = process("replicator", "check", env=environment(conninfo, plain))
+    assert bad.wait(60) == 1
+    assert "✘ replicator.E105 (public.shop_orderline)" in bad.output()
+    assert "→ Run ALTER TABLE public.shop_orderline SET LOGGED." in bad.output()
+
+
+def test_the_command_names_what_is_away(tmp_path: Path, process: StartProcess) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        away = f"host=127.0.0.1 port={port} dbname=x user=x"
+        wanted = {"ENVIRONMENT": "here", "LOG": f"sqlite:///{tmp_path}/l", "TARGETS": {"t": ["*"]}}
+        command = process("replicator", "check", env=environment(away, wanted))
+        assert command.wait(60) == 3
+    lines = command.output().splitlines()
+    assert lines[-2].startswith("replicator: Postgres failed while connecting")
+    assert lines[-1].startswith("  → ")
+
+
+def test_wrong_settings_are_findings(conninfo: str, process: StartProcess) -> None:
+    wrong = {"ENVIRONMENT": "h?re", "LOG": "carrier-pigeon://x", "COLOUR": "red"}
+    command = process("replicator", "check", env=environment(conninfo, wrong))
+    assert command.wait(60) == 2
+    for key in ("ENVIRONMENT", "LOG", "COLOUR"):
+        assert key in command.output()
+
+
+def test_status_json_is_one_object(conninfo: str, tmp_path: Path, process: StartProcess) -> None:
+    wanted = {"ENVIRONMENT": "here", "LOG": f"sqlite:///{tmp_path}/l"}
+    command = process("replicator", "status", "--json", env=environment(conninfo, wanted))
+    assert command.wait(60) == 0, command.output()
+    assert json.loads(command.output())["environment"] == "here"
