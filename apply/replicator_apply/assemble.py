@@ -1,0 +1,183 @@
+"""Records in, whole transactions out: in order, each once, or a Hole. Pure, but for its spool.
+
+Fragments are collected per run, by ordinal, so that two captures, or a fragment and its repeat,
+cannot mix. The events of a transaction that grows large are kept as bytes in a temporary file;
+small ones stay in memory as parsed.
+"""
+
+import struct
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import IO
+
+from replicator.envelope import Answer, At
+from replicator.errors import Hole
+from replicator.positions import EpochId, Lsn, Offset, Position, RunId, format_lsn
+
+from replicator_apply.decode import Event
+
+SPOOL_AFTER = 20_000
+"""Events of one transaction that are kept in memory; the rest goes to a temporary file."""
+
+Parsed = tuple[bytes, Event]
+"""The record's key and its event."""
+
+_FRAME = struct.Struct("<II")
+
+
+class Spool:
+    """Records of one transaction that are too many for memory; removed when it is closed."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="replicator-")  # noqa: SIM115
+        self.count = 0
+
+    def append(self, key: bytes, value: bytes) -> None:
+        """Keep one record."""
+        self._file.write(_FRAME.pack(len(key), len(value)) + key + value)
+        self.count += 1
+
+    def records(self) -> Iterator[tuple[bytes, bytes]]:
+        """Give all records again, from the first; may be called any number of times."""
+        self._file.flush()
+        self._file.seek(0)
+        while header := self._file.read(_FRAME.size):
+            key, value = _FRAME.unpack(header)
+            yield self._file.read(key), self._file.read(value)
+
+    def close(self) -> None:
+        """Free the disk."""
+        self._file.close()
+
+
+@dataclass(slots=True)
+class Transaction:
+    """A source transaction, whole.
+
+    Attributes:
+        commit: its commit LSN.
+        next: the position once it is applied.
+        committed_ms: when it was committed, milliseconds since 1970.
+        events: the first of its row events, parsed, in order.
+        spool: the rest of them; None if `events` is all.
+        answer: set if it is the answer to a fetch.
+        resume: the offset to read from once it is applied.
+    """
+
+    commit: Lsn
+    next: Lsn
+    committed_ms: int
+    events: list[Parsed]
+    spool: Spool | None
+    answer: Answer | None
+    resume: Offset = Offset(0)
+
+    @property
+    def size(self) -> int:
+        """Row events in all."""
+        return len(self.events) + (self.spool.count if self.spool else 0)
+
+    def close(self) -> None:
+        """Free what it holds on disk."""
+        if self.spool:
+            self.spool.close()
+
+
+@dataclass(slots=True)
+class _Fragments:
+    """What has come of the transaction that a run is telling."""
+
+    commit: Lsn
+    first: Offset
+    next_ordinal: int = 0
+    events: list[Parsed] = field(default_factory=list)
+    spool: Spool | None = None
+
+    def close(self) -> None:
+        if self.spool:
+            self.spool.close()
+
+
+class Assembler:
+    """Rebuilt at every start of apply from the position that the target stores.
+
+    Attributes:
+        epoch: the epoch that it reads; records of others are skipped.
+        position: everything with a commit LSN below it has come out.
+    """
+
+    def __init__(self, position: Position) -> None:
+        self.epoch: EpochId = position.epoch
+        self.position: Lsn = position.next
+        self._open: dict[RunId, _Fragments] = {}
+
+    def wants(self, at: At, commit: Lsn) -> bool:
+        """Whether a record may add something: of this epoch, and not yet applied."""
+        return at.epoch == self.epoch and commit >= self.position
+
+    def feed(self, offset: Offset, key: bytes, value: bytes, event: Event) -> Transaction | None:
+        """Take the next record of the topic; give the transaction that it completes.
+
+        Args:
+            offset: where it stands in the topic.
+            key: the record's key.
+            value: its bytes, which are kept in place of the event if the transaction is large.
+            event: what it says.
+
+        Raises:
+            Hole: records are missing before the transaction that this one completes.
+        """
+        at, commit = event.at, event.source.lsn
+        if at.epoch != self.epoch or commit < self.position:
+            return None
+        parts = self._open.get(at.run)
+        if parts is None or parts.commit != commit:
+            if parts is not None:
+                self._open.pop(at.run).close()
+            if at.ordinal != 0:
+                return None
+            parts = self._open[at.run] = _Fragments(commit, offset)
+        elif at.ordinal != parts.next_ordinal:
+            return None
+        parts.next_ordinal += 1
+        if parts.spool is not None:
+            parts.spool.append(key, value)
+        else:
+            parts.events.append((key, event))
+            if len(parts.events) >= SPOOL_AFTER:
+                parts.spool = Spool()
+        if at.to is None:
+            return None
+        return self._complete(parts, event)
+
+    def _complete(self, parts: _Fragments, last: Event) -> Transaction:
+        at = last.at
+        del self._open[at.run]
+        if at.from_ is None or at.to is None or at.from_ > self.position:
+            parts.close()
+            raise Hole(
+                f"Records are missing from the log between {format_lsn(self.position)} and "
+                f"{format_lsn(at.from_ or Lsn(0))} of epoch {self.epoch}."
+            )
+        self.position = at.to
+        for run in [r for r, other in self._open.items() if other.commit < self.position]:
+            self._open.pop(run).close()
+        return Transaction(
+            parts.commit, at.to, last.source.ts_ms, parts.events, parts.spool, last.answer
+        )
+
+    def resume_at(self, following: Offset) -> Offset:
+        """Say where to read from after a restart: the first fragment that is still of use."""
+        return min([parts.first for parts in self._open.values()], default=following)
+
+    def close(self) -> None:
+        """Free what unfinished transactions hold on disk."""
+        for parts in self._open.values():
+            parts.close()
+        self._open.clear()
+
+
+def total(transactions: Iterable[Transaction]) -> int:
+    """Count the row events of some transactions."""
+    return sum(transaction.size for transaction in transactions)

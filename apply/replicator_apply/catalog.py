@@ -1,0 +1,166 @@
+"""What the target's tables look like, as its own catalog tells.
+
+Reads `pg_catalog` (https://www.postgresql.org/docs/current/catalogs.html); blocks on Postgres.
+Identifiers in SQL come from here and from Django's models, never from the wire.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from replicator.errors import ConfigurationError
+from replicator.plan import TableName
+
+Connection = psycopg.Connection[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its type as SQL writes it, and who fills it.
+
+    `generated`: computed by Postgres, never written; `sequence`: of which the column's default or
+    identity takes its values, quoted, "" if none.
+    """
+
+    name: str
+    type: str
+    not_null: bool
+    generated: bool
+    sequence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A foreign key as the target enforces it: `columns` of `table` point to `to_columns` of `to`.
+
+    `on_delete` is Postgres' letter: a no action, r restrict, c cascade, n set null, d set default.
+    """
+
+    name: str
+    table: TableName
+    columns: tuple[str, ...]
+    to: TableName
+    to_columns: tuple[str, ...]
+    on_delete: str
+    deferrable: bool
+
+    @property
+    def acts(self) -> bool:
+        """Whether a delete of the row pointed at changes the rows that point at it."""
+        return self.on_delete in "cnd"
+
+
+@dataclass(frozen=True, slots=True)
+class TableShape:
+    """A table of the target.
+
+    Attributes:
+        unique: columns of each unique index that is neither partial nor on an expression, the
+            primary key's not among them.
+        outgoing: foreign keys of this table.
+        incoming: foreign keys of any table that point to this one.
+    """
+
+    name: TableName
+    columns: dict[str, Column]
+    key: tuple[str, ...]
+    unique: tuple[tuple[str, ...], ...]
+    outgoing: tuple[Constraint, ...]
+    incoming: tuple[Constraint, ...]
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """The table's qualified name, quoted."""
+        return sql.Identifier(self.name.schema, self.name.name)
+
+
+_COLUMNS = """
+SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated <> '',
+       coalesce(pg_get_serial_sequence(format('%%I.%%I', n.nspname, c.relname), a.attname), '')
+  FROM pg_attribute a
+  JOIN pg_class c ON c.oid = a.attrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')
+   AND a.attnum > 0 AND NOT a.attisdropped
+ ORDER BY a.attnum
+"""
+
+_INDEXES = """
+SELECT i.indisprimary,
+       array(SELECT a.attname::text FROM unnest(i.indkey[:i.indnkeyatts - 1]) WITH ORDINALITY k(n, o)
+               JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n ORDER BY k.o)
+  FROM pg_index i
+  JOIN pg_class c ON c.oid = i.indrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %s AND c.relname = %s
+   AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL
+"""
+
+_FOREIGN_KEYS = """
+SELECT k.conname, n.nspname, c.relname, fn.nspname, fc.relname,
+       array(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY u(n, o)
+               JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.n ORDER BY u.o),
+       array(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY u(n, o)
+               JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.n ORDER BY u.o),
+       k.confdeltype::text, k.condeferrable
+  FROM pg_constraint k
+  JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_class fc ON fc.oid = k.confrelid JOIN pg_namespace fn ON fn.oid = fc.relnamespace
+ WHERE k.contype = 'f' AND k.conparentid = 0
+   AND ((n.nspname, c.relname) = (%s, %s) OR (fn.nspname, fc.relname) = (%s, %s))
+ ORDER BY k.conname
+"""
+
+
+def read_shape(connection: Connection, table: TableName) -> TableShape:
+    """Read one table's shape.
+
+    Raises:
+        ConfigurationError: the table is not there, or has no primary key.
+    """
+    name = (table.schema, table.name)
+    columns = [Column(*row) for row in connection.execute(_COLUMNS, name)]
+    if not columns:
+        raise ConfigurationError(
+            f"Table {table} does not exist in this environment's database.",
+            remedy="Run `manage.py migrate` against this database.",
+        )
+    indexes = connection.execute(_INDEXES, name).fetchall()
+    key = next((tuple(names) for primary, names in indexes if primary), ())
+    if not key:
+        raise ConfigurationError(
+            f"Table {table} has no primary key.", remedy="Give it one, or opt its model out."
+        )
+    unique = tuple(tuple(names) for primary, names in indexes if not primary)
+    constraints = [_constraint(row) for row in connection.execute(_FOREIGN_KEYS, name * 2)]
+    return TableShape(
+        table,
+        {column.name: column for column in columns},
+        key,
+        unique,
+        tuple(k for k in constraints if k.table == table),
+        tuple(k for k in constraints if k.to == table),
+    )
+
+
+def _constraint(row: Sequence[Any]) -> Constraint:
+    name, schema, table, to_schema, to_table, columns, to_columns, on_delete, deferrable = row
+    return Constraint(
+        name,
+        TableName(schema, table),
+        tuple(columns),
+        TableName(to_schema, to_table),
+        tuple(to_columns),
+        on_delete,
+        deferrable,
+    )
+
+
+def read_shapes(
+    connection: Connection, tables: Iterable[TableName]
+) -> dict[TableName, TableShape]:
+    """Read the shapes of some tables; raises as `read_shape`."""
+    return {table: read_shape(connection, table) for table in tables}

@@ -1,0 +1,122 @@
+"""A batch's events → per table, one change per key. Pure.
+
+Within a batch only the outcome counts: a key's columns are merged from the last event that has
+each of them. A key is *born* if its first event in the batch is a create: nothing can have held or
+pointed at it before. It is *read* if a fetch found it, or found it missing: then all that belongs
+to it is in the same answer.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from replicator_apply.decode import Cell, Event, EventReader, Row
+
+
+@dataclass(slots=True)
+class TableChanges:
+    """What a batch does to one table.
+
+    Attributes:
+        reader: gives a row's columns.
+        born: rows created in the batch that stand at its end, by record key.
+        changed: other rows that stand at its end.
+        gone: keys that do not stand at its end and may have stood before.
+        read: keys that a fetch has read, found or not.
+        truncated: the table was emptied before all that is in `born`, `changed`, `gone`.
+        counts: events by op, for the metrics.
+    """
+
+    reader: EventReader
+    born: dict[bytes, Row] = field(default_factory=dict)
+    changed: dict[bytes, Row] = field(default_factory=dict)
+    gone: dict[bytes, None] = field(default_factory=dict)
+    read: set[bytes] = field(default_factory=set)
+    truncated: bool = False
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys("crudt", 0))
+
+    def add(self, key: bytes, event: Event) -> None:
+        """Take the table's next event."""
+        op = event.op
+        self.counts[op] += 1
+        if op == "c":
+            self._create(key, event.after)
+        elif op == "u":
+            self._update(key, event.after)
+        elif op == "d":
+            self._delete(key, read=event.source.snapshot == "true")
+        elif op == "r":
+            self.born.pop(key, None)
+            self.gone.pop(key, None)
+            self.changed[key] = event.after
+            self.read.add(key)
+        else:
+            self._truncate()
+
+    def _create(self, key: bytes, row: Row) -> None:
+        if self.truncated or key in self.gone or key in self.changed:
+            self.gone.pop(key, None)
+            self.changed[key] = row
+        else:
+            self.born[key] = row
+
+    def _update(self, key: bytes, row: Row) -> None:
+        if (older := self.born.get(key)) is not None:
+            self.born[key] = self.reader.merged(older, row)
+        elif (older := self.changed.get(key)) is not None:
+            self.changed[key] = self.reader.merged(older, row)
+        else:
+            self.gone.pop(key, None)
+            self.changed[key] = row
+
+    def _delete(self, key: bytes, *, read: bool) -> None:
+        self.born.pop(key, None)
+        self.changed.pop(key, None)
+        self.gone[key] = None
+        if read:
+            self.read.add(key)
+
+    def _truncate(self) -> None:
+        self.truncated = True
+        self.born.clear()
+        self.changed.clear()
+        self.gone.clear()
+
+    @property
+    def size(self) -> int:
+        """Keys that the batch changes, those of a TRUNCATE aside."""
+        return len(self.born) + len(self.changed) + len(self.gone)
+
+
+def key_cells(key: bytes) -> list[Cell]:
+    """Give the primary key's values out of a record's key."""
+    cells: list[Cell] = msgspec.json.decode(key)[1:]
+    return cells
+
+
+def collapse(
+    events: Iterable[tuple[bytes, Event]],
+    changes: dict[bytes, TableChanges],
+    open_table: Callable[[bytes], TableChanges | None],
+) -> None:
+    """Add events, in order, to the changes of their tables.
+
+    Args:
+        events: record key and event each.
+        changes: by table prefix of the record key (`["schema.table"`); grows.
+        open_table: gives the empty changes of a table, by prefix; None: the target does not
+            hold it.
+    """
+    for key, event in events:
+        end = key.find(b'"', 2)
+        prefix = key[: end + 1]
+        table = changes.get(prefix)
+        if table is None:
+            table = open_table(prefix)
+            if table is None:
+                continue
+            changes[prefix] = table
+        table.add(key, event)
+
+

@@ -1,0 +1,75 @@
+r"""Rows → COPY text, a chunk at a time. Pure.
+
+Columns are parted by \x01 and NULL is a marker drawn anew at each start, so that a chunk is checked
+as a whole for the few characters that need care; only a chunk that has one is escaped value by
+value. Source: https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS
+"""
+
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from psycopg import sql
+
+from replicator_apply.decode import Cell, Row
+
+DELIMITER = "\x01"
+NULL = "\x02" + secrets.token_hex(4)
+OPTIONS = sql.SQL("(FORMAT text, DELIMITER {}, NULL {})").format(DELIMITER, NULL)
+"""What goes behind `COPY … FROM STDIN`."""
+
+_ESCAPES = str.maketrans(
+    {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", DELIMITER: "\\" + DELIMITER}
+)
+
+Line = Callable[[Row, str], str]
+"""Gives a row's line, unescaped; the second argument stands before the first column."""
+
+
+def line_function(fields: Sequence[str]) -> Line:
+    """Generate the function that writes the named fields of a row as one line."""
+    cells = DELIMITER.join(f"{{N if (v := row.{name}) is None else v}}" for name in fields)
+    namespace: dict[str, Any] = {"N": NULL}
+    source = f"def line(row, start):\n    return f'{{start}}{cells}\\n'\n"
+    exec(source, namespace)  # noqa: S102 (field names are c0, c1, …, made by `decode`)
+    function: Line = namespace["line"]
+    return function
+
+
+def chunk(rows: Iterable[Row], fields: Sequence[str], line: Line, start: str = "") -> bytes:
+    """Write rows as COPY text.
+
+    Args:
+        rows: the rows; every field named must be set.
+        fields: names of the fields, in the order of the columns.
+        line: `line_function(fields)`.
+        start: cells that stand before the row's own, each followed by the delimiter.
+    """
+    lines = [line(row, start) for row in rows]
+    text = "".join(lines)
+    if is_clean(text, len(lines), len(fields) - 1 + start.count(DELIMITER)):
+        return text.encode()
+    cells = ([getattr(row, name) for name in fields] for row in rows)
+    return "".join(start + escaped_line(row) for row in cells).encode()
+
+
+def is_clean(text: str, rows: int, delimiters: int) -> bool:
+    """Whether no value of the chunk holds a character that COPY would take for its own."""
+    return (
+        "\\" not in text
+        and "\r" not in text
+        and text.count("\n") == rows
+        and text.count(DELIMITER) == rows * delimiters
+    )
+
+
+def escaped_line(cells: Iterable[Cell]) -> str:
+    """Write one line value by value: the plain form, for any values."""
+    return DELIMITER.join(escaped(cell) for cell in cells) + "\n"
+
+
+def escaped(cell: Cell) -> str:
+    """Write one value."""
+    if cell is None:
+        return NULL
+    return cell.translate(_ESCAPES) if type(cell) is str else str(cell)

@@ -1,0 +1,146 @@
+"""Bytes → typed events: one reader per table, generated from the columns that the target writes.
+
+Pure. The plain form is `replicator.envelope.decode`; tests compare the two. A record whose columns
+are all there takes the strict decoder; one with columns missing (unchanged TOAST, or a source of
+another shape) the lenient one, which tells absent from null.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from replicator.envelope import VERSION, Answer, At, bad_record, check_version
+from replicator.errors import Stopped
+from replicator.positions import Lsn
+
+Row = Any
+"""A generated Struct with one field per column, `c0`, `c1` … in the reader's order."""
+
+Cell = int | str | bool | None
+
+
+class Origin(msgspec.Struct, gc=False, frozen=True):
+    """What apply needs of an event's `source`.
+
+    `lsn` is the commit LSN; `ts_ms` the commit's time in milliseconds since 1970; `snapshot` is
+    "true" for what a fetch found, or did not find, by reading.
+    """
+
+    lsn: Lsn
+    ts_ms: int
+    snapshot: str = "false"
+
+
+class Event(msgspec.Struct, gc=False):
+    """A row event of a table; the base of the generated types."""
+
+    op: str
+    source: Origin
+    at: At
+    before: Any = None
+    after: Any = None
+    unchanged: tuple[str, ...] = ()
+    answer: Answer | None = None
+    hashes: tuple[Any, ...] = ()
+
+
+class EventReader:
+    """Reads the events of one table.
+
+    Attributes:
+        columns: names of the columns, in the order of a row's fields.
+        key: the primary key's columns.
+    """
+
+    def __init__(self, table: str, columns: Sequence[str], key: Sequence[str]) -> None:
+        self.table = table
+        self.columns = tuple(columns)
+        self.key = tuple(key)
+        self.row_type = _row_type(self.columns, strict=True)
+        self.lenient_type = _row_type(self.columns, strict=False)
+        key_type = _row_type(self.columns, strict=False, forbid=False)
+        self._strict = _decoder(self.row_type, key_type)
+        self._lenient = _decoder(self.lenient_type, key_type)
+        self._key_fields = tuple(f"c{self.columns.index(column)}" for column in self.key)
+
+    def read(self, value: bytes) -> Event:
+        """Decode one record's value.
+
+        Raises:
+            BadRecord: it is not a record, or of a version that this code does not know.
+            Stopped: it has a column that the table of this environment does not have.
+        """
+        try:
+            event = self._strict(value)
+        except msgspec.ValidationError as error:
+            return self._read_slowly(value, error)
+        except msgspec.MsgspecError as error:
+            raise bad_record(value) from error
+        if event.at.v != VERSION:
+            check_version(event.at)
+        return event
+
+    def _read_slowly(self, value: bytes, first: msgspec.ValidationError) -> Event:
+        """A column is missing or unknown, or it is no record: find out which."""
+        try:
+            event = self._lenient(value)
+        except msgspec.ValidationError as error:
+            if "unknown field" in str(error):
+                column = str(error).split("`")[1]
+                raise Stopped(
+                    f"Table {self.table} has no column {column!r} here, and an event has.",
+                    remedy="Migrate this environment's database to the release that the source runs.",
+                ) from error
+            raise bad_record(value) from first
+        check_version(event.at)
+        return event
+
+    def missing(self, row: Row) -> tuple[int, ...]:
+        """Positions of the columns that the row does not have."""
+        if type(row) is self.row_type:
+            return ()
+        return tuple(i for i in range(len(self.columns)) if getattr(row, f"c{i}") is UNSET)
+
+    def merged(self, older: Row, newer: Row) -> Row:
+        """The newer row, with the columns that it lacks taken from the older one."""
+        if type(newer) is self.row_type:
+            return newer
+        cells = [
+            new if (new := getattr(newer, f"c{i}")) is not UNSET else getattr(older, f"c{i}")
+            for i in range(len(self.columns))
+        ]
+        complete = not any(cell is UNSET for cell in cells)
+        return (self.row_type if complete else self.lenient_type)(*cells)
+
+    def key_of(self, row: Row) -> tuple[Cell, ...]:
+        """The primary key's values."""
+        return tuple(getattr(row, field) for field in self._key_fields)
+
+
+def _row_type(columns: Sequence[str], *, strict: bool, forbid: bool = True) -> type[Any]:
+    """Make a Struct of the columns; strict: all of them must be there."""
+    cell: Any = Cell if strict else Cell | UnsetType
+    fields: list[Any] = [
+        (f"c{i}", cell) if strict else (f"c{i}", cell, UNSET) for i in range(len(columns))
+    ]
+    return msgspec.defstruct(
+        "Row",
+        fields,
+        rename={f"c{i}": column for i, column in enumerate(columns)},
+        forbid_unknown_fields=forbid,
+        gc=False,
+    )
+
+
+def _decoder(row_type: type[Any], key_type: type[Any]) -> Callable[[bytes], Event]:
+    """Make the decoder of an event whose rows are of this type."""
+    event_type = msgspec.defstruct(
+        "TableEvent",
+        [("before", key_type | None, None), ("after", row_type | None, None)],
+        bases=(Event,),
+        gc=False,
+    )
+    decode: Callable[[bytes], Event] = msgspec.json.Decoder(event_type).decode
+    return decode
