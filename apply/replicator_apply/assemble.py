@@ -7,20 +7,20 @@ small ones stay in memory as parsed.
 
 import struct
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO
 
-from replicator.envelope import Answer, At
+from replicator.envelope import Answer
 from replicator.errors import Hole
 from replicator.positions import EpochId, Lsn, Offset, Position, RunId, format_lsn
 
-from replicator_apply.decode import Event
+from replicator_apply.decode import Event, Skimmed
 
 SPOOL_AFTER = 20_000
 """Events of one transaction that are kept in memory; the rest goes to a temporary file."""
 
-Parsed = tuple[bytes, Event]
+Parsed = tuple[bytes, Event | Skimmed]
 """The record's key and its event."""
 
 _FRAME = struct.Struct("<II")
@@ -112,11 +112,9 @@ class Assembler:
         self.position: Lsn = position.next
         self._open: dict[RunId, _Fragments] = {}
 
-    def wants(self, at: At, commit: Lsn) -> bool:
-        """Whether a record may add something: of this epoch, and not yet applied."""
-        return at.epoch == self.epoch and commit >= self.position
-
-    def feed(self, offset: Offset, key: bytes, value: bytes, event: Event) -> Transaction | None:
+    def feed(
+        self, offset: Offset, key: bytes, value: bytes, event: Event | Skimmed, *, keep: bool = True
+    ) -> Transaction | None:
         """Take the next record of the topic; give the transaction that it completes.
 
         Args:
@@ -124,6 +122,7 @@ class Assembler:
             key: the record's key.
             value: its bytes, which are kept in place of the event if the transaction is large.
             event: what it says.
+            keep: False if the target has no use for the record but its place in the stream.
 
         Raises:
             Hole: records are missing before the transaction that this one completes.
@@ -141,9 +140,9 @@ class Assembler:
         elif at.ordinal != parts.next_ordinal:
             return None
         parts.next_ordinal += 1
-        if parts.spool is not None:
+        if parts.spool is not None and keep:
             parts.spool.append(key, value)
-        else:
+        elif keep:
             parts.events.append((key, event))
             if len(parts.events) >= SPOOL_AFTER:
                 parts.spool = Spool()
@@ -151,7 +150,7 @@ class Assembler:
             return None
         return self._complete(parts, event)
 
-    def _complete(self, parts: _Fragments, last: Event) -> Transaction:
+    def _complete(self, parts: _Fragments, last: Event | Skimmed) -> Transaction:
         at = last.at
         del self._open[at.run]
         if at.from_ is None or at.to is None or at.from_ > self.position:
@@ -176,8 +175,3 @@ class Assembler:
         for parts in self._open.values():
             parts.close()
         self._open.clear()
-
-
-def total(transactions: Iterable[Transaction]) -> int:
-    """Count the row events of some transactions."""
-    return sum(transaction.size for transaction in transactions)

@@ -58,6 +58,7 @@ class TableShape:
     """A table of the target.
 
     Attributes:
+        oid: its object identifier.
         unique: columns of each unique index that is neither partial nor on an expression, the
             primary key's not among them.
         outgoing: foreign keys of this table.
@@ -65,6 +66,7 @@ class TableShape:
     """
 
     name: TableName
+    oid: int
     columns: dict[str, Column]
     key: tuple[str, ...]
     unique: tuple[tuple[str, ...], ...]
@@ -78,7 +80,7 @@ class TableShape:
 
 
 _COLUMNS = """
-SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated <> '',
+SELECT c.oid, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated <> '',
        coalesce(pg_get_serial_sequence(format('%%I.%%I', n.nspname, c.relname), a.attname), '')
   FROM pg_attribute a
   JOIN pg_class c ON c.oid = a.attrelid
@@ -122,8 +124,8 @@ def read_shape(connection: Connection, table: TableName) -> TableShape:
         ConfigurationError: the table is not there, or has no primary key.
     """
     name = (table.schema, table.name)
-    columns = [Column(*row) for row in connection.execute(_COLUMNS, name)]
-    if not columns:
+    found = connection.execute(_COLUMNS, name).fetchall()
+    if not found:
         raise ConfigurationError(
             f"Table {table} does not exist in this environment's database.",
             remedy="Run `manage.py migrate` against this database.",
@@ -138,7 +140,8 @@ def read_shape(connection: Connection, table: TableName) -> TableShape:
     constraints = [_constraint(row) for row in connection.execute(_FOREIGN_KEYS, name * 2)]
     return TableShape(
         table,
-        {column.name: column for column in columns},
+        int(found[0][0]),
+        {row[1]: Column(*row[1:]) for row in found},
         key,
         unique,
         tuple(k for k in constraints if k.table == table),

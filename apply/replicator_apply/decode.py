@@ -11,7 +11,16 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from replicator.envelope import VERSION, Answer, At, bad_record, check_version
+from replicator.envelope import (
+    VERSION,
+    Answer,
+    At,
+    EpochStart,
+    Mark,
+    RowHash,
+    bad_record,
+    check_version,
+)
 from replicator.errors import Stopped
 from replicator.positions import Lsn
 
@@ -43,7 +52,35 @@ class Event(msgspec.Struct, gc=False):
     after: Any = None
     unchanged: tuple[str, ...] = ()
     answer: Answer | None = None
-    hashes: tuple[Any, ...] = ()
+
+
+class Skimmed(msgspec.Struct, gc=False):
+    """All of a record but its row: of control records, and of tables that are not held here."""
+
+    op: str
+    source: Origin
+    at: At
+    answer: Answer | None = None
+    mark: Mark | None = None
+    epoch: EpochStart | None = None
+    hashes: tuple[RowHash, ...] = ()
+
+
+_skim = msgspec.json.Decoder(Skimmed).decode
+
+
+def skim(value: bytes) -> Skimmed:
+    """Decode a record without its row.
+
+    Raises:
+        BadRecord: it is not a record, or of a version that this code does not know.
+    """
+    try:
+        record = _skim(value)
+    except msgspec.MsgspecError as error:
+        raise bad_record(value) from error
+    check_version(record.at)
+    return record
 
 
 class EventReader:

@@ -5,7 +5,7 @@ dangles steps back to its old version and is wanted; a leaving row at which loca
 kept. Foreign keys to tables that a subscription does not hold wholly are left to Postgres.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import psycopg
@@ -39,7 +39,9 @@ def settle(
 
 def _judge(cursor: Cursor, staged: Staged, place: Place) -> None:
     """Complete partial rows as far as can be, and give each row its first verdict."""
-    cursor.execute(staged.sql.stage_kept)
+    staged.filled = _execute(cursor, staged.sql.stage_kept) > 0 or staged.filled
+    if not staged.filled:
+        return
     for number in range(1, len(staged.sets)):
         lacking = set(staged.missing(number))
         columns = [c for c in reading_columns(staged.table) if c in lacking]
@@ -51,7 +53,7 @@ def _judge(cursor: Cursor, staged: Staged, place: Place) -> None:
 
 def refuse_clashes(cursor: Cursor, staged: Staged) -> None:
     """Raise Clash if local rows stand where rows enter and must not become ours."""
-    if staged.table.adopts:
+    if staged.table.adopts or not staged.filled:
         return
     found = cursor.execute(staged.sql.count_clashes).fetchone()
     if found and found[0]:
@@ -72,11 +74,13 @@ def _mend_table(
     cursor: Cursor, plan: TargetPlan, batch: Mapping[TableName, Staged], staged: Staged
 ) -> int:
     """Mend what goes out of a table and what comes in; give the number of rows moved."""
+    if not staged.filled:
+        return 0
     moved = 0
     for key in staged.table.pulled:
-        if (to := batch.get(key.to)) is not None:
-            moved += _execute(cursor, staged.sql.step_back(key, to.table))
-            moved += _execute(cursor, staged.sql.evict_old(key, to.table))
+        moved += _execute(cursor, staged.sql.step_back(key, batch[key.to].table))
+        if batch[key.to].filled:
+            moved += _execute(cursor, staged.sql.evict_old(key, batch[key.to].table))
     for key in staged.table.shape.incoming:
         moved += _keep(cursor, batch, staged, key, plan.tables.get(key.table))
     return moved
@@ -92,20 +96,26 @@ def _keep(
     """Look at what points at the leaving rows of a table."""
     if referrer is None:
         return _execute(cursor, staged.sql.keep_for_local(key))
-    other = batch[referrer.name]
     moved = 0
+    other = batch[referrer.name]
     if key in referrer.pulled:
-        moved += _execute(cursor, other.sql.evict(key, staged.table))
+        moved = _execute(cursor, other.sql.evict(key, staged.table))
+        other.filled = other.filled or moved > 0
     return moved + _execute(cursor, staged.sql.keep_for_ours(key, referrer))
 
 
-def tables_to_stage(plan: TargetPlan, changed: Sequence[Table]) -> list[Table]:
-    """Add to the changed tables those that mending looks at: what they point to, and what
-    points at them. Each needs a staging table, be it empty."""
-    names = {table.name for table in changed}
-    for table in changed:
-        names |= {k.to for k in table.shape.outgoing} | {k.table for k in table.shape.incoming}
-    names |= {k.to for name in names & plan.tables.keys() for k in plan.tables[name].pulled}
+def tables_to_stage(plan: TargetPlan, changed: Collection[TableName]) -> list[Table]:
+    """Add to the changed tables those that mending looks at.
+
+    What points at a changed table may have to leave with it, and so on; what any of these points
+    to must be looked up. Each needs a staging table, be it empty.
+    """
+    names, todo = set(changed), list(changed)
+    while todo:
+        incoming = {key.table for key in plan.tables[todo.pop()].shape.incoming} & plan.tables.keys()
+        todo += incoming - names
+        names |= incoming
+    names |= {key.to for name in names for key in plan.tables[name].pulled}
     return [table for name, table in plan.tables.items() if name in names]
 
 

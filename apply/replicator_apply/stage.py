@@ -32,6 +32,7 @@ class Staged:
     Attributes:
         sets: which columns the rows of each set lack; the first: none.
         rounds: how often something was staged.
+        filled: whether the staging table may hold rows.
         truncated: whether the table was emptied in the batch.
     """
 
@@ -39,6 +40,7 @@ class Staged:
     sql: TableSql
     sets: list[tuple[int, ...]] = field(default_factory=lambda: [()])
     rounds: int = 0
+    filled: bool = False
     truncated: bool = False
 
     def set_number(self, missing: tuple[int, ...]) -> int:
@@ -77,6 +79,7 @@ class StagingTables:
 
 def stage(cursor: Cursor, staged: Staged, changes: TableChanges) -> None:
     """COPY a table's changes into its staging table, as one more round."""
+    staged.filled = True
     if changes.truncated:
         staged.truncated = True
         cursor.execute(staged.sql.compose("DELETE FROM {stage}"))

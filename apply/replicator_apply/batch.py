@@ -1,0 +1,248 @@
+"""One batch, one target transaction: fence, rows, receipts, wanted rows, position. Blocks on Postgres.
+
+A batch is some whole source transactions. What a large one brings is collapsed and staged in
+rounds, so that memory stays bounded; it is evaluated and written once.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from replicator.errors import Stopped, Unwritable
+from replicator.plan import TableName
+from replicator.positions import Lsn, Offset
+
+from replicator_apply.assemble import Parsed, Transaction
+from replicator_apply.collapse import TableChanges, collapse
+from replicator_apply.direct import DirectWriter, Unexpected, may_write_directly, write_directly
+from replicator_apply.plan import TargetPlan
+from replicator_apply.rules import settle, tables_to_stage
+from replicator_apply.sequences import Sequences
+from replicator_apply.stage import Staged, StagingTables, merge_rounds, stage
+from replicator_apply.state import Place, advance, fence
+from replicator_apply.write import Written, parents_first, write
+
+Cursor = psycopg.Cursor[Any]
+Round = dict[bytes, TableChanges]
+
+ROUND = 20_000
+"""Events that are collapsed at once."""
+
+
+class Overtaken(Exception):  # noqa: N818 (no error: reload and go on)
+    """Another worker has applied the batch, or part of it: the position is not the one in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Whole source transactions, in order, at least one.
+
+    Attributes:
+        transactions: all of them, those of others' answers among them.
+        position: `N` before.
+        next: `N` after.
+        offset: where in the log to read on after.
+    """
+
+    transactions: Sequence[Transaction]
+    position: Lsn
+    next: Lsn
+    offset: Offset
+
+    @property
+    def committed_ms(self) -> int:
+        """When the last one was committed on the source, milliseconds since 1970."""
+        return self.transactions[-1].committed_ms
+
+
+Finish = Callable[[Cursor], None]
+"""What else belongs to the batch's transaction: progress of backfills."""
+
+
+class Applier:
+    """Writes the batches of one stream through one connection.
+
+    Attributes:
+        plan: what the target holds; replaced when subscriptions or tables change.
+        unsettled: tables with wanted, suspect or kept rows: their changes need verdicts.
+    """
+
+    def __init__(
+        self, connection: psycopg.Connection[Any], place: Place, environment: str, plan: TargetPlan
+    ) -> None:
+        self._connection = connection
+        self._place = place
+        self._environment = environment
+        self._staging = StagingTables(connection)
+        self._sequences = Sequences()
+        self._writers: dict[TableName, DirectWriter] = {}
+        self.plan = plan
+        self.unsettled: Collection[TableName] = frozenset()
+
+    def replan(self, plan: TargetPlan) -> None:
+        """Go on with another plan."""
+        self.plan = plan
+        self._writers.clear()
+
+    def apply(self, batch: Batch, finish: Finish) -> Written:
+        """Write a batch.
+
+        Raises:
+            Overtaken: the stored position is not the batch's.
+            Clash, Unwritable: the target cannot take a row; nothing was written.
+            psycopg.OperationalError: try again (deadlock, lock timeout), or reconnect.
+        """
+        rounds = self._rounds(batch)
+        first, second = next(rounds, {}), next(rounds, None)
+        only = [first] if second is None else None
+        if self._is_direct(first):
+            try:
+                return self._write_directly(batch, only, finish)
+            except (Unexpected, psycopg.IntegrityError):
+                pass
+        return self._write_by_rules(batch, only, finish)
+
+    def _rounds(self, batch: Batch) -> Iterator[Round]:
+        """Collapse the batch's events, some at a time."""
+        events = self._events(batch)
+        while part := list(islice(events, ROUND)):
+            changes: Round = {}
+            collapse(part, changes, self._open_table)
+            yield changes
+
+    def _events(self, batch: Batch) -> Iterator[Parsed]:
+        for transaction in batch.transactions:
+            answer = transaction.answer
+            if answer is not None and (
+                answer.target != self._environment or answer.plan != self.plan.fingerprint
+            ):
+                continue
+            yield from transaction.events
+            if transaction.spool is not None:
+                yield from self._spooled(transaction)
+
+    def _spooled(self, transaction: Transaction) -> Iterator[Parsed]:
+        tables = self.plan.by_prefix
+        if transaction.spool is None:
+            return
+        for key, value in transaction.spool.records():
+            table = tables.get(key[: key.find(b'"', 2) + 1])
+            if table is not None:
+                yield key, table.reader.read(value)
+
+    def _open_table(self, prefix: bytes) -> TableChanges | None:
+        table = self.plan.by_prefix.get(prefix)
+        return None if table is None else TableChanges(table.reader)
+
+    # The fast path -------------------------------------------------------------------------------
+
+    def _is_direct(self, changes: Round) -> bool:
+        tables = self.plan.by_prefix
+        return all(
+            may_write_directly(tables[prefix], part, self.unsettled)
+            for prefix, part in changes.items()
+        )
+
+    def _write_directly(self, batch: Batch, only: list[Round] | None, finish: Finish) -> Written:
+        """Write the only round, or one round after the other, as the source did."""
+        self._prepare_writers(only)
+        written = Written()
+        with self._transaction(batch, finish) as cursor:
+            for changes in only or self._rounds(batch):
+                if only is None and not self._is_direct(changes):
+                    raise Unexpected
+                written.merge(self._write_round(cursor, changes))
+                if only is None:
+                    cursor.execute(self._empty_stages)
+        return written
+
+    def _prepare_writers(self, only: list[Round] | None) -> None:
+        """Make staging tables and writers, of the tables changed or, if not known yet, of all."""
+        tables = self.plan.by_prefix
+        for table in tables.values() if only is None else map(tables.__getitem__, only[0]):
+            if table.name not in self._writers:
+                self._writers[table.name] = DirectWriter(self._staging.prepare(table))
+
+    def _write_round(self, cursor: Cursor, changes: Round) -> Written:
+        tables = self.plan.by_prefix
+        parts = {
+            tables[prefix].name: (self._writers[tables[prefix].name], part)
+            for prefix, part in changes.items()
+        }
+        return write_directly(cursor, self._order(list(parts)), parts, self._sequences)
+
+    @property
+    def _empty_stages(self) -> str:
+        """Empty the staging tables between rounds."""
+        stages = [table.stage for table in self.plan.tables.values()]
+        return sql.SQL("TRUNCATE {}").format(sql.SQL(", ").join(stages)).as_string()
+
+    def _order(self, names: list[TableName]) -> list[TableName]:
+        if len(names) < 2:
+            return names
+        batch = {n: Staged(self.plan.tables[n], self._writers[n].sql) for n in names}
+        return [staged.table.name for staged in parents_first(batch)]
+
+    # The way through the rules -------------------------------------------------------------------
+
+    def _write_by_rules(self, batch: Batch, only: list[Round] | None, finish: Finish) -> Written:
+        tables = self.plan.by_prefix
+        changed = {tables[p].name for p in only[0]} if only else set(self.plan.tables)
+        staged = {
+            table.name: Staged(table, self._staging.prepare(table))
+            for table in tables_to_stage(self.plan, changed | set(self.unsettled))
+        }
+        place = self._place.parameters
+        try:
+            with self._transaction(batch, finish) as cursor:
+                for changes in only or self._rounds(batch):
+                    for prefix, part in changes.items():
+                        stage(cursor, staged[tables[prefix].name], part)
+                for one in staged.values():
+                    merge_rounds(cursor, one)
+                settle(cursor, self.plan, staged, place)
+                written = write(cursor, staged, place)
+                for one in staged.values():
+                    if one.filled:
+                        self._sequences.follow_stage(cursor, one.table)
+                return written
+        except (psycopg.IntegrityError, psycopg.DataError) as error:
+            raise unwritable(error) from error
+
+    # The target transaction ----------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self, batch: Batch, finish: Finish) -> Iterator[Cursor]:
+        """Begin with the fence, end with the position."""
+        with self._connection.transaction(), self._connection.cursor() as cursor:
+            cursor.execute("SET CONSTRAINTS ALL DEFERRED")
+            stored = fence(cursor, self._place)
+            if stored is None or stored.position.next != batch.position:
+                raise Overtaken
+            yield cursor
+            finish(cursor)
+            advance(cursor, self._place, batch.next, batch.offset, batch.committed_ms)
+
+
+def unwritable(error: psycopg.Error) -> Stopped:
+    """Say which table and constraint a row offends, without its values."""
+    diag = error.diag
+    kind = type(error).__name__
+    table = f"{diag.schema_name}.{diag.table_name}" if diag.table_name else "a table"
+    where = f" ({diag.constraint_name})" if diag.constraint_name else ""
+    if isinstance(error, psycopg.errors.ForeignKeyViolation):
+        remedy = (
+            "A row points to one that is not here. Add the table it points to to the dataset, or "
+            "create that row here."
+        )
+    else:
+        remedy = (
+            "Compare the table's columns and constraints here with the source's, and migrate both "
+            "to the same state; the stream goes on by itself."
+        )
+    return Unwritable(f"Postgres refuses a row of {table}: {kind}{where}.", remedy=remedy)

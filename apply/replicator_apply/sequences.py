@@ -1,0 +1,62 @@
+"""Owned sequences follow the rows that are written, so that the next local insert does not collide.
+
+`setval` is not transactional
+(https://www.postgresql.org/docs/current/functions-sequence.html): a batch that is rolled back may
+leave a sequence ahead, which does no harm.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from replicator_apply.decode import Row
+from replicator_apply.plan import Table
+
+Cursor = psycopg.Cursor[Any]
+
+
+class Sequences:
+    """Advances sequences; remembers how far each is at least, to spare statements."""
+
+    def __init__(self) -> None:
+        self._at_least: dict[str, int] = {}
+
+    def follow_rows(self, cursor: Cursor, table: Table, rows: Iterable[Row]) -> None:
+        """Advance the sequences of a table beyond the values of these rows."""
+        for name, sequence in _owned(table):
+            field = f"c{table.columns.index(name)}"
+            values = (getattr(row, field) for row in rows)
+            self._advance(cursor, sequence, max((v for v in values if type(v) is int), default=0))
+
+    def follow_stage(self, cursor: Cursor, table: Table) -> None:
+        """Advance the sequences of a table beyond the values of the rows staged for writing."""
+        for name, sequence in _owned(table):
+            found = cursor.execute(
+                sql.SQL("SELECT max({}) FROM {} WHERE _verdict = 'w'").format(
+                    sql.Identifier(name), table.stage
+                )
+            ).fetchone()
+            if found and found[0] is not None:
+                self._advance(cursor, sequence, int(found[0]))
+
+    def _advance(self, cursor: Cursor, sequence: str, value: int) -> None:
+        if value <= self._at_least.get(sequence, 0):
+            return
+        # The name comes from pg_get_serial_sequence, which quotes it.
+        cursor.execute(
+            sql.SQL("SELECT setval({}, {}) FROM {} WHERE last_value < {}").format(
+                sql.Literal(sequence),
+                sql.Literal(value),
+                sql.SQL(sequence),
+                sql.Literal(value),
+            )
+        )
+        self._at_least[sequence] = value
+
+
+def _owned(table: Table) -> list[tuple[str, str]]:
+    """List the written columns that take their values from a sequence, with its name."""
+    columns = table.shape.columns
+    return [(name, columns[name].sequence) for name in table.columns if columns[name].sequence]

@@ -1,0 +1,320 @@
+"""The target's own tables: position, subscriptions, wanted rows, backfill runs. Blocks on Postgres.
+
+All of it is written in the transaction that writes the rows, so that a crash leaves neither ahead.
+The tables are Django models (`replicator.models`), read and written here by SQL.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import msgspec
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from replicator.envelope import Mark
+from replicator.errors import Refused
+from replicator.models import BackfillRun, StreamPosition, Subscription, WantedRow
+from replicator.positions import EpochId, Lsn, Offset, Position
+
+from replicator_apply.plan import Table
+
+Cursor = psycopg.Cursor[Any]
+SCHEMA = "public"
+
+
+def state_table(model: type[Any]) -> sql.Identifier:
+    """Name the table of one of Replicator's models."""
+    return sql.Identifier(SCHEMA, model._meta.db_table)
+
+
+class Place(NamedTuple):
+    """One stream as a target sees it: who publishes it, and its name."""
+
+    source: str
+    stream: str
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """Placeholders that nearly every statement here has."""
+        return self._asdict()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPosition:
+    """The position row: where the stream stands, and where in the log reading goes on."""
+
+    position: Position
+    offset: Offset
+
+
+def _compose(text: str) -> sql.Composed:
+    return sql.SQL(text).format(
+        position=state_table(StreamPosition),
+        subscription=state_table(Subscription),
+        wanted=state_table(WantedRow),
+        run=state_table(BackfillRun),
+    )
+
+
+_AT = "WHERE source = %(source)s AND stream = %(stream)s"
+_LOAD = _compose(
+    f"SELECT environment, epoch, next_lsn, log_offset FROM {{position}} {_AT} "  # noqa: S608
+)
+_FENCE = _compose(
+    f"SELECT epoch, next_lsn, log_offset FROM {{position}} {_AT} FOR UPDATE"  # noqa: S608
+)
+_BEGIN = _compose(
+    "INSERT INTO {position} (environment, source, stream, epoch, next_lsn, log_offset) "
+    "VALUES (%(environment)s, %(source)s, %(stream)s, %(epoch)s, %(next)s, %(offset)s) "
+    "ON CONFLICT (source, stream) DO UPDATE SET epoch = EXCLUDED.epoch, "
+    "next_lsn = EXCLUDED.next_lsn, log_offset = EXCLUDED.log_offset, applied_at = now(), "
+    "stopped_reason = '', stopped_remedy = ''"
+)
+_ADVANCE = _compose(
+    "UPDATE {position} SET next_lsn = %(next)s, log_offset = %(offset)s, applied_at = now(), "
+    "committed_at = to_timestamp(%(committed_ms)s / 1000.0), stopped_reason = '', "
+    f"stopped_remedy = '' {_AT}"
+)
+_STOP = _compose(
+    f"UPDATE {{position}} SET stopped_reason = %(reason)s, stopped_remedy = %(remedy)s {_AT}"  # noqa: S608
+)
+_REPORT = _compose(
+    f"UPDATE {{position}} SET source_report = %(report)s, source_report_at = now() {_AT}"  # noqa: S608
+)
+
+
+def load_position(cursor: Cursor, place: Place, environment: str) -> StoredPosition | None:
+    """Read where the stream stands; None: it has never been applied here.
+
+    Raises:
+        Refused: the position was written by another environment: this database is a copy.
+    """
+    row = cursor.execute(_LOAD, place.parameters).fetchone()
+    if row is None:
+        return None
+    owner, epoch, next_lsn, offset = row
+    if owner != environment:
+        raise Refused(
+            f"The replication state in this database was written by environment {owner!r}, and "
+            f"the settings say {environment!r}: the database is a copy.",
+            remedy="Run `replicator reset-state` to begin anew here, or correct ENVIRONMENT.",
+        )
+    return StoredPosition(Position(EpochId(epoch), Lsn(next_lsn)), Offset(offset))
+
+
+def fence(cursor: Cursor, place: Place) -> StoredPosition | None:
+    """Lock the position row until the transaction ends, and read it."""
+    row = cursor.execute(_FENCE, place.parameters).fetchone()
+    if row is None:
+        return None
+    return StoredPosition(Position(EpochId(row[0]), Lsn(row[1])), Offset(row[2]))
+
+
+def begin_at(cursor: Cursor, place: Place, environment: str, stored: StoredPosition) -> None:
+    """Begin at a position: the first one, the start of an epoch, or behind a gap."""
+    position = stored.position
+    values = {"epoch": position.epoch, "next": position.next, "offset": stored.offset}
+    cursor.execute(_BEGIN, {**place.parameters, "environment": environment, **values})
+
+
+def advance(
+    cursor: Cursor, place: Place, next_lsn: Lsn, offset: Offset, committed_ms: int
+) -> None:
+    """Store how far the batch brings the stream."""
+    values = {"next": next_lsn, "offset": offset, "committed_ms": committed_ms}
+    cursor.execute(_ADVANCE, {**place.parameters, **values})
+
+
+def note_stop(cursor: Cursor, place: Place, reason: str, remedy: str) -> None:
+    """Store why the stream stands still, for `status`."""
+    cursor.execute(_STOP, {**place.parameters, "reason": reason, "remedy": remedy})
+
+
+def note_report(cursor: Cursor, place: Place, mark: Mark) -> None:
+    """Store what the source tells of itself."""
+    cursor.execute(_REPORT, {**place.parameters, "report": Jsonb(mark.health)})
+
+
+# Subscriptions -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSubscription:
+    """A row of `replicator_subscription`."""
+
+    id: int
+    dataset: str
+    arguments: str
+    fingerprint: str
+    generation: int
+    on_clash: str
+
+
+_SUBSCRIPTIONS = _compose(
+    "SELECT id, dataset, arguments, fingerprint, generation, on_clash FROM {subscription} "
+    f"{_AT} ORDER BY id"
+)
+_SUBSCRIBE = _compose(
+    "INSERT INTO {subscription} (source, stream, dataset, arguments, fingerprint, declared, "
+    "on_clash) VALUES (%(source)s, %(stream)s, %(dataset)s, %(arguments)s, %(fingerprint)s, "
+    "true, %(on_clash)s) ON CONFLICT (source, stream, dataset, arguments) DO UPDATE SET "
+    "fingerprint = EXCLUDED.fingerprint, declared = true, on_clash = EXCLUDED.on_clash"
+)
+
+
+def stored_subscriptions(cursor: Cursor, place: Place) -> list[StoredSubscription]:
+    """Read the subscriptions of a stream, oldest first."""
+    rows = cursor.execute(_SUBSCRIPTIONS, place.parameters)
+    return [StoredSubscription(*row) for row in rows]
+
+
+def store_subscription(
+    cursor: Cursor, place: Place, dataset: str, arguments: str, fingerprint: str, on_clash: str
+) -> None:
+    """Store a subscription that the settings declare."""
+    values = {
+        "dataset": dataset,
+        "arguments": arguments,
+        "fingerprint": fingerprint,
+        "on_clash": on_clash,
+    }
+    cursor.execute(_SUBSCRIBE, {**place.parameters, **values})
+
+
+# Backfill runs -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """An unfinished row of `replicator_backfillrun`."""
+
+    id: int
+    subscription: int
+    generation: int
+    state: str
+    rule: int
+    after_key: str
+    sweeping: bool
+    confirmed: bool
+    rows_done: int
+
+
+_RUNS = _compose(
+    "SELECT b.id, b.subscription_id, b.generation, b.state, b.rule, b.after_key, b.sweeping, "
+    "b.confirmed, b.rows_done FROM {run} b JOIN {subscription} s ON s.id = b.subscription_id "
+    "WHERE s.source = %(source)s AND s.stream = %(stream)s "
+    "AND b.state IN ('running', 'paused', 'waiting') ORDER BY b.id"
+)
+_CANCEL = _compose(
+    "UPDATE {run} SET state = 'cancelled', finished_at = now(), updated_at = now() "
+    "WHERE subscription_id = %s AND state IN ('running', 'paused', 'waiting')"
+)
+_NEW_GENERATION = _compose(
+    "UPDATE {subscription} SET generation = generation + 1 WHERE id = %s RETURNING generation"
+)
+_NEW_RUN = _compose(
+    "INSERT INTO {run} (subscription_id, generation, reason) VALUES (%s, %s, %s) RETURNING id"
+)
+_SAVE_RUN = _compose(
+    "UPDATE {run} SET state = %(state)s, rule = %(rule)s, after_key = %(after_key)s, "
+    "sweeping = %(sweeping)s, rows_done = %(rows_done)s, updated_at = now(), "
+    "rows_estimated = coalesce(%(estimated)s, rows_estimated), "
+    "suspects = coalesce(%(suspects)s, suspects), "
+    "finished_at = CASE WHEN %(state)s = 'finished' THEN now() END WHERE id = %(id)s"
+)
+
+
+def unfinished_runs(cursor: Cursor, place: Place) -> list[Run]:
+    """Read the backfills of a stream that are not through."""
+    return [Run(*row) for row in cursor.execute(_RUNS, place.parameters)]
+
+
+def start_run(cursor: Cursor, subscription: int, reason: str) -> int:
+    """Begin a backfill: all receipts of the subscription become suspect. Gives the run's id."""
+    cursor.execute(_CANCEL, (subscription,))
+    generation = _only(cursor.execute(_NEW_GENERATION, (subscription,)))
+    return _only(cursor.execute(_NEW_RUN, (subscription, generation, reason)))
+
+
+def _only(cursor: Cursor) -> int:
+    row = cursor.fetchone()
+    if row is None:
+        raise LookupError("the statement gave no row")
+    return int(row[0])
+
+
+def save_run(
+    cursor: Cursor, run: Run, *, estimated: int | None = None, suspects: int | None = None
+) -> None:
+    """Store a run's progress."""
+    names = ("id", "state", "rule", "after_key", "sweeping", "rows_done")
+    values = {name: getattr(run, name) for name in names}
+    cursor.execute(_SAVE_RUN, {**values, "estimated": estimated, "suspects": suspects})
+
+
+def with_page(run: Run, rule: int, after_key: str, rows: int) -> Run:
+    """Give a run one page on."""
+    return replace(run, rule=rule, after_key=after_key, rows_done=run.rows_done + rows)
+
+
+# Wanted rows -------------------------------------------------------------------------------------
+
+_TO_ASK = _compose(
+    "UPDATE {wanted} SET asked_at = now() WHERE id IN (SELECT id FROM {wanted} "
+    f"{_AT} AND (asked_at IS NULL OR asked_at < now() - make_interval(secs => %(patience)s)) "
+    "ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED) RETURNING table_name, row_key"
+)
+_WANTED_TABLES = _compose(
+    f"SELECT table_name, count(*) FROM {{wanted}} {_AT} GROUP BY table_name"  # noqa: S608
+)
+
+
+def wanted_to_ask(
+    cursor: Cursor, place: Place, patience: float, limit: int
+) -> dict[str, list[tuple[str, ...]]]:
+    """Take the wanted keys that are due to be asked for, by table; note that they were asked for.
+
+    Args:
+        cursor: of the target.
+        place: the stream.
+        patience: seconds after which an unanswered key is asked for again.
+        limit: keys at most.
+    """
+    values = {**place.parameters, "patience": patience, "limit": limit}
+    keys: dict[str, list[tuple[str, ...]]] = {}
+    for table, key in cursor.execute(_TO_ASK, values):
+        keys.setdefault(table, []).append(tuple(msgspec.json.decode(key)))
+    return keys
+
+
+def wanted_by_table(cursor: Cursor, place: Place) -> dict[str, int]:
+    """Count the wanted rows of each table that has some."""
+    return {str(name): int(n) for name, n in cursor.execute(_WANTED_TABLES, place.parameters)}
+
+
+# Receipts ----------------------------------------------------------------------------------------
+
+
+def create_receipts(cursor: Cursor, table: Table) -> None:
+    """Make a table's receipts unless they are there: its key's columns, subscription, generation."""
+    cursor.execute("CREATE SCHEMA IF NOT EXISTS replicator")
+    columns = sql.SQL(", ").join(
+        sql.SQL("{} {} NOT NULL").format(
+            sql.Identifier(name), sql.SQL(table.shape.columns[name].type)
+        )
+        for name in table.key
+    )
+    key = sql.SQL(", ").join(map(sql.Identifier, table.key))
+    cursor.execute(
+        sql.SQL(
+            "CREATE TABLE IF NOT EXISTS {} ({}, subscription_id integer NOT NULL, "
+            "generation integer NOT NULL, PRIMARY KEY ({}, subscription_id))"
+        ).format(table.receipts, columns, key)
+    )
+    index = sql.Identifier(f"replicator_receipts_{table.shape.oid}")
+    cursor.execute(
+        sql.SQL("CREATE INDEX IF NOT EXISTS {} ON {} (subscription_id, generation)").format(
+            index, table.receipts
+        )
+    )

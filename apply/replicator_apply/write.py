@@ -1,0 +1,169 @@
+"""What the rules decided → rows, receipts and wanted rows of the target. Blocks on Postgres.
+
+Foreign keys are checked (deferred to the end where they are deferrable), never switched off.
+Unique values that change hands inside a batch are freed first; most batches have none, so the
+plain order is tried under a savepoint and only a violation leads there.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from replicator.errors import Clash
+from replicator.plan import TableName
+
+from replicator_apply.plan import Table
+from replicator_apply.rules import Place
+from replicator_apply.stage import Staged
+
+Cursor = psycopg.Cursor[Any]
+
+
+@dataclass
+class Written:
+    """Rows written, by table and op: c inserted, u updated, d deleted."""
+
+    rows: dict[tuple[TableName, str], int] = field(default_factory=dict)
+    wanted: int = 0
+
+    def add(self, table: TableName, op: str, count: int) -> None:
+        """Count rows."""
+        if count > 0:
+            self.rows[table, op] = self.rows.get((table, op), 0) + count
+
+    def merge(self, other: "Written") -> None:
+        """Add what another round wrote."""
+        for (table, op), count in other.rows.items():
+            self.add(table, op, count)
+        self.wanted += other.wanted
+
+
+def write(cursor: Cursor, batch: Mapping[TableName, Staged], place: Place) -> Written:
+    """Write what the verdicts say.
+
+    Raises:
+        Clash: a local row stands on a unique value that a replicated row needs.
+        psycopg.IntegrityError: Postgres refuses a row for another reason.
+    """
+    filled = [staged for staged in parents_first(batch) if staged.filled]
+    for staged in filled:
+        _enter(cursor, staged)
+    written = _write_rows(cursor, filled)
+    for staged in filled:
+        _leave(cursor, staged)
+        cursor.execute(staged.sql.settled, place)
+        written.wanted += cursor.execute(staged.sql.want, place).rowcount
+    return written
+
+
+def parents_first(batch: Mapping[TableName, Staged]) -> list[Staged]:
+    """Order tables so that what is pointed at comes before what points; cycles anyhow."""
+    graph = {
+        name: {k.to for k in staged.table.shape.outgoing if k.to in batch and k.to != name}
+        for name, staged in batch.items()
+    }
+    with suppress(CycleError):
+        return [batch[name] for name in TopologicalSorter(graph).static_order()]
+    return [batch[name] for name in sorted(batch)]
+
+
+def _enter(cursor: Cursor, staged: Staged) -> None:
+    for membership in staged.table.memberships:
+        cursor.execute(staged.sql.receipts_enter(membership))
+        if len(staged.table.memberships) > 1:
+            cursor.execute(staged.sql.receipts_leave(membership))
+
+
+def _leave(cursor: Cursor, staged: Staged) -> None:
+    cursor.execute(staged.sql.receipts_gone)
+    cursor.execute(staged.sql.receipts_kept)
+
+
+def _write_rows(cursor: Cursor, filled: Sequence[Staged]) -> Written:
+    cursor.execute("SAVEPOINT replicator_rows")
+    try:
+        return _upsert_and_delete(cursor, filled, parked=())
+    except (psycopg.errors.UniqueViolation, psycopg.errors.ExclusionViolation):
+        cursor.execute("ROLLBACK TO SAVEPOINT replicator_rows")
+    parked = [staged for staged in filled if _free_unique_values(cursor, staged)]
+    return _upsert_and_delete(cursor, filled, parked=parked)
+
+
+def _upsert_and_delete(
+    cursor: Cursor, filled: Sequence[Staged], *, parked: Sequence[Staged]
+) -> Written:
+    written = Written()
+    for staged in filled:
+        name = staged.table.name
+        for number in range(len(staged.sets)):
+            statement = staged.sql.update(staged.columns(number), number)
+            if statement is not None:
+                written.add(name, "u", cursor.execute(statement).rowcount)
+        if staged in parked:
+            written.add(name, "u", _put_back(cursor, staged))
+        written.add(name, "c", cursor.execute(staged.sql.insert).rowcount)
+    for staged in reversed(filled):
+        written.add(staged.table.name, "d", cursor.execute(staged.sql.delete).rowcount)
+    return written
+
+
+def _put_back(cursor: Cursor, staged: Staged) -> int:
+    """Change the parked rows and put them back on the table."""
+    for number in range(len(staged.sets)):
+        statement = staged.sql.update_parked(staged.columns(number), number)
+        if statement is not None:
+            cursor.execute(statement)
+    return cursor.execute(staged.sql.unpark).rowcount
+
+
+def _free_unique_values(cursor: Cursor, staged: Staged) -> bool:
+    """Take rows off the unique values that others of the batch need; True if any is parked."""
+    table, parked = staged.table, 0
+    for columns in table.shape.unique:
+        if not set(columns) <= set(table.columns):
+            continue
+        cursor.execute(staged.sql.evict_unsure(columns))
+        cursor.execute(staged.sql.evict_unsure_old(columns))
+        _refuse_local_values(cursor, staged, columns)
+        cursor.execute(staged.sql.delete_early(columns))
+        if any(key.acts for key in table.shape.incoming):
+            _step_aside(cursor, staged, columns)
+        else:
+            cursor.execute(staged.sql.create_parking)
+            parked += cursor.execute(staged.sql.park(columns)).rowcount
+    return parked > 0
+
+
+def _refuse_local_values(cursor: Cursor, staged: Staged, columns: Sequence[str]) -> None:
+    found = cursor.execute(staged.sql.count_local_values(columns)).fetchone()
+    if found and found[0]:
+        raise Clash(
+            f"{found[0]} local row(s) of table {staged.table.name} hold values of the unique "
+            f"column(s) {', '.join(columns)} that rows of the dataset have. "
+            "Nothing of this batch was written."
+        )
+
+
+def _step_aside(cursor: Cursor, staged: Staged, columns: Sequence[str]) -> None:
+    """Where deleting a row would take others along, change its unique value for a moment."""
+    cursor.execute(staged.sql.step_aside(columns, passing_value(staged.table, columns[-1])))
+
+
+def passing_value(table: Table, name: str) -> sql.Composable:
+    """Give an expression for a value that no row has: NULL, or else a random one of the type."""
+    column = table.shape.columns[name]
+    if not column.not_null:
+        return sql.SQL("NULL")
+    if column.type == "uuid":
+        return sql.SQL("gen_random_uuid()")
+    digits = {"smallint": 3, "integer": 7, "bigint": 7, "numeric": 7}.get(column.type)
+    if digits is not None:
+        return sql.SQL(
+            "-1 - ('x' || left(md5(random()::text || t.ctid::text), {}))::bit({})::integer"
+        ).format(digits, digits * 4)
+    return sql.SQL("md5(random()::text || t.ctid::text)::{}").format(sql.SQL(column.type))
