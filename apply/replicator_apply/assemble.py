@@ -20,6 +20,9 @@ from replicator_apply.decode import Event, Skimmed
 SPOOL_AFTER = 20_000
 """Events of one transaction that are kept in memory; the rest goes to a temporary file."""
 
+VERIFY = "verify-"
+"""How the ids of verify's requests begin."""
+
 Parsed = tuple[bytes, Event | Skimmed]
 """The record's key and its event."""
 
@@ -77,6 +80,17 @@ class Transaction:
     def size(self) -> int:
         """Row events in all."""
         return len(self.events) + (self.spool.count if self.spool else 0)
+
+    def keys_and_events(self) -> Iterator[tuple[bytes, Event | Skimmed | None]]:
+        """Give every record's key, with its event if that is in memory."""
+        yield from self.events
+        if self.spool is not None:
+            yield from ((key, None) for key, _ in self.spool.records())
+
+    @property
+    def hashed(self) -> bool:
+        """Whether it answers a request of verify: hashes, and events that are not to be applied."""
+        return self.answer is not None and self.answer.request.startswith(VERIFY)
 
     def close(self) -> None:
         """Free what it holds on disk."""

@@ -119,7 +119,9 @@ class Applier:
         for transaction in batch.transactions:
             answer = transaction.answer
             if answer is not None and (
-                answer.target != self._environment or answer.plan != self.plan.fingerprint
+                answer.target != self._environment
+                or answer.plan != self.plan.fingerprint
+                or transaction.hashed
             ):
                 continue
             yield from transaction.events

@@ -51,7 +51,7 @@ class TableChanges:
             self.gone.pop(key, None)
             self.changed[key] = event.after
             self.read.add(key)
-        else:
+        elif op == "t":
             self._truncate()
 
     def _create(self, key: bytes, row: Row) -> None:

@@ -47,7 +47,6 @@ class Consumer:
     _transactions: list[Transaction] = field(default_factory=list)
     _rows: int = 0
     _position: Lsn = Lsn(0)
-    _following: Offset = Offset(0)
 
     def __post_init__(self) -> None:
         self._position = self.assembler.position
@@ -92,7 +91,6 @@ class Consumer:
                 self._take(done, Offset(offset + 1))
                 if self._rows >= BATCH_ROWS or done.hashed:
                     hand_over()
-        self._following = chunk.resume
         return None
 
     def _take(self, transaction: Transaction, following: Offset) -> None:

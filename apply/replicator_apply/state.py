@@ -218,11 +218,13 @@ _NEW_RUN = _compose(
 )
 _SAVE_RUN = _compose(
     "UPDATE {run} SET state = %(state)s, rule = %(rule)s, after_key = %(after_key)s, "
-    "sweeping = %(sweeping)s, rows_done = %(rows_done)s, updated_at = now(), "
+    "sweeping = %(sweeping)s, rows_done = %(rows_done)s, updated_at = now(), note = '', "
     "rows_estimated = coalesce(%(estimated)s, rows_estimated), "
     "suspects = coalesce(%(suspects)s, suspects), "
     "finished_at = CASE WHEN %(state)s = 'finished' THEN now() END WHERE id = %(id)s"
 )
+
+_NOTE_RUN = _compose("UPDATE {run} SET note = %s, updated_at = now() WHERE id = %s")
 
 
 def unfinished_runs(cursor: Cursor, place: Place) -> list[Run]:
@@ -251,6 +253,11 @@ def save_run(
     names = ("id", "state", "rule", "after_key", "sweeping", "rows_done")
     values = {name: getattr(run, name) for name in names}
     cursor.execute(_SAVE_RUN, {**values, "estimated": estimated, "suspects": suspects})
+
+
+def note_refusal(cursor: Cursor, run: Run, reason: str) -> None:
+    """Store why the source does not answer a run's requests."""
+    cursor.execute(_NOTE_RUN, (reason, run.id))
 
 
 def with_page(run: Run, rule: int, after_key: str, rows: int) -> Run:

@@ -161,6 +161,9 @@ class BackfillRun(models.Model):
     suspects = models.BigIntegerField(
         null=True, help_text="Rows of ours that no page brought, when the sweep began."
     )
+    note = models.TextField(
+        db_default="", blank=True, help_text="Why it does not go on, if the source refuses it."
+    )
     started_at = models.DateTimeField(db_default=Now())
     updated_at = models.DateTimeField(
         db_default=Now(), help_text="The run's heartbeat; an old one means that nobody works."

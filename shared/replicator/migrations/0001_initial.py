@@ -382,6 +382,14 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 (
+                    "note",
+                    models.TextField(
+                        blank=True,
+                        db_default="",
+                        help_text="Why it does not go on, if the source refuses it.",
+                    ),
+                ),
+                (
                     "started_at",
                     models.DateTimeField(db_default=django.db.models.functions.datetime.Now()),
                 ),

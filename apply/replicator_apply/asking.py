@@ -1,0 +1,124 @@
+"""What the target asks the source for: wanted rows, pages of backfills, suspects; and its reports.
+
+Everything to be asked for can be told from the target's tables, and is asked for again until it is
+answered; this module remembers only when it last did. Blocks on Postgres and, shortly, on the log.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import psycopg
+
+from replicator.envelope import encode_key
+from replicator.errors import LogUnavailable, LostLog
+from replicator.log import LogWriter
+from replicator.requests import KeysRequest, PageRequest, Report, encode
+
+from replicator_apply.backfill import (
+    advance_sweep,
+    keys_request,
+    page_id,
+    page_request,
+    suspects,
+    sweep_id,
+)
+from replicator_apply.plan import TargetPlan
+from replicator_apply.state import Place, Run, unfinished_runs, wanted_to_ask
+
+Cursor = psycopg.Cursor[Any]
+
+PATIENCE = 30.0
+"""Seconds after which a request is sent again."""
+KEYS = 1_000
+"""Wanted keys of one request."""
+
+
+class Asker:
+    """Sends what is due.
+
+    Args:
+        writer: of the target's requests topic.
+        place: the stream.
+        environment: this target.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        writer: LogWriter,
+        place: Place,
+        environment: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._writer = writer
+        self._place = place
+        self._environment = environment
+        self._clock = clock
+        self._sent: dict[str, float] = {}
+        self._turn = 0
+
+    def ask(self, cursor: Cursor, plan: TargetPlan) -> int:
+        """Send every request that is due; give their number.
+
+        Raises:
+            LogUnavailable: the log does not take them.
+        """
+        requests = [*self._wanted(cursor, plan)]
+        for run in unfinished_runs(cursor, self._place):
+            if run.state != "paused":
+                requests += self._run(cursor, plan, run)
+        for request in requests:
+            self._send(encode(request))
+        return len(requests)
+
+    def report(self, report: Report) -> None:
+        """Tell the source how this target is. Raises LogUnavailable."""
+        self._send(encode(report))
+
+    def answered(self, names: Iterable[str]) -> None:
+        """Note answers, so that what is left of the same run is asked for at once."""
+        for name in names:
+            self._sent.pop(_series(name), None)
+
+    def _wanted(self, cursor: Cursor, plan: TargetPlan) -> list[KeysRequest]:
+        keys = wanted_to_ask(cursor, self._place, PATIENCE, KEYS)
+        known = {name: rows for name, rows in keys.items() if name in map(str, plan.tables)}
+        if not known:
+            return []
+        self._turn += 1
+        name = f"keys-{time.time_ns():x}-{self._turn}"
+        return [keys_request(plan, self._environment, name, known)]
+
+    def _run(self, cursor: Cursor, plan: TargetPlan, run: Run) -> list[KeysRequest | PageRequest]:
+        if not run.sweeping:
+            return [page_request(plan, run, self._environment)] if self._due(page_id(run)) else []
+        series = sweep_id(run, 0)
+        if not self._due(series):
+            return []
+        run = advance_sweep(cursor, plan, run)
+        if run.state != "running":
+            self._sent.pop(_series(series), None)
+            return []
+        self._turn += 1
+        keys = suspects(cursor, plan, run)
+        return [keys_request(plan, self._environment, sweep_id(run, self._turn), keys)]
+
+    def _due(self, name: str) -> bool:
+        """Whether a request was not sent yet, or long ago; notes that it is sent now."""
+        now = self._clock()
+        if now - self._sent.get(_series(name), -PATIENCE) < PATIENCE:
+            return False
+        self._sent[_series(name)] = now
+        return True
+
+    def _send(self, value: bytes) -> None:
+        try:
+            self._writer.append([(encode_key("", [self._environment]), value)], None)
+        except LostLog as error:
+            raise LogUnavailable("The log does not take requests.", remedy=error.remedy) from error
+
+
+def _series(name: str) -> str:
+    """Give what a request has in common with its successors: pages by name, sweeps by run."""
+    return name.rpartition("-")[0] if name.startswith("sweep-") else name

@@ -1,0 +1,195 @@
+"""A backfill's way through the target: pages of each rule, then the sweep. Blocks on Postgres.
+
+What a run has reached is stored in the transaction that wrote the page's rows, so that it resumes
+on either side. The sweep asks by key for every row of ours that no page brought; what the source
+does not have either comes back as a delete. More of them than the fuse allows wait for a person.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg import sql
+
+from replicator.envelope import Answer
+from replicator.requests import KeysRequest, PageRequest, PlanItem
+
+from replicator_apply.assemble import Transaction
+from replicator_apply.plan import SubscribedDataset, Table, TargetPlan
+from replicator_apply.state import Place, Run, note_refusal, save_run, unfinished_runs, with_page
+
+Cursor = psycopg.Cursor[Any]
+
+PAGE = 10_000
+"""Rows of a page."""
+SWEEP = 1_000
+"""Suspects that are asked for at once."""
+FUSE_ROWS = 1_000
+FUSE_SHARE = 0.1
+"""A sweep of more suspects than both, in rows and as a share of those held, needs a person."""
+
+
+def page_id(run: Run) -> str:
+    """Name the request for a run's next page; the same page has the same name after a restart."""
+    after = hashlib.sha256(run.after_key.encode()).hexdigest()[:12]
+    return f"page-{run.id}-{run.generation}-{run.rule}-{after}"
+
+
+def sweep_id(run: Run, turn: int) -> str:
+    """Name a request for suspects."""
+    return f"sweep-{run.id}-{run.generation}-{turn}"
+
+
+def plan_items(plan: TargetPlan) -> tuple[PlanItem, ...]:
+    """Write a plan as requests name it."""
+    return tuple(
+        PlanItem(dataset=dataset, arguments=arguments, fingerprint=fingerprint)
+        for dataset, arguments, fingerprint in plan.named
+    )
+
+
+def page_request(plan: TargetPlan, run: Run, target: str, *, limit: int = PAGE) -> PageRequest:
+    """Ask for a run's next page."""
+    subscription = plan.subscription(run.subscription)
+    return PageRequest(
+        target=target,
+        id=page_id(run),
+        plan=plan_items(plan),
+        plan_id=plan.fingerprint,
+        dataset=subscription.dataset.name,
+        arguments=subscription.arguments,
+        rule=run.rule,
+        after=msgspec.json.decode(run.after_key, type=tuple) if run.after_key else None,
+        limit=limit,
+    )
+
+
+def keys_request(
+    plan: TargetPlan, target: str, name: str, keys: dict[str, Sequence[tuple[Any, ...]]]
+) -> KeysRequest:
+    """Ask for rows by key."""
+    return KeysRequest(
+        target=target,
+        id=name,
+        plan=plan_items(plan),
+        plan_id=plan.fingerprint,
+        keys={table: tuple(rows) for table, rows in keys.items()},
+    )
+
+
+# In the transaction of the batch that holds the answers -------------------------------------------
+
+
+def turn_pages(
+    cursor: Cursor, place: Place, plan: TargetPlan, answers: Sequence[Transaction]
+) -> bool:
+    """Store how far the answers bring the runs; True if a run changed."""
+    turned = False
+    for transaction in answers:
+        if transaction.answer is None:
+            continue
+        for run in unfinished_runs(cursor, place):
+            if transaction.answer.request == page_id(run):
+                _turn_page(cursor, plan, run, transaction.answer, transaction.size)
+                turned = True
+    return turned
+
+
+def _turn_page(cursor: Cursor, plan: TargetPlan, run: Run, answer: Answer, rows: int) -> None:
+    if answer.refused is not None:
+        note_refusal(cursor, run, answer.refused)
+        return
+    if answer.last_key is not None:
+        after = msgspec.json.encode(answer.last_key).decode()
+        after_page = with_page(run, run.rule, after, rows)
+    else:
+        after_page = with_page(run, run.rule + 1, "", rows)
+    rules = plan.subscription(run.subscription).dataset.rules
+    save_run(
+        cursor,
+        replace(after_page, sweeping=after_page.rule >= len(rules)),
+        estimated=answer.estimated,
+    )
+
+
+# The sweep ---------------------------------------------------------------------------------------
+
+
+def advance_sweep(cursor: Cursor, plan: TargetPlan, run: Run) -> Run:
+    """Find out where a sweep stands: finished, waiting for a person, or asking."""
+    subscription = plan.subscription(run.subscription)
+    tables = tables_of(plan, subscription)
+    suspects = sum(count_suspects(cursor, table, subscription) for table in tables)
+    if suspects == 0:
+        finished = replace(run, state="finished")
+        save_run(cursor, finished, suspects=None)
+        return finished
+    held = sum(_count_held(cursor, table, subscription) for table in tables)
+    blown = suspects > fuse_of(subscription, held) and not run.confirmed
+    after = replace(run, state="waiting" if blown else "running")
+    save_run(cursor, after, suspects=suspects)
+    return after
+
+
+def fuse_of(subscription: SubscribedDataset, held: int) -> int:
+    """Give the number of rows that a sweep may ask for unconfirmed."""
+    if subscription.fuse is not None:
+        return subscription.fuse
+    return max(FUSE_ROWS, int(held * FUSE_SHARE))
+
+
+def tables_of(plan: TargetPlan, subscription: SubscribedDataset) -> list[Table]:
+    """List the tables of a subscription."""
+    return [plan.tables[release.table] for release in subscription.dataset.releases]
+
+
+_SUSPECT = "FROM {} WHERE subscription_id = %s AND generation < %s"
+
+
+def count_suspects(cursor: Cursor, table: Table, subscription: SubscribedDataset) -> int:
+    """Count the rows of ours that the newest backfill has not seen."""
+    statement = sql.SQL("SELECT count(*) " + _SUSPECT).format(table.receipts)
+    return _count(cursor.execute(statement, (subscription.id, subscription.generation)))
+
+
+def _count_held(cursor: Cursor, table: Table, subscription: SubscribedDataset) -> int:
+    statement = sql.SQL("SELECT count(*) FROM {} WHERE subscription_id = %s").format(table.receipts)
+    return _count(cursor.execute(statement, (subscription.id,)))
+
+
+def _count(cursor: Cursor) -> int:
+    row = cursor.fetchone()
+    return int(row[0]) if row else 0
+
+
+def suspects(
+    cursor: Cursor, plan: TargetPlan, run: Run, limit: int = SWEEP
+) -> dict[str, list[tuple[str, ...]]]:
+    """Give some suspects of a run, by table, their keys as text."""
+    subscription = plan.subscription(run.subscription)
+    found: dict[str, list[tuple[str, ...]]] = {}
+    left = limit
+    for table in tables_of(plan, subscription):
+        keys = list(_suspects_of(cursor, table, subscription, left))
+        if keys:
+            found[str(table.name)] = keys
+            left -= len(keys)
+        if left <= 0:
+            break
+    return found
+
+
+def _suspects_of(
+    cursor: Cursor, table: Table, subscription: SubscribedDataset, limit: int
+) -> Iterator[tuple[str, ...]]:
+    statement = sql.SQL("SELECT {} " + _SUSPECT + " LIMIT %s").format(
+        sql.SQL(", ").join(
+            sql.SQL("{}::text").format(sql.Identifier(name)) for name in table.key
+        ),
+        table.receipts,
+    )
+    values = (subscription.id, subscription.generation, limit)
+    yield from cursor.execute(statement, values)

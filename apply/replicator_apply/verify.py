@@ -1,0 +1,238 @@
+"""Compares the rows of a subscription with the source's, by hashes, while both sides move.
+
+A page of hashes stands in the stream at an exact position; the target compares in the transaction
+that reaches it. Rows that the answer's repeated events touch, and rows that are wanted, are exempt.
+Blocks on Postgres.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg import sql
+
+from replicator.envelope import Answer, RowHash
+from replicator.filter_sql import filter_sql
+from replicator.models import VerifyRun, WantedRow
+from replicator.requests import PageRequest
+
+from replicator_apply.assemble import VERIFY, Transaction
+from replicator_apply.backfill import plan_items
+from replicator_apply.collapse import key_cells
+from replicator_apply.copytext import OPTIONS, escaped_line
+from replicator_apply.decode import Cell, Skimmed
+from replicator_apply.plan import SubscribedDataset, Table, TargetPlan
+from replicator_apply.state import Place, state_table
+from replicator_apply.statements import column, equal, identifiers
+
+Cursor = psycopg.Cursor[Any]
+
+PAGE = 10_000
+FINDINGS = 100
+"""Differences that are stored with their keys; the others are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A row of `replicator_verifyrun` that is under way."""
+
+    id: int
+    subscription: int
+    rule: int
+    after_key: str
+    findings: list[list[Any]]
+
+
+_OPEN = (
+    "SELECT v.id, v.subscription_id, v.rule, v.after_key, v.findings FROM {} v "
+    "JOIN public.replicator_subscription s ON s.id = v.subscription_id "
+    "WHERE s.source = %(source)s AND s.stream = %(stream)s AND v.state = 'running' ORDER BY v.id"
+)
+_SAVE = (
+    "UPDATE {} SET rule = %(rule)s, after_key = %(after_key)s, state = %(state)s, "
+    "rows_checked = rows_checked + %(checked)s, missing = missing + %(missing)s, "
+    "extra = extra + %(extra)s, different = different + %(different)s, "
+    "findings = %(findings)s::jsonb, updated_at = now(), "
+    "finished_at = CASE WHEN %(state)s = 'finished' THEN now() END WHERE id = %(id)s"
+)
+
+
+def open_checks(cursor: Cursor, place: Place) -> list[Check]:
+    """Read the verify runs of a stream that are under way."""
+    statement = sql.SQL(_OPEN).format(state_table(VerifyRun))
+    return [Check(*row) for row in cursor.execute(statement, place.parameters)]
+
+
+def check_id(check: Check) -> str:
+    """Name the request for a check's next page."""
+    return f"{VERIFY}{check.id}-{check.rule}-{check.after_key.encode().hex()[-40:]}"
+
+
+def check_request(plan: TargetPlan, check: Check, target: str) -> PageRequest:
+    """Ask for the hashes of a check's next page."""
+    subscription = plan.subscription(check.subscription)
+    return PageRequest(
+        target=target,
+        id=check_id(check),
+        plan=plan_items(plan),
+        plan_id=plan.fingerprint,
+        hashes=True,
+        dataset=subscription.dataset.name,
+        arguments=subscription.arguments,
+        rule=check.rule,
+        after=msgspec.json.decode(check.after_key, type=tuple) if check.after_key else None,
+        limit=PAGE,
+    )
+
+
+def compare(
+    cursor: Cursor, place: Place, plan: TargetPlan, transaction: Transaction
+) -> bool:
+    """Compare a page of hashes; the target must stand at the answer's position. True if it did."""
+    answer = transaction.answer
+    if answer is None or answer.plan != plan.fingerprint:
+        return False
+    for check in open_checks(cursor, place):
+        if check_id(check) == answer.request:
+            _compare(cursor, plan, check, answer, transaction)
+            return True
+    return False
+
+
+def _compare(
+    cursor: Cursor, plan: TargetPlan, check: Check, answer: Answer, transaction: Transaction
+) -> None:
+    subscription = plan.subscription(check.subscription)
+    rule = subscription.dataset.rules[check.rule]
+    table = plan.tables[subscription.dataset.release(rule.label).table]
+    hashes, exempt = _sort(transaction.keys_and_events(), table)
+    _load(cursor, table, hashes, exempt)
+    found = cursor.execute(
+        _difference(table, subscription, check, answer), {"subscription": subscription.id}
+    ).fetchall()
+    _save(cursor, check, answer, len(hashes), found, table, len(subscription.dataset.rules))
+
+
+def _sort(
+    records: Iterable[tuple[bytes, Any]], table: Table
+) -> tuple[list[RowHash], list[Sequence[Cell]]]:
+    """Part an answer's hashes from the keys that its repeated events touch."""
+    hashes: list[RowHash] = []
+    exempt: list[Sequence[Cell]] = []
+    for key, event in records:
+        if isinstance(event, Skimmed):
+            hashes += event.hashes
+        elif key.startswith(table.prefix):
+            exempt.append(key_cells(key))
+    return hashes, exempt
+
+
+def _load(
+    cursor: Cursor, table: Table, hashes: Sequence[RowHash], exempt: Sequence[Sequence[Cell]]
+) -> None:
+    key = identifiers(table.key)
+    for name in ("replicator_hashes", "replicator_exempt"):
+        cursor.execute(sql.SQL("DROP TABLE IF EXISTS pg_temp.{}").format(sql.Identifier(name)))
+        cursor.execute(
+            sql.SQL(
+                "CREATE TEMP TABLE {} ON COMMIT DROP AS "
+                "SELECT {}, ''::text AS _hash FROM {} WITH NO DATA"
+            ).format(sql.Identifier(name), key, table.identifier)
+        )
+    copy_hashes = sql.SQL("COPY pg_temp.replicator_hashes ({}, _hash) FROM STDIN {}")
+    with cursor.copy(copy_hashes.format(key, OPTIONS)) as copy:
+        copy.write("".join(escaped_line((*row.key, row.hash)) for row in hashes))
+    copy_exempt = sql.SQL("COPY pg_temp.replicator_exempt ({}) FROM STDIN {}")
+    with cursor.copy(copy_exempt.format(key, OPTIONS)) as copy:
+        copy.write("".join(map(escaped_line, exempt)))
+
+
+def _difference(
+    table: Table, subscription: SubscribedDataset, check: Check, answer: Answer
+) -> sql.Composable:
+    """Select kind and key of each row that differs: missing, extra or different."""
+    rule = subscription.dataset.rules[check.rule]
+    same = equal(table.key, "t", table.key, "h")
+    texts = sql.SQL(", ").join(
+        sql.SQL("{}::text").format(column(name, "t")) for name in table.columns
+    )
+    return sql.SQL(
+        "SELECT CASE WHEN t._hash IS NULL THEN 'missing' WHEN h._hash IS NULL THEN 'extra' "
+        "ELSE 'different' END, {key} FROM (SELECT {tkey}, md5(ROW({texts})::text) AS _hash "
+        "FROM {table} t JOIN {receipts} r ON {tr} AND r.subscription_id = %(subscription)s "
+        "WHERE {belongs} AND {span}) t FULL JOIN pg_temp.replicator_hashes h ON {same} "
+        "WHERE t._hash IS DISTINCT FROM h._hash AND NOT EXISTS "
+        "(SELECT FROM pg_temp.replicator_exempt e WHERE {exempt}) AND NOT EXISTS "
+        "(SELECT FROM {wanted} w WHERE w.table_name = {name} AND w.row_key = {key})"
+    ).format(
+        wanted=state_table(WantedRow),
+        name=sql.Literal(str(table.name)),
+        key=_either_key(table),
+        tkey=identifiers(table.key, "t"),
+        texts=texts,
+        table=table.identifier,
+        receipts=table.receipts,
+        tr=equal(table.key, "t", table.key, "r"),
+        belongs=filter_sql(rule.filter, lambda name: column(name, "t")),
+        span=_span(table, check, answer),
+        same=same,
+        exempt=sql.SQL(" AND ").join(
+            sql.SQL("e.{0} = coalesce(t.{0}, h.{0})").format(column(name)) for name in table.key
+        ),
+    )
+
+
+def _either_key(table: Table) -> sql.Composable:
+    return sql.SQL("jsonb_build_array({})::text").format(
+        sql.SQL(", ").join(
+            sql.SQL("coalesce(t.{0}, h.{0})::text").format(column(name)) for name in table.key
+        )
+    )
+
+
+def _span(table: Table, check: Check, answer: Answer) -> sql.Composable:
+    """Limit to the keys that the page spans: behind the last one of the page before, to its own."""
+    after = msgspec.json.decode(check.after_key) if check.after_key else None
+    parts = [
+        sql.SQL("({}) {} ({})").format(
+            identifiers(table.key, "t"),
+            sql.SQL(operator),
+            sql.SQL(", ").join(
+                sql.SQL("{}::{}").format(
+                    sql.Literal(str(cell)), sql.SQL(table.shape.columns[name].type)
+                )
+                for name, cell in zip(table.key, key, strict=True)
+            ),
+        )
+        for operator, key in ((">", after), ("<=", answer.last_key))
+        if key is not None
+    ]
+    return sql.SQL(" AND ").join(parts) if parts else sql.SQL("TRUE")
+
+
+def _save(  # noqa: PLR0913
+    cursor: Cursor,
+    check: Check,
+    answer: Answer,
+    checked: int,
+    found: Sequence[tuple[str, str]],
+    table: Table,
+    rules: int,
+) -> None:
+    counts = {kind: sum(k == kind for k, _ in found) for kind in ("missing", "extra", "different")}
+    room = max(0, FINDINGS - len(check.findings))
+    findings = check.findings + [[kind, str(table.name), key] for kind, key in found[:room]]
+    last = answer.last_key is None
+    rule = check.rule + 1 if last else check.rule
+    values = {
+        "id": check.id,
+        "rule": rule,
+        "after_key": "" if answer.last_key is None else msgspec.json.encode(answer.last_key).decode(),
+        "state": "finished" if rule >= rules else "running",
+        "checked": checked,
+        "findings": msgspec.json.encode(findings).decode(),
+        **counts,
+    }
+    cursor.execute(sql.SQL(_SAVE).format(state_table(VerifyRun)), values)

@@ -1,0 +1,365 @@
+"""The apply worker of one stream: reads, applies, asks, until it is told to stop.
+
+One thread, one connection. A standby waits for the advisory lock; the position row is the fence
+that keeps two workers from applying the same batch, whatever the lock does.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+
+from replicator.errors import Hole, LogUnavailable, ReplicatorError, Stopped
+from replicator.http import Health
+from replicator.log import LogReader, TopicState, open_log
+from replicator.metrics import counter, gauge, histogram
+from replicator.positions import Lsn, Offset, Position
+from replicator.postgres import connect, connection_parameters, driver_errors
+from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
+from replicator.stop import Stop
+
+from replicator_apply import metrics
+from replicator_apply.asking import Asker
+from replicator_apply.assemble import Transaction
+from replicator_apply.backfill import turn_pages
+from replicator_apply.batch import Applier, Batch, Overtaken
+from replicator_apply.bootstrap import first_position
+from replicator_apply.consume import Consumer, NewEpoch, consumer_at
+from replicator_apply.reports import make_report
+from replicator_apply.state import (
+    Place,
+    StoredPosition,
+    begin_at,
+    load_position,
+    note_report,
+    note_stop,
+    start_run,
+    stored_subscriptions,
+    unsettled_tables,
+    wanted_by_table,
+)
+from replicator_apply.subscriptions import declared_at, load_plan, store_declared
+from replicator_apply.verify import check_id, check_request, compare, open_checks
+from replicator_apply.write import Written
+
+logger = logging.getLogger(__name__)
+
+IDLE = 0.2
+"""Seconds that the loop waits for records at most."""
+HOUSEKEEPING = 0.5
+"""Seconds between looks at what a command or a person may have changed."""
+REPORT = 5.0
+"""Seconds between reports to the source."""
+QUIET_ADVANCE = 1.0
+"""Seconds after which a position is stored though no row of ours came."""
+STOPPED_RETRY = 5.0
+"""Seconds after which a stream that stands is tried again: what stopped it may be mended."""
+DEADLOCK_TRIES = 5
+
+
+class Worker:
+    """Applies one stream.
+
+    Args:
+        settings: of this environment.
+        place: the stream.
+        stop: ends it.
+        health: told about each turn.
+    """
+
+    def __init__(
+        self, settings: ReplicatorSettings, place: Place, stop: Stop, health: Health
+    ) -> None:
+        self._settings = settings
+        self._place = place
+        self._stop = stop
+        self._health = health
+        self._stopped = False
+        self._due = 0.0
+        self._report_due = 0.0
+        self._quiet_since = time.monotonic()
+
+    def run(self) -> None:
+        """Apply until stopped; a stream that stands is tried again until it goes on.
+
+        Raises:
+            Unavailable: database or log is away; call again.
+            ReplicatorError: this environment must not apply as it is.
+        """
+        with connect_target(self._settings) as connection:
+            if not self._become_active(connection):
+                return
+            while not self._stop.is_set():
+                try:
+                    self._apply_stream(connection)
+                except Stopped as error:
+                    self._stand(connection, error)
+
+    def _become_active(self, connection: psycopg.Connection[Any]) -> bool:
+        """Wait until no other worker holds the stream; False if told to stop meanwhile."""
+        waiting = False
+        while not self._stop.is_set():
+            if try_lock(connection, self._place):
+                return True
+            if not waiting:
+                waiting = True
+                self._health.ready(False, "standby: another worker applies this stream")
+                logger.info(
+                    "Another worker applies stream %s of %s; standing by.",
+                    self._place.stream,
+                    self._place.source,
+                    extra={"event": "standby"},
+                )
+            self._health.turned()
+            self._stop.wait(1.0)
+        return False
+
+    def _stand(self, connection: psycopg.Connection[Any], error: Stopped) -> None:
+        """Tell why the stream stands, and wait."""
+        if not self._stopped:
+            logger.error(
+                "Stream %s of %s stands: %s %s",
+                self._place.stream,
+                self._place.source,
+                error,
+                error.remedy,
+                extra={"event": "stopped_stream", "error_class": type(error).__name__},
+            )
+        self._stopped = True
+        gauge(metrics.STOPPED).labels(*self._place).set(1)
+        if isinstance(error, Hole):
+            counter(metrics.HOLES).labels(*self._place).inc()
+        self._health.ready(False, str(error))
+        with driver_errors("noting why the stream stands"), connection.cursor() as cursor:
+            note_stop(cursor, self._place, str(error), error.remedy)
+        until = time.monotonic() + STOPPED_RETRY
+        while time.monotonic() < until and not self._stop.wait(0.5):
+            self._health.turned()
+
+    # One stretch of the stream: from the stored position until something changes ------------------
+
+    def _apply_stream(self, connection: psycopg.Connection[Any]) -> None:
+        settings, place = self._settings, self._place
+        url, options = settings.log_of(declared_at(settings, place)[0])
+        log = open_log(url, options)
+        topic = stream_topic(*place)
+        with driver_errors("preparing the target"):
+            store_declared(connection, settings, place)
+            plan = load_plan(connection, settings, place)
+        if not (state := self._wait_for_topic(log, topic)):
+            return
+        reader = log.reader(topic)
+        log.create(requests_topic(*place, settings.environment))
+        writer = log.writer(requests_topic(*place, settings.environment))
+        try:
+            with driver_errors("loading the position"):
+                stored = self._load_or_begin(connection, log, topic, state)
+            if stored is None:
+                return
+            reader.seek(stored.offset)
+            self._applier = Applier(connection, place, settings.environment, plan)
+            self._asker = Asker(writer, place, settings.environment)
+            self._consumer = self._consume_from(stored.position)
+            self._health.ready(True, "")
+            with driver_errors("applying"):
+                self._loop(connection, reader)
+        finally:
+            reader.close()
+            writer.close(1.0)
+
+    def _wait_for_topic(self, log: Any, topic: str) -> TopicState | None:
+        """Wait until the source has published something; None if told to stop."""
+        told = False
+        while not self._stop.is_set():
+            state: TopicState = log.state(topic)
+            if state.exists and state.end > state.begin:
+                return state
+            if not told:
+                told = True
+                logger.info(
+                    "Topic %s has no records yet; waiting for capture.",
+                    topic,
+                    extra={"event": "waiting_for_capture"},
+                )
+            self._health.ready(False, "waiting for the source's capture")
+            self._health.turned()
+            self._stop.wait(0.5)
+        return None
+
+    def _load_or_begin(
+        self, connection: psycopg.Connection[Any], log: Any, topic: str, state: TopicState
+    ) -> StoredPosition | None:
+        environment = self._settings.environment
+        with connection.cursor() as cursor:
+            stored = load_position(cursor, self._place, environment)
+            if stored is not None:
+                return stored
+            first = first_position(log, topic)
+            if first is None:
+                return None
+            with connection.transaction():
+                begin_at(cursor, self._place, environment, first)
+            return first
+
+    def _consume_from(self, position: Position) -> Consumer:
+        readers = {t.prefix: t.reader for t in self._applier.plan.tables.values()}
+        return consumer_at(position, readers)
+
+    def _loop(self, connection: psycopg.Connection[Any], reader: LogReader) -> None:
+        self._due = 0.0
+        try:
+            while not self._stop.is_set():
+                if self._housekeeping(connection):
+                    return
+                if not self._turn(connection, reader):
+                    return
+                self._health.turned()
+        except Overtaken:
+            logger.info("Another worker has applied meanwhile.", extra={"event": "overtaken"})
+        finally:
+            self._consumer.close()
+
+    def _turn(self, connection: psycopg.Connection[Any], reader: LogReader) -> bool:
+        """Read and apply what has arrived; False if the stretch ends here."""
+        def hand_over() -> None:
+            self._apply(connection, self._consumer.take())
+
+        for chunk in reader.poll(IDLE):
+            new_epoch = self._consumer.feed(chunk, hand_over)
+            if new_epoch is not None:
+                if self._consumer.pending:
+                    hand_over()
+                self._change_epoch(connection, new_epoch)
+                return False
+        quiet = time.monotonic() - self._quiet_since < QUIET_ADVANCE
+        if self._consumer.pending and (self._consumer.rows or not quiet):
+            hand_over()
+        return True
+
+    def _apply(self, connection: psycopg.Connection[Any], batch: Batch) -> None:
+        began = time.monotonic()
+        self._quiet_since = began
+        mark, self._consumer.mark = self._consumer.mark, None
+        mine = [t for t in batch.transactions if self._answers_us(t)]
+
+        def finish(cursor: psycopg.Cursor[Any]) -> None:
+            plan = self._applier.plan
+            for transaction in mine:
+                if transaction.hashed:
+                    compare(cursor, self._place, plan, transaction)
+            turn_pages(cursor, self._place, plan, mine)
+            if mark is not None:
+                note_report(cursor, self._place, mark)
+
+        written = self._try(batch, finish)
+        for transaction in batch.transactions:
+            transaction.close()
+        if self._stopped:
+            self._stopped = False
+            gauge(metrics.STOPPED).labels(*self._place).set(0)
+        self._count(batch, written, time.monotonic() - began)
+        if mine or written.wanted:
+            self._asker.answered(t.answer.request for t in mine if t.answer)
+            self._due = 0.0
+            self._housekeeping(connection)
+
+    def _try(self, batch: Batch, finish: Any) -> Written:
+        """Apply, again after a deadlock with local traffic."""
+        for _ in range(DEADLOCK_TRIES - 1):
+            try:
+                return self._applier.apply(batch, finish)
+            except (
+                psycopg.errors.DeadlockDetected,
+                psycopg.errors.SerializationFailure,
+                psycopg.errors.LockNotAvailable,
+            ):
+                logger.info("Met a lock; trying the batch again.", extra={"event": "lock_retry"})
+        return self._applier.apply(batch, finish)
+
+    def _answers_us(self, transaction: Transaction) -> bool:
+        answer = transaction.answer
+        return answer is not None and answer.target == self._settings.environment
+
+    def _count(self, batch: Batch, written: Written, seconds: float) -> None:
+        place = self._place
+        for (table, op), number in written.rows.items():
+            counter(metrics.ROWS).labels(*place, str(table), op).inc(number)
+        counter(metrics.TRANSACTIONS).labels(*place).inc(len(batch.transactions))
+        histogram(metrics.BATCH_ROWS).labels(*place).observe(sum(t.size for t in batch.transactions))
+        histogram(metrics.BATCH_SECONDS).labels(*place).observe(seconds)
+        gauge(metrics.POSITION).labels(*place).set(batch.next)
+        gauge(metrics.LAG).labels(*place).set(max(0.0, time.time() - batch.committed_ms / 1000))
+
+    def _change_epoch(self, connection: psycopg.Connection[Any], new: NewEpoch) -> None:
+        """Go on in the epoch that the source has begun: every subscription is backfilled."""
+        logger.warning(
+            "Stream %s of %s goes on in epoch %s (%s); every subscription is backfilled.",
+            self._place.stream,
+            self._place.source,
+            new.start.id,
+            new.start.reason,
+            extra={"event": "new_epoch", "epoch": new.start.id},
+        )
+        stored = StoredPosition(Position(new.start.id, new.start.start), new.offset)
+        with connection.transaction(), connection.cursor() as cursor:
+            begin_at(cursor, self._place, self._settings.environment, stored)
+            for subscription in stored_subscriptions(cursor, self._place):
+                start_run(cursor, subscription.id, "new epoch")
+
+    # What is not the stream ------------------------------------------------------------------------
+
+    def _housekeeping(self, connection: psycopg.Connection[Any]) -> bool:
+        """Ask and report what is due; True if subscriptions or runs changed: begin again."""
+        now = time.monotonic()
+        if now < self._due:
+            return False
+        self._due = now + HOUSEKEEPING
+        plan = self._applier.plan
+        with connection.cursor() as cursor:
+            stored = stored_subscriptions(cursor, self._place)
+            if {(s.id, s.generation) for s in stored} != {
+                (s.id, s.generation) for s in plan.subscriptions
+            }:
+                return True
+            wanted = wanted_by_table(cursor, self._place)
+            self._applier.unsettled = unsettled_tables(cursor, self._place, plan, wanted)
+            asked = self._asker.ask(cursor, plan)
+            for check in open_checks(cursor, self._place):
+                asked += self._asker.ask_once(
+                    check_id(check), lambda c=check: check_request(plan, c, self._settings.environment)
+                )
+            if now >= self._report_due:
+                self._report_due = now + REPORT
+                self._asker.report(make_report(cursor, self._place, self._settings.environment))
+        counter(metrics.REQUESTS).labels(*self._place).inc(asked)
+        for table in plan.tables:
+            gauge(metrics.WANTED).labels(*self._place, str(table)).set(wanted.get(str(table), 0))
+        return False
+
+
+def connect_target(settings: ReplicatorSettings) -> psycopg.Connection[Any]:
+    """Open the session that applies.
+
+    `synchronous_commit` is off: a crash of the target loses rows and position alike.
+    """
+    from django.conf import settings as django  # noqa: PLC0415 (after setup)
+
+    database = django.DATABASES[settings.database]
+    connection = connect(
+        connection_parameters(database, settings.direct, application="replicator apply")
+    )
+    connection.execute("SET synchronous_commit = off; SET lock_timeout = '10s'")
+    connection.execute("SET temp_buffers = '32MB'")
+    return connection
+
+
+def try_lock(connection: psycopg.Connection[Any], place: Place) -> bool:
+    """Take the stream's advisory lock, unless another session has it."""
+    with driver_errors("taking the stream's lock"):
+        row = connection.execute(
+            "SELECT pg_try_advisory_lock(hashtext('replicator apply'), hashtext(%s))",
+            (f"{place.source}/{place.stream}",),
+        ).fetchone()
+    return bool(row and row[0])
