@@ -72,6 +72,13 @@ class Asker:
             self._send(encode(request))
         return len(requests)
 
+    def ask_once(self, name: str, request: Callable[[], PageRequest]) -> int:
+        """Send a request unless it was sent lately; give the number sent."""
+        if not self._due(name):
+            return 0
+        self._send(encode(request()))
+        return 1
+
     def report(self, report: Report) -> None:
         """Tell the source how this target is. Raises LogUnavailable."""
         self._send(encode(report))

@@ -43,7 +43,7 @@ def chunk(rows: Iterable[Row], fields: Sequence[str], line: Line, start: str = "
         rows: the rows; every field named must be set.
         fields: names of the fields, in the order of the columns.
         line: `line_function(fields)`.
-        start: cells that stand before the row's own, each followed by the delimiter.
+        start: cells that stand before the row's own, escaped, each followed by the delimiter.
     """
     lines = [line(row, start) for row in rows]
     text = "".join(lines)

@@ -14,7 +14,7 @@ import psycopg
 from replicator.plan import TableName
 
 from replicator_apply.collapse import TableChanges, key_cells
-from replicator_apply.copytext import DELIMITER, chunk, escaped_line, line_function
+from replicator_apply.copytext import DELIMITER, chunk, escaped, escaped_line, line_function
 from replicator_apply.decode import EventReader
 from replicator_apply.plan import Membership, Table
 from replicator_apply.sequences import Sequences
@@ -39,12 +39,15 @@ class DirectWriter:
         self._line = line_function(self._fields)
         self._key_fields = [f"c{reader.columns.index(name)}" for name in reader.key]
         self._key_line = line_function(self._key_fields)
+        self._defaults = "".join(
+            f"{escaped(text)}{DELIMITER}" for text in self.table.defaults.values()
+        )
 
     def insert(self, cursor: Cursor, changes: TableChanges) -> None:
         """COPY the rows that were created, and their receipts."""
         rows = changes.born.values()
         with cursor.copy(self.sql.copy_table) as copy:
-            copy.write(chunk(rows, self._fields, self._line))
+            copy.write(chunk(rows, self._fields, self._line, self._defaults))
         with cursor.copy(self.sql.copy_receipts) as copy:
             for membership in self.table.memberships:
                 start = _start(membership)

@@ -67,6 +67,7 @@ class Table:
         adopts: whether local rows under replicated keys become ours.
         pulled: foreign keys to tables that every such subscription holds wholly: a row that they
             point at belongs, so if it is missing it is on its way.
+        defaults: text of a value for each column of new rows that nothing else fills.
     """
 
     number: int
@@ -75,6 +76,7 @@ class Table:
     memberships: tuple[Membership, ...]
     adopts: bool
     pulled: tuple[Constraint, ...]
+    defaults: Mapping[str, str]
 
     @property
     def name(self) -> TableName:
@@ -168,7 +170,9 @@ def receipts_name(table: TableName) -> str:
 
 
 def make_plan(
-    subscriptions: Sequence[SubscribedDataset], shapes: Mapping[TableName, TableShape]
+    subscriptions: Sequence[SubscribedDataset],
+    shapes: Mapping[TableName, TableShape],
+    defaults: Mapping[TableName, Mapping[str, str]],
 ) -> TargetPlan:
     """Compile subscriptions against the target's tables.
 
@@ -187,6 +191,7 @@ def make_plan(
             tuple(Membership(s.id, s.generation, table_filter(s.dataset, name)) for s in holders),
             adopts=all(s.on_clash == "adopt" for s in holders),
             pulled=tuple(k for k in shapes[name].outgoing if _is_pulled(k, release, holders)),
+            defaults=defaults[name],
         )
     return TargetPlan(tuple(subscriptions), tables)
 

@@ -4,6 +4,7 @@ All of it is written in the transaction that writes the rows, so that a crash le
 The tables are Django models (`replicator.models`), read and written here by SQL.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -15,9 +16,10 @@ from psycopg.types.json import Jsonb
 from replicator.envelope import Mark
 from replicator.errors import Refused
 from replicator.models import BackfillRun, StreamPosition, Subscription, WantedRow
+from replicator.plan import TableName
 from replicator.positions import EpochId, Lsn, Offset, Position
 
-from replicator_apply.plan import Table
+from replicator_apply.plan import KEPT, Table, TargetPlan
 
 Cursor = psycopg.Cursor[Any]
 SCHEMA = "public"
@@ -325,3 +327,26 @@ def create_receipts(cursor: Cursor, table: Table) -> None:
             index, table.receipts
         )
     )
+
+
+def unsettled_tables(
+    cursor: Cursor, place: Place, plan: TargetPlan, wanted: Mapping[str, int]
+) -> frozenset[TableName]:
+    """List the tables with wanted, suspect or kept rows: what changes in them needs a verdict."""
+    running = {run.subscription for run in unfinished_runs(cursor, place)}
+    found = {name for name in plan.tables if wanted.get(str(name))}
+    for subscription in plan.subscriptions:
+        if subscription.id in running:
+            found |= {release.table for release in subscription.dataset.releases}
+    return frozenset(found | _tables_with_kept_rows(cursor, plan))
+
+
+def _tables_with_kept_rows(cursor: Cursor, plan: TargetPlan) -> set[TableName]:
+    if not plan.tables:
+        return set()
+    one = "SELECT {} WHERE EXISTS (SELECT FROM {} WHERE subscription_id = {})"
+    parts = [
+        sql.SQL(one).format(table.number, table.receipts, KEPT) for table in plan.tables.values()
+    ]
+    numbers = {row[0] for row in cursor.execute(sql.SQL(" UNION ALL ").join(parts))}
+    return {name for name, table in plan.tables.items() if table.number in numbers}

@@ -45,6 +45,10 @@ def column(name: str, alias: str = "") -> Sql:
     return sql.Identifier(alias, name) if alias else sql.Identifier(name)
 
 
+def _each(parts: Iterable[Sql]) -> Sql:
+    return sql.Composed(parts)
+
+
 def equal(names: Sequence[str], alias: str, others: Sequence[str], other: str) -> Sql:
     """Join two aliases on columns, pairwise."""
     pairs = zip(names, others, strict=True)
@@ -395,9 +399,14 @@ class TableSql:
     def insert(self) -> str:
         """Write the rows that are not here."""
         return self.compose(
-            "INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE SELECT {scolumns} "
-            "FROM {stage} s WHERE s._verdict = 'w' AND s._complete "
-            "AND NOT EXISTS (SELECT FROM {table} t WHERE {ts})"
+            "INSERT INTO {table} ({columns}{more}) OVERRIDING SYSTEM VALUE "
+            "SELECT {scolumns}{values} FROM {stage} s WHERE s._verdict = 'w' AND s._complete "
+            "AND NOT EXISTS (SELECT FROM {table} t WHERE {ts})",
+            more=_each(sql.SQL(", {}").format(column(name)) for name in self.table.defaults),
+            values=_each(
+                sql.SQL(", {}::{}").format(text, sql.SQL(self.table.shape.columns[name].type))
+                for name, text in self.table.defaults.items()
+            ),
         )
 
     @cached_property
@@ -547,8 +556,12 @@ class TableSql:
 
     @cached_property
     def copy_table(self) -> str:
-        """COPY new rows straight into the table."""
-        return self.compose("COPY {table} ({columns}) FROM STDIN {options}", options=OPTIONS)
+        """COPY new rows straight into the table, behind the defaults of other columns."""
+        return self.compose(
+            "COPY {table} ({filled}) FROM STDIN {options}",
+            filled=identifiers((*self.table.defaults, *self.table.columns)),
+            options=OPTIONS,
+        )
 
     @cached_property
     def copy_receipts(self) -> str:

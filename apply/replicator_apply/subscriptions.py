@@ -1,6 +1,5 @@
 """Settings, declarations and stored state → the plan of one stream. Blocks on Postgres."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import psycopg
@@ -11,6 +10,7 @@ from replicator.plan import DatasetPlan
 from replicator.settings import ReplicatorSettings, Subscription
 
 from replicator_apply.catalog import read_shapes
+from replicator_apply.defaults import defaults
 from replicator_apply.plan import SubscribedDataset, TargetPlan, make_plan
 from replicator_apply.state import (
     Place,
@@ -94,11 +94,14 @@ def load_plan(connection: Connection, settings: ReplicatorSettings, place: Place
             )
             for stored in stored_subscriptions(cursor, place)
         ]
-        plan = make_plan(subscribed, read_shapes(connection, _tables(subscribed)))
+        releases = {r.table: r for one in subscribed for r in one.dataset.releases}
+        shapes = read_shapes(connection, sorted(releases))
+        filled = {
+            name: defaults(connection, release, shapes[name], settings.database)
+            for name, release in releases.items()
+        }
+        plan = make_plan(subscribed, shapes, filled)
         for table in plan.tables.values():
             create_receipts(cursor, table)
     return plan
 
-
-def _tables(subscribed: Iterable[SubscribedDataset]) -> list[Any]:
-    return sorted({release.table for s in subscribed for release in s.dataset.releases})

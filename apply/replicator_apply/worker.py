@@ -260,7 +260,7 @@ class Worker:
             self._stopped = False
             gauge(metrics.STOPPED).labels(*self._place).set(0)
         self._count(batch, written, time.monotonic() - began)
-        if mine or written.wanted:
+        if mine or written.judged:
             self._asker.answered(t.answer.request for t in mine if t.answer)
             self._due = 0.0
             self._housekeeping(connection)

@@ -26,10 +26,13 @@ Cursor = psycopg.Cursor[Any]
 
 @dataclass
 class Written:
-    """Rows written, by table and op: c inserted, u updated, d deleted."""
+    """Rows written, by table and op: c inserted, u updated, d deleted.
+
+    `judged`: the rules had to look, so that rows may be wanted or kept now.
+    """
 
     rows: dict[tuple[TableName, str], int] = field(default_factory=dict)
-    wanted: int = 0
+    judged: bool = False
 
     def add(self, table: TableName, op: str, count: int) -> None:
         """Count rows."""
@@ -40,7 +43,6 @@ class Written:
         """Add what another round wrote."""
         for (table, op), count in other.rows.items():
             self.add(table, op, count)
-        self.wanted += other.wanted
 
 
 def write(cursor: Cursor, batch: Mapping[TableName, Staged], place: Place) -> Written:
@@ -57,7 +59,8 @@ def write(cursor: Cursor, batch: Mapping[TableName, Staged], place: Place) -> Wr
     for staged in filled:
         _leave(cursor, staged)
         cursor.execute(staged.sql.settled, place)
-        written.wanted += cursor.execute(staged.sql.want, place).rowcount
+        cursor.execute(staged.sql.want, place)
+    written.judged = True
     return written
 
 

@@ -1,0 +1,56 @@
+"""Values for columns that do not travel, of rows that are new here. Blocks on Postgres.
+
+A column that the source does not release and that has no default in the database takes the default
+of its model field, as it would in a row made by the ORM; that of a callable is drawn when the plan
+is loaded.
+"""
+
+from typing import Any
+
+import psycopg
+from django.db import connections
+from psycopg import sql
+
+from replicator.compiler import find_model
+from replicator.errors import ConfigurationError
+from replicator.plan import Release
+
+from replicator_apply.catalog import TableShape
+
+_WITH_DEFAULT = """
+SELECT a.attname FROM pg_attribute a
+ WHERE a.attrelid = %s AND (a.atthasdef OR a.attidentity <> '')
+"""
+
+
+def defaults(
+    connection: psycopg.Connection[Any], release: Release, shape: TableShape, alias: str
+) -> dict[str, str]:
+    """Give the text of a value for each column of a new row that nothing else fills.
+
+    Raises:
+        ConfigurationError: a column that does not travel must not be NULL and has no default.
+    """
+    filled = {row[0] for row in connection.execute(_WITH_DEFAULT, (shape.oid,))}
+    missing = [
+        column
+        for name, column in shape.columns.items()
+        if name not in release.columns and name not in filled and not column.generated
+    ]
+    fields = {field.column: field for field in find_model(release.label)._meta.concrete_fields}
+    texts = {}
+    for column in missing:
+        value = None
+        if (field := fields.get(column.name)) is not None:
+            value = field.get_db_prep_save(field.get_default(), connections[alias])
+        if value is not None:
+            statement = sql.SQL("SELECT {}::{}::text").format(value, sql.SQL(column.type))
+            row = connection.execute(statement).fetchone()
+            texts[column.name] = str(row[0]) if row else ""
+        elif column.not_null:
+            raise ConfigurationError(
+                f"Column {column.name} of {release.table} must not be NULL, does not travel and "
+                "has no default: new rows cannot be written.",
+                remedy="Release the column, or give its field or the database a default.",
+            )
+    return texts

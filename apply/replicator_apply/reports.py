@@ -1,0 +1,49 @@
+"""What a target tells the source of itself, for `status` there. Blocks on Postgres."""
+
+import time
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from replicator.models import StreamPosition, WantedRow
+from replicator.requests import Report, ReportedError
+
+from replicator_apply.state import Place, state_table
+
+Cursor = psycopg.Cursor[Any]
+
+_POSITION = (
+    "SELECT epoch, next_lsn, extract(epoch FROM now() - committed_at)::float, stopped_reason, "
+    "stopped_remedy FROM {} WHERE source = %(source)s AND stream = %(stream)s"
+)
+_WANTED = (
+    "SELECT count(*), extract(epoch FROM now() - min(created_at))::float FROM {} "
+    "WHERE source = %(source)s AND stream = %(stream)s"
+)
+
+
+def make_report(cursor: Cursor, place: Place, environment: str) -> Report:
+    """Describe how the stream stands here."""
+    position = cursor.execute(
+        sql.SQL(_POSITION).format(state_table(StreamPosition)), place.parameters
+    ).fetchone()
+    wanted = cursor.execute(
+        sql.SQL(_WANTED).format(state_table(WantedRow)), place.parameters
+    ).fetchone()
+    count, oldest = wanted or (0, None)
+    now_ms = int(time.time() * 1000)
+    if position is None:
+        return Report(target=environment, at_ms=now_ms)
+    epoch, next_lsn, lag, reason, remedy = position
+    errors = (ReportedError(error="stopped", message=reason[:1000], remedy=remedy[:1000]),)
+    return Report(
+        target=environment,
+        at_ms=now_ms,
+        epoch=epoch,
+        next=next_lsn,
+        lag_s=lag,
+        oldest_wanted_s=oldest,
+        counts={"wanted": count},
+        errors=errors if reason else (),
+    )
