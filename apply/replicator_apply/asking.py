@@ -14,7 +14,6 @@ from replicator.envelope import encode_key
 from replicator.errors import LogUnavailable, LostLog
 from replicator.log import LogWriter
 from replicator.requests import KeysRequest, PageRequest, Report, encode
-
 from replicator_apply.backfill import (
     advance_sweep,
     keys_request,
@@ -64,7 +63,7 @@ class Asker:
         Raises:
             LogUnavailable: the log does not take them.
         """
-        requests = [*self._wanted(cursor, plan)]
+        requests: list[KeysRequest | PageRequest] = [*self._wanted(cursor, plan)]
         for run in unfinished_runs(cursor, self._place):
             if run.state != "paused":
                 requests += self._run(cursor, plan, run)

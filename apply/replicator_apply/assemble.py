@@ -14,7 +14,6 @@ from typing import IO
 from replicator.envelope import Answer
 from replicator.errors import Hole
 from replicator.positions import EpochId, Lsn, Offset, Position, RunId, format_lsn
-
 from replicator_apply.decode import Event, Skimmed
 
 SPOOL_AFTER = 20_000

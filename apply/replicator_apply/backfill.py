@@ -6,7 +6,7 @@ does not have either comes back as a delete. More of them than the fuse allows w
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,6 @@ from psycopg import sql
 
 from replicator.envelope import Answer
 from replicator.requests import KeysRequest, PageRequest, PlanItem
-
 from replicator_apply.assemble import Transaction
 from replicator_apply.plan import SubscribedDataset, Table, TargetPlan
 from replicator_apply.state import Place, Run, note_refusal, save_run, unfinished_runs, with_page
@@ -68,7 +67,7 @@ def page_request(plan: TargetPlan, run: Run, target: str, *, limit: int = PAGE) 
 
 
 def keys_request(
-    plan: TargetPlan, target: str, name: str, keys: dict[str, Sequence[tuple[Any, ...]]]
+    plan: TargetPlan, target: str, name: str, keys: Mapping[str, Sequence[tuple[Any, ...]]]
 ) -> KeysRequest:
     """Ask for rows by key."""
     return KeysRequest(
@@ -186,9 +185,7 @@ def _suspects_of(
     cursor: Cursor, table: Table, subscription: SubscribedDataset, limit: int
 ) -> Iterator[tuple[str, ...]]:
     statement = sql.SQL("SELECT {} " + _SUSPECT + " LIMIT %s").format(
-        sql.SQL(", ").join(
-            sql.SQL("{}::text").format(sql.Identifier(name)) for name in table.key
-        ),
+        sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in table.key),
         table.receipts,
     )
     values = (subscription.id, subscription.generation, limit)

@@ -16,7 +16,6 @@ from psycopg import sql
 from replicator.errors import Stopped, Unwritable
 from replicator.plan import TableName
 from replicator.positions import Lsn, Offset
-
 from replicator_apply.assemble import Parsed, Transaction
 from replicator_apply.collapse import TableChanges, collapse
 from replicator_apply.direct import DirectWriter, Unexpected, may_write_directly, write_directly
@@ -34,7 +33,7 @@ ROUND = 20_000
 """Events that are collapsed at once."""
 
 
-class Overtaken(Exception):  # noqa: N818 (no error: reload and go on)
+class Overtaken(Exception):
     """Another worker has applied the batch, or part of it: the position is not the one in memory."""
 
 

@@ -3,7 +3,6 @@
 from replicator.log import Log
 from replicator.log.tail import last_records
 from replicator.positions import EpochId, Lsn, Offset, Position
-
 from replicator_apply.decode import Skimmed, skim
 from replicator_apply.state import StoredPosition
 

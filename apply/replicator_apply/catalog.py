@@ -162,8 +162,6 @@ def _constraint(row: Sequence[Any]) -> Constraint:
     )
 
 
-def read_shapes(
-    connection: Connection, tables: Iterable[TableName]
-) -> dict[TableName, TableShape]:
+def read_shapes(connection: Connection, tables: Iterable[TableName]) -> dict[TableName, TableShape]:
     """Read the shapes of some tables; raises as `read_shape`."""
     return {table: read_shape(connection, table) for table in tables}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from replicator_apply.decode import Cell, Event, EventReader, Row
+from replicator_apply.decode import Cell, Event, EventReader, Row, Skimmed
 
 
 @dataclass(slots=True)
@@ -96,7 +96,7 @@ def key_cells(key: bytes) -> list[Cell]:
 
 
 def collapse(
-    events: Iterable[tuple[bytes, Event]],
+    events: Iterable[tuple[bytes, Event | Skimmed]],
     changes: dict[bytes, TableChanges],
     open_table: Callable[[bytes], TableChanges | None],
 ) -> None:
@@ -117,6 +117,5 @@ def collapse(
             if table is None:
                 continue
             changes[prefix] = table
-        table.add(key, event)
-
-
+        if isinstance(event, Event):
+            table.add(key, event)

@@ -9,7 +9,6 @@ from replicator.errors import ConfigurationError, ReplicatorError
 from replicator.http import Health
 from replicator.settings import ReplicatorSettings, load_settings
 from replicator.stop import Stop, supervise
-
 from replicator_apply.state import Place
 from replicator_apply.subscriptions import places
 from replicator_apply.worker import Worker

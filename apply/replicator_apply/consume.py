@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from replicator.envelope import EpochStart, Mark
 from replicator.log import Chunk
 from replicator.positions import EpochId, Lsn, Offset, Position
-
 from replicator_apply.assemble import Assembler, Transaction
 from replicator_apply.batch import Batch
 from replicator_apply.decode import Event, EventReader, Skimmed, skim

@@ -14,7 +14,6 @@ from psycopg import sql
 from replicator.compiler import find_model
 from replicator.errors import ConfigurationError
 from replicator.plan import Release
-
 from replicator_apply.catalog import TableShape
 
 _WITH_DEFAULT = """

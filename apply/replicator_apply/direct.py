@@ -12,7 +12,6 @@ from typing import Any
 import psycopg
 
 from replicator.plan import TableName
-
 from replicator_apply.collapse import TableChanges, key_cells
 from replicator_apply.copytext import DELIMITER, chunk, escaped, escaped_line, line_function
 from replicator_apply.decode import EventReader
@@ -24,7 +23,7 @@ from replicator_apply.write import Written
 Cursor = psycopg.Cursor[Any]
 
 
-class Unexpected(Exception):  # noqa: N818 (no error: the other way is taken)
+class Unexpected(Exception):
     """A row was not here, or was, against expectation."""
 
 
@@ -85,7 +84,9 @@ def _start(membership: Membership) -> str:
     return f"{membership.subscription}{DELIMITER}{membership.generation}{DELIMITER}"
 
 
-def may_write_directly(table: Table, changes: TableChanges, unsettled: Collection[TableName]) -> bool:
+def may_write_directly(
+    table: Table, changes: TableChanges, unsettled: Collection[TableName]
+) -> bool:
     """Whether a table's changes need no verdict.
 
     Args:

@@ -16,7 +16,6 @@ from psycopg import sql
 from replicator.envelope import encode_key
 from replicator.errors import ConfigurationError
 from replicator.plan import DatasetPlan, Filter, Or, Release, TableName, columns_of
-
 from replicator_apply.catalog import Constraint, TableShape
 from replicator_apply.decode import EventReader
 
@@ -166,7 +165,9 @@ def receipts_name(table: TableName) -> str:
     name = str(table)
     if len(name.encode()) <= MAX_IDENTIFIER:
         return name
-    return name.encode()[:46].decode(errors="ignore") + hashlib.sha256(name.encode()).hexdigest()[:16]
+    return (
+        name.encode()[:46].decode(errors="ignore") + hashlib.sha256(name.encode()).hexdigest()[:16]
+    )
 
 
 def make_plan(

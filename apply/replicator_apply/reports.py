@@ -8,7 +8,6 @@ from psycopg import sql
 
 from replicator.models import StreamPosition, WantedRow
 from replicator.requests import Report, ReportedError
-
 from replicator_apply.state import Place, state_table
 
 Cursor = psycopg.Cursor[Any]

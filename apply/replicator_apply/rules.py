@@ -12,7 +12,6 @@ import psycopg
 
 from replicator.errors import Clash
 from replicator.plan import TableName
-
 from replicator_apply.catalog import Constraint
 from replicator_apply.plan import Table, TargetPlan, reading_columns
 from replicator_apply.stage import Staged
@@ -112,7 +111,9 @@ def tables_to_stage(plan: TargetPlan, changed: Collection[TableName]) -> list[Ta
     """
     names, todo = set(changed), list(changed)
     while todo:
-        incoming = {key.table for key in plan.tables[todo.pop()].shape.incoming} & plan.tables.keys()
+        incoming = {
+            key.table for key in plan.tables[todo.pop()].shape.incoming
+        } & plan.tables.keys()
         todo += incoming - names
         names |= incoming
     names |= {key.to for name in names for key in plan.tables[name].pulled}

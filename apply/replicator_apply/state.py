@@ -18,7 +18,6 @@ from replicator.errors import Refused
 from replicator.models import BackfillRun, StreamPosition, Subscription, WantedRow
 from replicator.plan import TableName
 from replicator.positions import EpochId, Lsn, Offset, Position
-
 from replicator_apply.plan import KEPT, Table, TargetPlan
 
 Cursor = psycopg.Cursor[Any]
@@ -120,9 +119,7 @@ def begin_at(cursor: Cursor, place: Place, environment: str, stored: StoredPosit
     cursor.execute(_BEGIN, {**place.parameters, "environment": environment, **values})
 
 
-def advance(
-    cursor: Cursor, place: Place, next_lsn: Lsn, offset: Offset, committed_ms: int
-) -> None:
+def advance(cursor: Cursor, place: Place, next_lsn: Lsn, offset: Offset, committed_ms: int) -> None:
     """Store how far the batch brings the stream."""
     values = {"next": next_lsn, "offset": offset, "committed_ms": committed_ms}
     cursor.execute(_ADVANCE, {**place.parameters, **values})

@@ -20,7 +20,6 @@ from psycopg import sql
 
 from replicator.filter_sql import filter_sql
 from replicator.plan import columns_of
-
 from replicator_apply.catalog import Constraint
 from replicator_apply.copytext import OPTIONS
 from replicator_apply.plan import KEPT, Membership, Table
@@ -29,7 +28,7 @@ Sql = sql.Composable
 
 CONTROL = (
     "_set smallint, _round integer, _present boolean, _complete boolean, _read boolean, "
-    "_held boolean, _wanted boolean DEFAULT false, _verdict \"char\""
+    '_held boolean, _wanted boolean DEFAULT false, _verdict "char"'
 )
 LOADED = ("_set", "_round", "_present", "_complete", "_read")
 """Control columns that COPY fills, in this order, before the table's own."""
@@ -193,9 +192,9 @@ class TableSql:
 
     def is_held(self, alias: str) -> Sql:
         """Whether the row of an alias has a receipt of a subscription."""
-        return sql.SQL(
-            "EXISTS (SELECT FROM {} r WHERE {} AND r.subscription_id <> {})"
-        ).format(self.table.receipts, self._same_key("r", alias), sql.Literal(KEPT))
+        return sql.SQL("EXISTS (SELECT FROM {} r WHERE {} AND r.subscription_id <> {})").format(
+            self.table.receipts, self._same_key("r", alias), sql.Literal(KEPT)
+        )
 
     def is_wanted(self, alias: str) -> Sql:
         """Whether the row of an alias is wanted."""
@@ -412,9 +411,7 @@ class TableSql:
     @cached_property
     def delete(self) -> str:
         """Delete the rows that leave."""
-        return self.compose(
-            "DELETE FROM {table} t USING {stage} s WHERE {ts} AND s._verdict = 'l'"
-        )
+        return self.compose("DELETE FROM {table} t USING {stage} s WHERE {ts} AND s._verdict = 'l'")
 
     # Unique values that change hands -----------------------------------------------------------
 

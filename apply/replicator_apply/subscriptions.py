@@ -8,7 +8,6 @@ from replicator.compiler import find_dataset
 from replicator.errors import ConfigurationError
 from replicator.plan import DatasetPlan
 from replicator.settings import ReplicatorSettings, Subscription
-
 from replicator_apply.catalog import read_shapes
 from replicator_apply.defaults import defaults
 from replicator_apply.plan import SubscribedDataset, TargetPlan, make_plan
@@ -104,4 +103,3 @@ def load_plan(connection: Connection, settings: ReplicatorSettings, place: Place
         for table in plan.tables.values():
             create_receipts(cursor, table)
     return plan
-

@@ -17,7 +17,6 @@ from replicator.envelope import Answer, RowHash
 from replicator.filter_sql import filter_sql
 from replicator.models import VerifyRun, WantedRow
 from replicator.requests import PageRequest
-
 from replicator_apply.assemble import VERIFY, Transaction
 from replicator_apply.backfill import plan_items
 from replicator_apply.collapse import key_cells
@@ -87,9 +86,7 @@ def check_request(plan: TargetPlan, check: Check, target: str) -> PageRequest:
     )
 
 
-def compare(
-    cursor: Cursor, place: Place, plan: TargetPlan, transaction: Transaction
-) -> bool:
+def compare(cursor: Cursor, place: Place, plan: TargetPlan, transaction: Transaction) -> bool:
     """Compare a page of hashes; the target must stand at the answer's position. True if it did."""
     answer = transaction.answer
     if answer is None or answer.plan != plan.fingerprint:
@@ -151,7 +148,7 @@ def _load(
 
 def _difference(
     table: Table, subscription: SubscribedDataset, check: Check, answer: Answer
-) -> sql.Composable:
+) -> sql.Composed:
     """Select kind and key of each row that differs: missing, extra or different."""
     rule = subscription.dataset.rules[check.rule]
     same = equal(table.key, "t", table.key, "h")
@@ -229,7 +226,9 @@ def _save(  # noqa: PLR0913
     values = {
         "id": check.id,
         "rule": rule,
-        "after_key": "" if answer.last_key is None else msgspec.json.encode(answer.last_key).decode(),
+        "after_key": ""
+        if answer.last_key is None
+        else msgspec.json.encode(answer.last_key).decode(),
         "state": "finished" if rule >= rules else "running",
         "checked": checked,
         "findings": msgspec.json.encode(findings).decode(),

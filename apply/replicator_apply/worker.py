@@ -6,20 +6,19 @@ that keeps two workers from applying the same batch, whatever the lock does.
 
 import logging
 import time
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import psycopg
 
-from replicator.errors import Hole, LogUnavailable, ReplicatorError, Stopped
+from replicator.errors import Hole, Stopped
 from replicator.http import Health
 from replicator.log import LogReader, TopicState, open_log
 from replicator.metrics import counter, gauge, histogram
-from replicator.positions import Lsn, Offset, Position
+from replicator.positions import Position
 from replicator.postgres import connect, connection_parameters, driver_errors
 from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
 from replicator.stop import Stop
-
 from replicator_apply import metrics
 from replicator_apply.asking import Asker
 from replicator_apply.assemble import Transaction
@@ -223,6 +222,7 @@ class Worker:
 
     def _turn(self, connection: psycopg.Connection[Any], reader: LogReader) -> bool:
         """Read and apply what has arrived; False if the stretch ends here."""
+
         def hand_over() -> None:
             self._apply(connection, self._consumer.take())
 
@@ -287,7 +287,9 @@ class Worker:
         for (table, op), number in written.rows.items():
             counter(metrics.ROWS).labels(*place, str(table), op).inc(number)
         counter(metrics.TRANSACTIONS).labels(*place).inc(len(batch.transactions))
-        histogram(metrics.BATCH_ROWS).labels(*place).observe(sum(t.size for t in batch.transactions))
+        histogram(metrics.BATCH_ROWS).labels(*place).observe(
+            sum(t.size for t in batch.transactions)
+        )
         histogram(metrics.BATCH_SECONDS).labels(*place).observe(seconds)
         gauge(metrics.POSITION).labels(*place).set(batch.next)
         gauge(metrics.LAG).labels(*place).set(max(0.0, time.time() - batch.committed_ms / 1000))
@@ -327,9 +329,8 @@ class Worker:
             self._applier.unsettled = unsettled_tables(cursor, self._place, plan, wanted)
             asked = self._asker.ask(cursor, plan)
             for check in open_checks(cursor, self._place):
-                asked += self._asker.ask_once(
-                    check_id(check), lambda c=check: check_request(plan, c, self._settings.environment)
-                )
+                request = partial(check_request, plan, check, self._settings.environment)
+                asked += self._asker.ask_once(check_id(check), request)
             if now >= self._report_due:
                 self._report_due = now + REPORT
                 self._asker.report(make_report(cursor, self._place, self._settings.environment))

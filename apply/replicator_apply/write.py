@@ -16,7 +16,6 @@ from psycopg import sql
 
 from replicator.errors import Clash
 from replicator.plan import TableName
-
 from replicator_apply.plan import Table
 from replicator_apply.rules import Place
 from replicator_apply.stage import Staged
