@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 
 from replicator.envelope import Answer
-from replicator.requests import KeysRequest, PageRequest, PlanItem
+from replicator.requests import KeysRequest, PageRequest
 from replicator_apply.assemble import Transaction
 from replicator_apply.plan import SubscribedDataset, Table, TargetPlan
 from replicator_apply.state import Place, Run, note_refusal, save_run, unfinished_runs, with_page
@@ -42,22 +42,13 @@ def sweep_id(run: Run, turn: int) -> str:
     return f"sweep-{run.id}-{run.generation}-{turn}"
 
 
-def plan_items(plan: TargetPlan) -> tuple[PlanItem, ...]:
-    """Write a plan as requests name it."""
-    return tuple(
-        PlanItem(dataset=dataset, arguments=arguments, fingerprint=fingerprint)
-        for dataset, arguments, fingerprint in plan.named
-    )
-
-
 def page_request(plan: TargetPlan, run: Run, target: str, *, limit: int = PAGE) -> PageRequest:
     """Ask for a run's next page."""
     subscription = plan.subscription(run.subscription)
     return PageRequest(
         target=target,
         id=page_id(run),
-        plan=plan_items(plan),
-        plan_id=plan.fingerprint,
+        plan=plan.named,
         dataset=subscription.dataset.name,
         arguments=subscription.arguments,
         rule=run.rule,
@@ -73,8 +64,7 @@ def keys_request(
     return KeysRequest(
         target=target,
         id=name,
-        plan=plan_items(plan),
-        plan_id=plan.fingerprint,
+        plan=plan.named,
         keys={table: tuple(rows) for table, rows in keys.items()},
     )
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 
-import msgspec
 from psycopg import sql
 
 from replicator.envelope import encode_key
 from replicator.errors import ConfigurationError
 from replicator.plan import DatasetPlan, Filter, Or, Release, TableName, columns_of
+from replicator.requests import PlanItem, fingerprint
 from replicator_apply.catalog import Constraint, TableShape
 from replicator_apply.decode import EventReader
 
@@ -138,13 +138,16 @@ class TargetPlan:
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that name the plan in requests and answers."""
-        return hashlib.sha256(msgspec.json.encode(self.named)).hexdigest()[:16]
+        return fingerprint(self.named)
 
-    @property
-    def named(self) -> list[tuple[str, str, str]]:
-        """The plan as a request names it: dataset, arguments, fingerprint of each subscription."""
-        return sorted(
-            (s.dataset.name, s.arguments, s.dataset.fingerprint) for s in self.subscriptions
+    @cached_property
+    def named(self) -> tuple[PlanItem, ...]:
+        """The plan as a request names it."""
+        return tuple(
+            PlanItem(
+                dataset=s.dataset.name, arguments=s.arguments, fingerprint=s.dataset.fingerprint
+            )
+            for s in self.subscriptions
         )
 
     @cached_property

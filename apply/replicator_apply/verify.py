@@ -18,7 +18,6 @@ from replicator.filter_sql import filter_sql
 from replicator.models import VerifyRun, WantedRow
 from replicator.requests import PageRequest
 from replicator_apply.assemble import VERIFY, Transaction
-from replicator_apply.backfill import plan_items
 from replicator_apply.collapse import key_cells
 from replicator_apply.copytext import OPTIONS, escaped_line
 from replicator_apply.decode import Cell, Skimmed
@@ -50,11 +49,11 @@ _OPEN = (
     "WHERE s.source = %(source)s AND s.stream = %(stream)s AND v.state = 'running' ORDER BY v.id"
 )
 _SAVE = (
-    "UPDATE {} SET rule = %(rule)s, after_key = %(after_key)s, state = %(state)s, "
+    "UPDATE {} SET rule = %(rule)s, after_key = %(after_key)s, state = %(state)s::text, "
     "rows_checked = rows_checked + %(checked)s, missing = missing + %(missing)s, "
     "extra = extra + %(extra)s, different = different + %(different)s, "
     "findings = %(findings)s::jsonb, updated_at = now(), "
-    "finished_at = CASE WHEN %(state)s = 'finished' THEN now() END WHERE id = %(id)s"
+    "finished_at = CASE WHEN %(state)s::text = 'finished' THEN now() END WHERE id = %(id)s"
 )
 
 
@@ -75,8 +74,7 @@ def check_request(plan: TargetPlan, check: Check, target: str) -> PageRequest:
     return PageRequest(
         target=target,
         id=check_id(check),
-        plan=plan_items(plan),
-        plan_id=plan.fingerprint,
+        plan=plan.named,
         hashes=True,
         dataset=subscription.dataset.name,
         arguments=subscription.arguments,
