@@ -45,7 +45,7 @@ LAG_FOR_PAGES = 5.0
 """Seconds by which the reader may be behind while pages are read."""
 _CONTENT = b"fetch:"
 _HASHES_PER_RECORD = 1_000
-_PATIENCE = 60.0
+_PATIENCE = 20.0
 _PAUSE = 0.1
 
 _REFUSED = (
@@ -144,7 +144,7 @@ class Fetcher:
             return "answered" if self._published(reading) else "dropped"
         except Refusal as refusal:
             reason = str(refusal)
-        except _BUSY as error:
+        except (_NotYetVisible, *_BUSY) as error:
             self._log_drop(request, error)
             return "dropped"
         except _REFUSED as error:
@@ -190,17 +190,21 @@ class Fetcher:
     def _read(
         self, request: Request, plan: AnswerPlan, retention: Retention, content: bytes
     ) -> Reading:
-        """Read until a snapshot sees all that was noted; commit the message."""
+        """Read until a snapshot sees all that was noted; commit the message.
+
+        Waiting for locks, a deadlock or a cancelled statement is tried again as well, for a while.
+        """
         until = time.monotonic() + _PATIENCE
         while True:
             rows = Spool()
             try:
                 return self._read_once(request, plan, retention, content, rows)
-            except _NotYetVisible:
+            except (_NotYetVisible, *_BUSY):
                 rows.close()
+                retention.snapshot = None
                 counter(metrics.FETCH_RETRIES).labels(self._site.stream).inc()
                 if time.monotonic() > until or self._stop.wait(_PAUSE):
-                    raise psycopg.errors.LockNotAvailable("not visible yet") from None
+                    raise
             except BaseException:
                 rows.close()
                 raise

@@ -1,6 +1,6 @@
 """The metrics of capture."""
 
-from replicator.metrics import ROWS, Metric
+from replicator.metrics import Metric
 
 LAG_SECONDS = Metric(
     "replicator_capture_lag_seconds",
@@ -55,13 +55,6 @@ ROWS_READ = Metric(
     "counter",
     "Row events of opted-in tables read.",
     ("stream",),
-)
-TRANSACTION_ROWS = Metric(
-    "replicator_capture_transaction_rows",
-    "histogram",
-    "Row events of a source transaction.",
-    ("stream",),
-    ROWS,
 )
 UNSEEN = Metric(
     "replicator_capture_unseen_commits",
@@ -136,7 +129,6 @@ METRICS = (
     PUBLISHED,
     TRANSACTIONS,
     ROWS_READ,
-    TRANSACTION_ROWS,
     UNSEEN,
     UNKNOWN_COLUMNS,
     UNPREPARED,

@@ -1,0 +1,194 @@
+"""Fetches under concurrent writes: an answer and the stream agree, exactly."""
+
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from replicator.envelope import Record, Value
+from replicator_capture.daemon import Task
+from tests.conftest import SampleFactory
+from tests.support.capture_run import Asker, Tape, capture_settings, capture_task, capturing
+from tests.support.replay import State, Transaction, apply, transactions
+
+ANSWERS = 240
+QUESTION, CHOICE, USER = "polls_question", "polls_choice", "auth_user"
+
+
+@pytest.fixture
+def log_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/log.sqlite3"
+
+
+@pytest.fixture
+def source(sample_database: SampleFactory) -> str:
+    return sample_database("source")
+
+
+@pytest.fixture
+def task(source: str, log_url: str) -> Task:
+    return capture_task(source, capture_settings(log_url))
+
+
+@contextmanager
+def writing(conninfo: str, seeds: range) -> Iterator[None]:
+    """Have several sessions write at random while the body runs."""
+    stop = threading.Event()
+    errors: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        try:
+            write_at_random(conninfo, random.Random(seed), stop)
+        except BaseException as error:  # noqa: BLE001 (handed over to the test)
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=[seed]) for seed in seeds]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not errors, errors
+
+
+KEYS = 60
+
+
+def write_at_random(conninfo: str, rng: random.Random, stop: threading.Event) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        while not stop.is_set():
+            try:
+                with connection.transaction():
+                    for _ in range(rng.choice([1, 1, 1, 2, 5])):
+                        write_once(connection, rng)
+            except (
+                psycopg.errors.DeadlockDetected,
+                psycopg.errors.IntegrityError,
+                psycopg.errors.ObjectInUse,
+            ):
+                pass
+            stop.wait(rng.choice([0, 0, 0.001, 0.005]))
+
+
+def write_once(connection: psycopg.Connection, rng: random.Random) -> None:
+    key, dice = rng.randint(1, KEYS), rng.random()
+    author = rng.choice([None, 1, 2])
+    values = (f"text {rng.random()}", rng.random() < 0.5, rng.randint(0, 9), author)
+    if dice < 0.35:
+        connection.execute(
+            "INSERT INTO polls_question (id, question_text, published, priority, author_id, body,"
+            " pub_date) VALUES (%s, %s, %s, %s, %s, '', now()) ON CONFLICT (id) DO UPDATE SET"
+            " question_text = excluded.question_text, published = excluded.published",
+            [key, *values],
+        )
+    elif dice < 0.6:
+        connection.execute(
+            "UPDATE polls_question SET question_text = %s, published = %s, priority = %s,"
+            " author_id = %s WHERE id = %s",
+            [*values, key],
+        )
+    elif dice < 0.75:
+        connection.execute("DELETE FROM polls_choice WHERE question_id = %s", [key])
+        connection.execute("DELETE FROM polls_question WHERE id = %s", [key])
+    elif dice < 0.8:
+        connection.execute(
+            "UPDATE polls_question SET id = %s WHERE id = %s", [rng.randint(1, KEYS), key]
+        )
+    elif dice < 0.99:
+        connection.execute(
+            "UPDATE auth_user SET email = %s WHERE id = %s", [values[0], rng.choice([1, 2])]
+        )
+    elif rng.random() < 0.3:
+        connection.execute("TRUNCATE polls_question, polls_choice, polls_vote")
+
+
+def add_users(conninfo: str) -> None:
+    with psycopg.connect(conninfo) as connection:
+        for number in (1, 2):
+            connection.execute(
+                "INSERT INTO auth_user (id, username, email, password, is_superuser, first_name,"
+                " last_name, is_staff, is_active, date_joined)"
+                " VALUES (%s, %s, '', '', false, '', '', false, true, now())",
+                [number, f"user {number}"],
+            )
+
+
+def check_answer(state: State, answer: Transaction, asked: "set[Value] | None") -> None:
+    """Compare the answer with the stream's own state at its position.
+
+    Args:
+        state: of the tables by the stream's events before it.
+        answer: its records.
+        asked: keys of questions that were asked for; None: it is a page of published questions.
+    """
+    own: State = {}
+    named: set[tuple[str, Value]] = {(QUESTION, key) for key in asked or ()}
+    for record in answer.records:
+        apply(own, record)
+        if record.op == "r":
+            assert record.after is not None
+            named.add((record.source.table, record.after["id"]))
+    if asked is None:
+        last = answer.records[-1].answer
+        assert last is not None
+        upto = last.last_key[0] if last.last_key is not None else KEYS
+        for key, row in state.get(QUESTION, {}).items():
+            if row["published"] and key <= upto:  # type: ignore[operator]
+                named.add((QUESTION, key))
+    for table, key in sorted(named, key=str):
+        assert own.get(table, {}).get(key) == state.get(table, {}).get(key), (table, key)
+    read = [(r.source.table, r.after) for r in answer.records if r.op == "r" and r.after]
+    users = {row["id"] for table, row in read if table == USER}
+    authors = {row["author_id"] for table, row in read if table == QUESTION} - {None}
+    assert authors == users, "what a row points to is read with it, once"
+    assert len(read) == len({(table, row["id"]) for table, row in read})
+
+
+def replay(records: list[Record], asked: "dict[str, set[Value] | None]") -> int:
+    """Check every answer on the tape; give their number."""
+    state: State = {}
+    checked = 0
+    for transaction in transactions(records):
+        request = transaction.request
+        if request is None:
+            for record in transaction.records:
+                apply(state, record)
+        elif request in asked:
+            check_answer(state, transaction, asked[request])
+            checked += 1
+    return checked
+
+
+def test_answers_are_exact_under_concurrent_writes(task: Task, source: str, log_url: str) -> None:
+    rng, tape = random.Random(1), Tape.of(log_url)
+    asked: dict[str, set[Value] | None] = {}
+    with capturing(task):
+        add_users(source)
+        tape.wait_for(lambda r: r.op == "c")
+        asker = Asker(log_url)
+        with writing(source, range(3)):
+            for _ in range(ANSWERS // 8):
+                batch = []
+                for _ in range(8):
+                    if rng.random() < 0.7:
+                        keys = set(rng.sample(range(1, KEYS + 1), rng.randint(1, 20)))
+                        batch.append(asker.keys(["polls"], {f"public.{QUESTION}": sorted(keys)}))
+                        asked[batch[-1]] = set(keys)
+                    else:
+                        limit = rng.randint(1, 40)
+                        batch.append(asker.page("published-polls", rule=1, limit=limit))
+                        asked[batch[-1]] = None
+                for request in batch:
+                    tape.answer(request)
+    assert replay(tape.wind(), asked) == ANSWERS
+    closing = [r.answer for r in tape.records if r.answer and r.op == "m"]
+    assert not [answer for answer in closing if answer.refused]
+    repeated = [r for r in tape.records if r.answer and r.op in "cut"]
+    assert repeated, "no event had to be repeated: the writers are too slow to prove anything"
