@@ -111,7 +111,7 @@ def _rows_of(connection: psycopg.Connection, where: Q) -> set[int]:
 
 def test_random_filters_give_the_rows_of_the_orm(specimens):
     @settings(
-        max_examples=400, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+        max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
     )
     @given(CONDITIONS)
     def agree(where: Q) -> None:

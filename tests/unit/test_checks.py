@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from django.apps import apps
@@ -50,11 +51,15 @@ def test_the_registered_check_is_run_by_django():
     assert "replicator.E001" in ids
 
 
-def test_every_id_is_in_the_list_of_the_module():
-    listed = set(re.findall(r"[EW]\d{3}", checks.__doc__))
-    with open(checks.__file__) as source:
-        used = set(re.findall(r"replicator\.([EW]\d{3})", source.read()))
-    assert used <= listed
+def test_every_id_is_in_the_list_of_the_module_and_in_the_documentation():
+    folder = Path(checks.__file__).parent
+    sources = [folder / "checks.py", folder / "compiler.py", folder / "where.py"]
+    used = {
+        i for path in sources for i in re.findall(r'"replicator\.([EW]\d{3})"', path.read_text())
+    }
+    documented = Path(__file__).parents[2] / "docs" / "declarations.md"
+    assert used == set(re.findall(r"[EW]\d{3}", checks.__doc__))
+    assert used == set(re.findall(r"replicator\.([EW]\d{3})", documented.read_text()))
 
 
 @pytest.mark.parametrize(
