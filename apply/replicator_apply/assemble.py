@@ -73,7 +73,7 @@ class Transaction:
     events: list[Parsed]
     spool: Spool | None
     answer: Answer | None
-    resume: Offset = Offset(0)
+    resume: Offset
 
     @property
     def size(self) -> int:
@@ -161,9 +161,9 @@ class Assembler:
                 parts.spool = Spool()
         if at.to is None:
             return None
-        return self._complete(parts, event)
+        return self._complete(parts, event, Offset(offset + 1))
 
-    def _complete(self, parts: _Fragments, last: Event | Skimmed) -> Transaction:
+    def _complete(self, parts: _Fragments, last: Event | Skimmed, following: Offset) -> Transaction:
         at = last.at
         del self._open[at.run]
         if at.from_ is None or at.to is None or at.from_ > self.position:
@@ -176,7 +176,13 @@ class Assembler:
         for run in [r for r, other in self._open.items() if other.commit < self.position]:
             self._open.pop(run).close()
         return Transaction(
-            parts.commit, at.to, last.source.ts_ms, parts.events, parts.spool, last.answer
+            parts.commit,
+            at.to,
+            last.source.ts_ms,
+            parts.events,
+            parts.spool,
+            last.answer,
+            self.resume_at(following),
         )
 
     def resume_at(self, following: Offset) -> Offset:

@@ -1,7 +1,7 @@
-"""One batch, one target transaction: fence, rows, receipts, wanted rows, position. Blocks on Postgres.
+"""One batch, one target transaction: fence, rows, receipts, wanted rows, position.
 
 A batch is some whole source transactions. What a large one brings is collapsed and staged in
-rounds, so that memory stays bounded; it is evaluated and written once.
+rounds, so that memory stays bounded; it is evaluated and written once. Blocks on Postgres.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -34,7 +34,7 @@ ROUND = 20_000
 
 
 class Overtaken(Exception):
-    """Another worker has applied the batch, or part of it: the position is not the one in memory."""
+    """Another worker has applied meanwhile: the position is not the one in memory."""
 
 
 @dataclass(frozen=True, slots=True)

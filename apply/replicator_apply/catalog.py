@@ -92,7 +92,8 @@ SELECT c.oid, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.a
 
 _INDEXES = """
 SELECT i.indisprimary,
-       array(SELECT a.attname::text FROM unnest(i.indkey[:i.indnkeyatts - 1]) WITH ORDINALITY k(n, o)
+       array(SELECT a.attname::text
+               FROM unnest(i.indkey[:i.indnkeyatts - 1]) WITH ORDINALITY k(n, o)
                JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n ORDER BY k.o)
   FROM pg_index i
   JOIN pg_class c ON c.oid = i.indrelid

@@ -45,7 +45,7 @@ class Consumer:
     mark: Mark | None = None
     _transactions: list[Transaction] = field(default_factory=list)
     _rows: int = 0
-    _position: Lsn = Lsn(0)
+    _position: Lsn = field(init=False)
 
     def __post_init__(self) -> None:
         self._position = self.assembler.position
@@ -87,15 +87,12 @@ class Consumer:
                 event = reader.read(value)
                 done = feed(Offset(offset), key, value, event)
             if done is not None:
-                self._take(done, Offset(offset + 1))
+                done.resume = min(done.resume, chunk.resume)
+                self._transactions.append(done)
+                self._rows += done.size
                 if self._rows >= BATCH_ROWS or done.hashed:
                     hand_over()
         return None
-
-    def _take(self, transaction: Transaction, following: Offset) -> None:
-        transaction.resume = self.assembler.resume_at(following)
-        self._transactions.append(transaction)
-        self._rows += transaction.size
 
     def take(self) -> Batch:
         """Give the transactions collected as one batch."""

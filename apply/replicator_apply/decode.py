@@ -6,7 +6,7 @@ another shape) the lenient one, which tells absent from null.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -100,7 +100,6 @@ class EventReader:
         key_type = _row_type(self.columns, strict=False, forbid=False)
         self._strict = _decoder(self.row_type, key_type)
         self._lenient = _decoder(self.lenient_type, key_type)
-        self._key_fields = tuple(f"c{self.columns.index(column)}" for column in self.key)
 
     def read(self, value: bytes) -> Event:
         """Decode one record's value.
@@ -120,7 +119,7 @@ class EventReader:
         return event
 
     def _read_slowly(self, value: bytes, first: msgspec.ValidationError) -> Event:
-        """A column is missing or unknown, or it is no record: find out which."""
+        """Find out whether a column is missing or unknown, or it is no record."""
         try:
             event = self._lenient(value)
         except msgspec.ValidationError as error:
@@ -128,7 +127,7 @@ class EventReader:
                 column = str(error).split("`")[1]
                 raise Stopped(
                     f"Table {self.table} has no column {column!r} here, and an event has.",
-                    remedy="Migrate this environment's database to the release that the source runs.",
+                    remedy="Migrate this database to the release that the source runs.",
                 ) from error
             raise bad_record(value) from first
         check_version(event.at)
@@ -141,7 +140,7 @@ class EventReader:
         return tuple(i for i in range(len(self.columns)) if getattr(row, f"c{i}") is UNSET)
 
     def merged(self, older: Row, newer: Row) -> Row:
-        """The newer row, with the columns that it lacks taken from the older one."""
+        """Give the newer row, the columns that it lacks taken from the older one."""
         if type(newer) is self.row_type:
             return newer
         cells = [
@@ -150,10 +149,6 @@ class EventReader:
         ]
         complete = not any(cell is UNSET for cell in cells)
         return (self.row_type if complete else self.lenient_type)(*cells)
-
-    def key_of(self, row: Row) -> tuple[Cell, ...]:
-        """The primary key's values."""
-        return tuple(getattr(row, field) for field in self._key_fields)
 
 
 def _row_type(columns: Sequence[str], *, strict: bool, forbid: bool = True) -> type[Any]:
@@ -179,5 +174,4 @@ def _decoder(row_type: type[Any], key_type: type[Any]) -> Callable[[bytes], Even
         bases=(Event,),
         gc=False,
     )
-    decode: Callable[[bytes], Event] = msgspec.json.Decoder(event_type).decode
-    return decode
+    return cast(Callable[[bytes], Event], msgspec.json.Decoder(event_type).decode)

@@ -44,7 +44,7 @@ class Staged:
     truncated: bool = False
 
     def set_number(self, missing: tuple[int, ...]) -> int:
-        """Number the set of rows that lack these columns (positions in the table's columns)."""
+        """Give the number of the set of rows that lack the columns at these places."""
         if missing not in self.sets:
             self.sets.append(missing)
         return self.sets.index(missing)

@@ -18,6 +18,7 @@ from replicator.errors import Refused
 from replicator.models import BackfillRun, StreamPosition, Subscription, WantedRow
 from replicator.plan import TableName
 from replicator.positions import EpochId, Lsn, Offset, Position
+from replicator.settings import Subscription as DeclaredSubscription
 from replicator_apply.plan import KEPT, Table, TargetPlan
 
 Cursor = psycopg.Cursor[Any]
@@ -55,16 +56,12 @@ def _compose(text: str) -> sql.Composed:
         subscription=state_table(Subscription),
         wanted=state_table(WantedRow),
         run=state_table(BackfillRun),
+        at=sql.SQL("WHERE source = %(source)s AND stream = %(stream)s"),
     )
 
 
-_AT = "WHERE source = %(source)s AND stream = %(stream)s"
-_LOAD = _compose(
-    f"SELECT environment, epoch, next_lsn, log_offset FROM {{position}} {_AT} "  # noqa: S608
-)
-_FENCE = _compose(
-    f"SELECT epoch, next_lsn, log_offset FROM {{position}} {_AT} FOR UPDATE"  # noqa: S608
-)
+_LOAD = _compose("SELECT environment, epoch, next_lsn, log_offset FROM {position} {at}")
+_FENCE = _compose("SELECT epoch, next_lsn, log_offset FROM {position} {at} FOR UPDATE")
 _BEGIN = _compose(
     "INSERT INTO {position} (environment, source, stream, epoch, next_lsn, log_offset) "
     "VALUES (%(environment)s, %(source)s, %(stream)s, %(epoch)s, %(next)s, %(offset)s) "
@@ -75,13 +72,13 @@ _BEGIN = _compose(
 _ADVANCE = _compose(
     "UPDATE {position} SET next_lsn = %(next)s, log_offset = %(offset)s, applied_at = now(), "
     "committed_at = to_timestamp(%(committed_ms)s / 1000.0), stopped_reason = '', "
-    f"stopped_remedy = '' {_AT}"
+    "stopped_remedy = '' {at}"
 )
 _STOP = _compose(
-    f"UPDATE {{position}} SET stopped_reason = %(reason)s, stopped_remedy = %(remedy)s {_AT}"  # noqa: S608
+    "UPDATE {position} SET stopped_reason = %(reason)s, stopped_remedy = %(remedy)s {at}"
 )
 _REPORT = _compose(
-    f"UPDATE {{position}} SET source_report = %(report)s, source_report_at = now() {_AT}"  # noqa: S608
+    "UPDATE {position} SET source_report = %(report)s, source_report_at = now() {at}"
 )
 
 
@@ -152,7 +149,7 @@ class StoredSubscription:
 
 _SUBSCRIPTIONS = _compose(
     "SELECT id, dataset, arguments, fingerprint, generation, on_clash FROM {subscription} "
-    f"{_AT} ORDER BY id"
+    "{at} ORDER BY id"
 )
 _SUBSCRIBE = _compose(
     "INSERT INTO {subscription} (source, stream, dataset, arguments, fingerprint, declared, "
@@ -169,14 +166,14 @@ def stored_subscriptions(cursor: Cursor, place: Place) -> list[StoredSubscriptio
 
 
 def store_subscription(
-    cursor: Cursor, place: Place, dataset: str, arguments: str, fingerprint: str, on_clash: str
+    cursor: Cursor, place: Place, declared: DeclaredSubscription, fingerprint: str
 ) -> None:
-    """Store a subscription that the settings declare."""
+    """Store a subscription that the settings declare, with the fingerprint of its rules."""
     values = {
-        "dataset": dataset,
-        "arguments": arguments,
+        "dataset": declared.name,
+        "arguments": declared.arguments,
         "fingerprint": fingerprint,
-        "on_clash": on_clash,
+        "on_clash": declared.on_clash,
     }
     cursor.execute(_SUBSCRIBE, {**place.parameters, **values})
 
@@ -268,12 +265,10 @@ def with_page(run: Run, rule: int, after_key: str, rows: int) -> Run:
 
 _TO_ASK = _compose(
     "UPDATE {wanted} SET asked_at = now() WHERE id IN (SELECT id FROM {wanted} "
-    f"{_AT} AND (asked_at IS NULL OR asked_at < now() - make_interval(secs => %(patience)s)) "
+    "{at} AND (asked_at IS NULL OR asked_at < now() - make_interval(secs => %(patience)s)) "
     "ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED) RETURNING table_name, row_key"
 )
-_WANTED_TABLES = _compose(
-    f"SELECT table_name, count(*) FROM {{wanted}} {_AT} GROUP BY table_name"  # noqa: S608
-)
+_WANTED_TABLES = _compose("SELECT table_name, count(*) FROM {wanted} {at} GROUP BY table_name")
 
 
 def wanted_to_ask(
@@ -303,7 +298,7 @@ def wanted_by_table(cursor: Cursor, place: Place) -> dict[str, int]:
 
 
 def create_receipts(cursor: Cursor, table: Table) -> None:
-    """Make a table's receipts unless they are there: its key's columns, subscription, generation."""
+    """Make a table's receipts unless they are there."""
     cursor.execute("CREATE SCHEMA IF NOT EXISTS replicator")
     columns = sql.SQL(", ").join(
         sql.SQL("{} {} NOT NULL").format(

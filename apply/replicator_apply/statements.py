@@ -10,7 +10,8 @@ table's written columns, all nullable, and:
     _read      whether a fetch has read it
     _held      whether it is ours already
     _wanted    whether it must be fetched
-    _verdict   w: written, o: the old version stands, l: leaves, k: kept for a local row, n: not ours
+    _verdict   w: written, o: the old version stands, l: leaves, k: kept for a local row,
+               n: not ours
 """
 
 from collections.abc import Iterable, Sequence
@@ -45,7 +46,7 @@ def column(name: str, alias: str = "") -> Sql:
 
 
 def _each(parts: Iterable[Sql]) -> Sql:
-    return sql.Composed(parts)
+    return sql.Composed(list(parts))
 
 
 def equal(names: Sequence[str], alias: str, others: Sequence[str], other: str) -> Sql:
@@ -162,7 +163,8 @@ class TableSql:
         )
         return self.compose(
             "UPDATE {stage} s SET {assignments}, _set = o._set, _complete = o._complete "
-            "FROM {stage} o WHERE s._set = {number} AND s._round = %(round)s AND s._present AND o._present AND {same} AND o._round = (SELECT max(p._round) "
+            "FROM {stage} o WHERE s._set = {number} AND s._round = %(round)s AND s._present "
+            "AND o._present AND {same} AND o._round = (SELECT max(p._round) "
             "FROM {stage} p WHERE {psame} AND p._round < s._round)",
             assignments=assignments,
             number=sql.Literal(number),
@@ -177,7 +179,7 @@ class TableSql:
 
         The row of a wanted key is no base: what it lacks is not known.
         """
-        assignments = [
+        assignments: list[Sql] = [
             sql.SQL("{} = {}").format(column(name), column(name, "t")) for name in columns
         ]
         assignments.append(sql.SQL("_complete = true"))

@@ -40,14 +40,7 @@ def store_declared(connection: Connection, settings: ReplicatorSettings, place: 
         for subscription in declared_at(settings, place):
             dataset = find_dataset(subscription.name)
             _must_be_of(dataset, subscription)
-            store_subscription(
-                cursor,
-                place,
-                dataset.name,
-                subscription.arguments,
-                dataset.fingerprint,
-                subscription.on_clash,
-            )
+            store_subscription(cursor, place, subscription, dataset.fingerprint)
             _begin(cursor, place, before.get((dataset.name, subscription.arguments)), dataset)
 
 

@@ -107,7 +107,8 @@ def _compare(
     found = cursor.execute(
         _difference(table, subscription, check, answer), {"subscription": subscription.id}
     ).fetchall()
-    _save(cursor, check, answer, len(hashes), found, table, len(subscription.dataset.rules))
+    rules = len(subscription.dataset.rules)
+    _save(cursor, check, _Result(table, len(hashes), found), answer.last_key, rules)
 
 
 def _sort(
@@ -207,28 +208,30 @@ def _span(table: Table, check: Check, answer: Answer) -> sql.Composable:
     return sql.SQL(" AND ").join(parts) if parts else sql.SQL("TRUE")
 
 
-def _save(  # noqa: PLR0913
-    cursor: Cursor,
-    check: Check,
-    answer: Answer,
-    checked: int,
-    found: Sequence[tuple[str, str]],
-    table: Table,
-    rules: int,
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What comparing a page gave: rows compared, and kind and key of each that differs."""
+
+    table: Table
+    checked: int
+    found: Sequence[tuple[str, str]]
+
+
+def _save(
+    cursor: Cursor, check: Check, result: _Result, last_key: Sequence[Cell] | None, rules: int
 ) -> None:
+    found = result.found
     counts = {kind: sum(k == kind for k, _ in found) for kind in ("missing", "extra", "different")}
     room = max(0, FINDINGS - len(check.findings))
-    findings = check.findings + [[kind, str(table.name), key] for kind, key in found[:room]]
-    last = answer.last_key is None
+    findings = check.findings + [[kind, str(result.table.name), key] for kind, key in found[:room]]
+    last = last_key is None
     rule = check.rule + 1 if last else check.rule
     values = {
         "id": check.id,
         "rule": rule,
-        "after_key": ""
-        if answer.last_key is None
-        else msgspec.json.encode(answer.last_key).decode(),
+        "after_key": "" if last else msgspec.json.encode(last_key).decode(),
         "state": "finished" if rule >= rules else "running",
-        "checked": checked,
+        "checked": result.checked,
         "findings": msgspec.json.encode(findings).decode(),
         **counts,
     }

@@ -13,7 +13,7 @@ import psycopg
 
 from replicator.errors import Hole, Stopped
 from replicator.http import Health
-from replicator.log import LogReader, TopicState, open_log
+from replicator.log import Log, LogReader, open_log
 from replicator.metrics import counter, gauge, histogram
 from replicator.positions import Position
 from replicator.postgres import connect, connection_parameters, driver_errors
@@ -147,14 +147,14 @@ class Worker:
         with driver_errors("preparing the target"):
             store_declared(connection, settings, place)
             plan = load_plan(connection, settings, place)
-        if not (state := self._wait_for_topic(log, topic)):
+        if not self._wait_for_topic(log, topic):
             return
         reader = log.reader(topic)
         log.create(requests_topic(*place, settings.environment))
         writer = log.writer(requests_topic(*place, settings.environment))
         try:
             with driver_errors("loading the position"):
-                stored = self._load_or_begin(connection, log, topic, state)
+                stored = self._load_or_begin(connection, log, topic)
             if stored is None:
                 return
             reader.seek(stored.offset)
@@ -168,13 +168,13 @@ class Worker:
             reader.close()
             writer.close(1.0)
 
-    def _wait_for_topic(self, log: Any, topic: str) -> TopicState | None:
-        """Wait until the source has published something; None if told to stop."""
+    def _wait_for_topic(self, log: Log, topic: str) -> bool:
+        """Wait until the source has published something; False if told to stop."""
         told = False
         while not self._stop.is_set():
-            state: TopicState = log.state(topic)
+            state = log.state(topic)
             if state.exists and state.end > state.begin:
-                return state
+                return True
             if not told:
                 told = True
                 logger.info(
@@ -185,10 +185,10 @@ class Worker:
             self._health.ready(False, "waiting for the source's capture")
             self._health.turned()
             self._stop.wait(0.5)
-        return None
+        return False
 
     def _load_or_begin(
-        self, connection: psycopg.Connection[Any], log: Any, topic: str, state: TopicState
+        self, connection: psycopg.Connection[Any], log: Log, topic: str
     ) -> StoredPosition | None:
         environment = self._settings.environment
         with connection.cursor() as cursor:
@@ -310,7 +310,7 @@ class Worker:
             for subscription in stored_subscriptions(cursor, self._place):
                 start_run(cursor, subscription.id, "new epoch")
 
-    # What is not the stream ------------------------------------------------------------------------
+    # What is not the stream ----------------------------------------------------------------------
 
     def _housekeeping(self, connection: psycopg.Connection[Any]) -> bool:
         """Ask and report what is due; True if subscriptions or runs changed: begin again."""

@@ -67,6 +67,12 @@ class Target:
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
         return self.connection.execute(statement).fetchall()
 
+    @property
+    def stopped(self) -> str:
+        """Why the stream stands."""
+        found = self.rows("SELECT stopped_reason FROM replicator_streamposition")
+        return str(found[0][0]) if found else ""
+
     def until(self, condition: Callable[[], bool], what: str, seconds: float = 15) -> None:
         end = time.monotonic() + seconds
         while not condition():
@@ -192,17 +198,10 @@ def test_local_rows_are_refused_then_adopted(start: Any) -> None:
     answer = Answer("stage", request.id, fingerprint(request.plan))
     published.transaction(tag("r", 1, "theirs"), Change("m", ""), answer=answer)
     target.until(
-        lambda: "1 local row" in target.rows("SELECT stopped_reason FROM replicator_streamposition")[0][0],
+        lambda: (
+            "1 local row"
+            in target.rows("SELECT stopped_reason FROM replicator_streamposition")[0][0]
+        ),
         "the clash is told",
     )
     assert target.rows("SELECT name FROM pages_tag") == [("local",)]
-
-
-def test_filter_enter_and_leave(start: Any) -> None:
-    target, published = start("catalogue")
-    target.start()
-    target.backfilled(published, (), ())
-    columns = [r[0] for r in target.rows(
-        "SELECT attname FROM pg_attribute WHERE attrelid = 'shop_product'::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''"
-    )]
-    print(columns)

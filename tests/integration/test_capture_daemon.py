@@ -5,12 +5,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from replicator.errors import Refused
-from replicator_capture.daemon import Capture, Task
+from replicator_capture.daemon import Task
 from tests.conftest import SampleFactory
 from tests.support.capture_run import (
-    Asker,
-    Running,
     Tape,
     capture_settings,
     capture_task,

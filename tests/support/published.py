@@ -101,7 +101,9 @@ class Published:
         since, self.commit = self.next, Lsn(self.next + 10)
         self.next = Lsn(self.commit + 8)
         source = self._source(self.commit, table)
-        first = Record("h", source, At(1, self.epoch, self.run, 0), hashes=tuple(rows), answer=answer)
+        first = Record(
+            "h", source, At(1, self.epoch, self.run, 0), hashes=tuple(rows), answer=answer
+        )
         at = At(1, self.epoch, self.run, 1, since, self.next)
         last = Record("m", self._source(self.commit, ""), at, answer=answer)
         self._append([(encode_key(table), encode(first)), (encode_key(""), encode(last))])
@@ -109,7 +111,16 @@ class Published:
     def _source(self, lsn: Lsn, table: str, snapshot: str = "false") -> Source:
         schema, _, name = table.rpartition(".")
         return Source(
-            "1", "replicator", self.environment, "app", schema, name, 7, lsn, 1_795_168_342_164, snapshot
+            "1",
+            "replicator",
+            self.environment,
+            "app",
+            schema,
+            name,
+            7,
+            lsn,
+            1_795_168_342_164,
+            snapshot,
         )
 
     def _append(self, records: list[tuple[bytes, bytes]]) -> None:

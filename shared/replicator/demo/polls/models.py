@@ -1,5 +1,7 @@
 """The models: nothing in them knows of replication."""
 
+from typing import ClassVar
+
 from django.db import models
 
 
@@ -7,6 +9,7 @@ class Topic(models.Model):
     """What questions are about."""
 
     name = models.CharField(max_length=200)
+    objects: ClassVar[models.Manager["Topic"]] = models.Manager()
 
     def __str__(self) -> str:
         return self.name
@@ -19,6 +22,7 @@ class Question(models.Model):
     text = models.CharField(max_length=200)
     body = models.TextField(default="")
     published = models.BooleanField(default=False)
+    objects: ClassVar[models.Manager["Question"]] = models.Manager()
 
     def __str__(self) -> str:
         return self.text
