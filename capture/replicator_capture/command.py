@@ -24,11 +24,6 @@ def run(arguments: Arguments) -> int:
             f"There is no stream {arguments.stream!r}.",
             remedy=f"Name one of STREAMS: {', '.join(settings.streams)}.",
         )
-    if arguments.purge:
-        raise ConfigurationError(
-            "--purge is not supported yet.",
-            remedy="Delete the topic's records with Kafka's own tools, then run --new-epoch.",
-        )
     datasets = [compiler.compile_dataset(each) for each in declared_datasets().values()]
     task = task_of(
         settings,

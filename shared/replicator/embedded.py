@@ -161,7 +161,10 @@ def _initialise(binaries: Path, data: Path, password: str, account: dict[str, An
     )
     secret.unlink()
     if result.returncode:
-        raise DatabaseUnavailable(f"initdb failed: {result.stderr.strip()}")
+        raise DatabaseUnavailable(
+            f"initdb failed: {result.stderr.strip()}",
+            remedy="Set TMPDIR to a folder with room that every user may pass through.",
+        )
 
 
 def _start(

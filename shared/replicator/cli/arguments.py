@@ -10,7 +10,6 @@ class Arguments(argparse.Namespace):
         command: name of the command, as in `commands.COMMANDS`.
         traceback: show where an error comes from.
         new_epoch: capture: begin a new epoch.
-        purge: capture, with `new_epoch`: delete the log's records up to now.
         reason: capture, with `new_epoch`: why, for the record.
         stream: capture: name of the stream.
         dataset: backfill, verify: dataset with its arguments, as subscribed (`polls:3,4`).
@@ -28,7 +27,6 @@ class Arguments(argparse.Namespace):
     command: str
     traceback: bool
     new_epoch: bool
-    purge: bool
     reason: str
     stream: str
     dataset: str

@@ -4,7 +4,7 @@ Protocol. A command is a function named by a dotted path, loaded only when it is
 this package imports neither side:
 
     command       function                                    options
-    capture       replicator_capture.command:run              --new-epoch --purge --reason --stream
+    capture       replicator_capture.command:run              --new-epoch --reason --stream
     apply         replicator_apply.command:run_apply
     backfill      replicator_apply.command:run_backfill       --dataset --source --dry-run
     verify        replicator_apply.command:run_verify         --dataset --source
@@ -68,11 +68,6 @@ def _capture(parser: argparse.ArgumentParser) -> None:
         "--new-epoch",
         action="store_true",
         help="begin a new epoch: new slot, and every target backfills its subscriptions",
-    )
-    parser.add_argument(
-        "--purge",
-        action="store_true",
-        help="with --new-epoch: delete what the log holds up to now",
     )
     parser.add_argument(
         "--reason",

@@ -108,7 +108,8 @@ class Screen:
         text = Text(no_wrap=True)
         text.append(f"{mark} ", "green" if mark == "✔" else style)
         text.append(f"{done:<{_DONE}}{arrives}".rstrip().ljust(width), style)
-        text.append(f"{took:>{_TOOK}}", style)
+        text.append(f"{took:>{_TOOK}}" if took else "", style)
+        text.rstrip()
         self._console.print(text)
 
     def _line(self, text: str, style: str = "") -> None:
