@@ -237,7 +237,16 @@ class ReadEncoder:
         self._gone = Shape(release.table, release.key, release.key)
 
     def row(self, texts: Sequence[bytes | None]) -> EncodedRow:
-        """Encode a row, given as Postgres' text in UTF-8, as `r`. Raises BadMessage."""
+        """Encode a row as `r`.
+
+        Args:
+            texts: what the types' output functions give, in UTF-8: the values of a result in text
+                format, or of COPY. A cast to text is something else: it cuts the blanks of a
+                character(n) and adds a netmask to an inet.
+
+        Raises:
+            BadMessage: the texts do not fit the columns.
+        """
         values = tuple(map(json_text, self._types.values(), texts))
         if len(values) != len(texts) or len(values) != len(self._types):
             raise _wrong_form(self.table)

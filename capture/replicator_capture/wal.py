@@ -27,6 +27,7 @@ from replicator.positions import Lsn
 from replicator_capture.pgoutput import POSTGRES_EPOCH_US
 
 STATUS_EVERY_S: Final = 1.0
+SHUTDOWN_ASKS: Final = 50
 RECEIVE_MESSAGES: Final = 1_000
 RECEIVE_BYTES: Final = 1_000_000
 
@@ -122,6 +123,7 @@ class WalStream:
         self._clock = clock
         self._wall_clock_us = wall_clock_us
         self._status_due = clock()
+        self._asked, self._asked_since = 0, clock()
         self._poll = select.poll()
         self._poll.register(pgconn.socket, select.POLLIN)
         pgconn.nonblocking = 1
@@ -201,6 +203,8 @@ class WalStream:
                     refilled = True
         except OperationalError as error:
             raise stream_error("", str(error)) from error
+        if messages:
+            self._asked = 0
         if frame[:1] == b"w":
             self._received = max(self._received, parse_wal_end(frame))
         return messages
@@ -258,6 +262,23 @@ class WalStream:
         self._received = max(self._received, sign.wal_end)
         if sign.reply:
             self.tick(now=True)
+            self._notice_shutdown()
+
+    def _notice_shutdown(self) -> None:
+        """Raise DatabaseUnavailable if the server asks again and again.
+
+        A server that shuts down waits until all of its WAL is confirmed, which we never do on an
+        idle stretch, and asks for it with every answer. Otherwise it asks only after half of
+        wal_sender_timeout without a status.
+        """
+        now = self._clock()
+        if not self._asked or now - self._asked_since > STATUS_EVERY_S:
+            self._asked, self._asked_since = 0, now
+        self._asked += 1
+        if self._asked >= SHUTDOWN_ASKS:
+            raise DatabaseUnavailable(
+                "Postgres is shutting down.", remedy="The daemon tries again until it is back."
+            )
 
     def _ended(self) -> ReplicatorError:
         result = self._pgconn.get_result()
