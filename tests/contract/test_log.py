@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ ON_SQLITE = pytest.mark.parametrize("log", ["sqlite"], indirect=True)
 
 
 @pytest.fixture(params=KINDS)
-def log(request: pytest.FixtureRequest, tmp_path: Any) -> Log:
+def log(request: pytest.FixtureRequest, tmp_path: Path) -> Log:
     if request.param == "sqlite":
         return open_log(f"sqlite:///{tmp_path}/log.db")
     return kafka_log(request.getfixturevalue("kafka"), request.param)
@@ -600,6 +601,39 @@ def test_unreachable_broker_is_told_quickly(listening: bool) -> None:
     assert threading.active_count() == threads
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"security_protocol": "s3cret"},
+        {"ssl_cafile": "/no/s3cret.pem"},
+        {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "s3cret"},
+        {"request_timeout_ms": 1},
+    ],
+    ids=",".join,
+)
+def test_refused_options_are_named_without_their_values(
+    kafka: KafkaBroker, options: dict[str, object]
+) -> None:
+    with pytest.raises(ConfigurationError, match="LOG_OPTIONS") as caught:
+        open_log(kafka.url, options).reader("contract.any")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_append_that_the_producer_has_lost_is_noticed(
+    kafka: KafkaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, topic = open_log(kafka.url), kafka.topic()
+    log.create(topic)
+    with writing(log, topic) as writer:
+        monkeypatch.setattr(writer._publisher._producer._sender, "wakeup", lambda: None)  # type: ignore[attr-defined]
+        monkeypatch.setattr("replicator.log.kafka_batches.ReadyBatches._enqueue", lambda *_: None)
+        writer.append([(b"k", b"v")], Lsn(1))
+        assert writer.acknowledged() is None
+        monkeypatch.setattr("replicator.log.kafka._FORGOTTEN_SECONDS", 0.0)
+        with pytest.raises(LostLog):
+            writer.acknowledged()
+
+
 # SQLite only
 
 
@@ -627,9 +661,24 @@ def test_two_processes_append_at_once(log: SqliteLog, topic: str) -> None:
         assert [r for r in got if r[1].startswith(tag.encode())] == numbered(200, tag)
 
 
+def test_many_create_at_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/log.db"
+    in_threads([lambda: open_log(url).create("t")] * 8)
+    assert open_log(url).state("t").exists
+
+
+def test_looking_does_not_make_a_file(tmp_path: Path) -> None:
+    log = open_log(f"sqlite:///{tmp_path}/log.db")
+    assert not log.state("t").exists
+    for call in (log.reader, log.writer):
+        with pytest.raises(ConfigurationError):
+            call("t")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("options", [{"retain_bytes": 5_000}, {"retain_seconds": 1}])
 def test_old_records_are_removed(
-    options: dict[str, int], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("replicator.log.sqlite._TRIM_RECORDS", 7)
     log = SqliteLog(f"{tmp_path}/log.db", options)
@@ -655,7 +704,7 @@ def test_wrong_options_are_refused(options: dict[str, object]) -> None:
         open_log("sqlite:///x.db", options)
 
 
-def test_file_that_cannot_be_opened_is_unavailable(tmp_path: Any) -> None:
+def test_file_that_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
     log = open_log(f"sqlite:///{tmp_path}/no/such/folder/log.db")
     with pytest.raises(LogUnavailable):
         log.state("t")

@@ -6,5 +6,15 @@ suite (`tests/contract`). One writer and one reader object belong to one thread.
 """
 
 from replicator.log.port import Chunk, Log, LogReader, LogWriter, TopicState, open_log
+from replicator.log.tail import Found, last_records
 
-__all__ = ["Chunk", "Log", "LogReader", "LogWriter", "TopicState", "open_log"]
+__all__ = [
+    "Chunk",
+    "Found",
+    "Log",
+    "LogReader",
+    "LogWriter",
+    "TopicState",
+    "last_records",
+    "open_log",
+]

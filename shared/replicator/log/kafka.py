@@ -29,6 +29,8 @@ _QUIET_SECONDS = 10.0
 """A reader that got nothing for so long asks whether the broker is there."""
 _PROBE_MS = 3_000
 _SEEK_MS = 8_000
+_FORGOTTEN_SECONDS = 3_900.0
+"""The producer gives up after an hour; an append that is older has been lost inside of it."""
 _DEFAULT_MESSAGE_BYTES = 1_048_588
 """Kafka's default of max.message.bytes, taken where the topic's cannot be read."""
 
@@ -111,9 +113,10 @@ def _missing(topic: str) -> ConfigurationError:
 class _Append:
     """One append under way: futures still open, and what it lets confirm."""
 
-    __slots__ = ("handed_over", "left", "until")
+    __slots__ = ("began", "handed_over", "left", "until")
 
     def __init__(self, until: Lsn | None) -> None:
+        self.began = time.monotonic()
         self.left = 0
         self.handed_over = False
         self.until = until
@@ -146,6 +149,9 @@ class KafkaWriter:
             futures = self._publisher.put(
                 records, self._limit, lambda error: self._finish(this, error)
             )
+        except ConfigurationError as error:
+            self._fail(error)
+            raise
         except errors.KafkaError as error:
             self._fail(error)
             self._raise_failure()
@@ -157,6 +163,9 @@ class KafkaWriter:
 
     def acknowledged(self) -> Lsn | None:
         """See `port.LogWriter.acknowledged`."""
+        with self._changed:
+            if self._appends and time.monotonic() - self._appends[0].began > _FORGOTTEN_SECONDS:
+                self._failure = self._failure or TimeoutError()
         self._raise_failure()
         return self._acknowledged
 
@@ -223,7 +232,8 @@ class KafkaReader:
 
     While the brokers are away `poll` gives nothing at first; after 10 s without records it asks
     for the topic's end, and raises LogUnavailable if no answer comes within 3 s, so that silence
-    is told from a quiet topic. It goes on by itself when they are back.
+    is told from a quiet topic. It goes on by itself when they are back. After a Hole it goes on
+    with `seek`, after a BadRecord not at all.
     """
 
     def __init__(
@@ -243,7 +253,9 @@ class KafkaReader:
         consumer.assign([partition])
 
     def seek(self, offset: Offset) -> None:
-        """See `port.LogReader.seek`. Also raises LogUnavailable."""
+        """See `port.LogReader.seek`. Also raises LogUnavailable, and BadRecord if it met one."""
+        if isinstance(self._broken, BadRecord):
+            raise self._broken
         with translated("looking for the offset"):
             begin = self._consumer.beginning_offsets([self._partition], timeout_ms=_SEEK_MS)
             end = self._consumer.end_offsets([self._partition], timeout_ms=_SEEK_MS)
@@ -264,7 +276,7 @@ class KafkaReader:
         return Offset(self._position)
 
     def poll(self, timeout: float) -> Sequence[Chunk]:
-        """See `port.LogReader.poll`; raises Hole and BadRecord again until `seek`."""
+        """See `port.LogReader.poll`; raises Hole again until `seek`, BadRecord for ever."""
         if self._broken is not None:
             raise self._broken
         try:

@@ -6,9 +6,10 @@ level DEBUG, so its loggers are kept at WARNING unless somebody has set them.
 
 import logging
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, errors
 from kafka.record import util
@@ -25,12 +26,19 @@ from replicator.log.kafka_sockets import DIRECT
 FETCH_BYTES = 8 << 20
 """Bytes of a fetch, of a poll and of the largest request."""
 
-Client = TypeVar("Client")
-
 _OURS = frozenset(
     {"bootstrap_servers", "kafka_client", "metric_reporters", "metrics_num_samples"}
     | {"metrics_sample_window_ms", "max_in_flight_requests_per_connection", "selector"}
+    | {"metrics_enabled", "allow_auto_create_topics"}
 )
+_FILES = frozenset({"ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_crlfile"})
+_CHOICES: Mapping[str, Sequence[str]] = {
+    "security_protocol": ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
+    "sasl_mechanism": (
+        *("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"),
+        *("OAUTHBEARER", "GSSAPI", "AWS_MSK_IAM"),
+    ),
+}
 _DEFAULTS: Mapping[str, object] = {
     "bootstrap_timeout_ms": 8_000,
     "reconnect_backoff_max_ms": 1_000,
@@ -79,23 +87,36 @@ def keep_secrets_out_of_logs() -> None:
 
 
 def client_options(options: Mapping[str, object]) -> dict[str, object]:
-    """Give the options that producer, consumer and admin client all take, defaults filled in.
+    """Give the options that both producer and consumer take, defaults filled in.
 
     Args:
         options: kafka-python's names, for connection, TLS and SASL
             (https://kafka-python.readthedocs.io/en/master/apidoc/KafkaProducer.html).
 
     Raises:
-        ConfigurationError: an option that not all three know, or that is ours to set; named.
+        ConfigurationError: an option that they do not know, or that is ours to set, or that
+            names a file that is not there; named.
     """
-    known = set(KafkaProducer.DEFAULT_CONFIG) & set(KafkaConsumer.DEFAULT_CONFIG)
-    known = (known & set(KafkaAdminClient.DEFAULT_CONFIG)) - _OURS
+    known = (set(KafkaProducer.DEFAULT_CONFIG) & set(KafkaConsumer.DEFAULT_CONFIG)) - _OURS
     if unknown := sorted(set(options) - known):
         raise ConfigurationError(
             f"LOG_OPTIONS names unknown options: {', '.join(unknown)}.",
             remedy="Use kafka-python's names of options for connection, TLS and SASL.",
         )
+    for name, value in options.items():
+        if value is not None:
+            _check(name, value)
     return {**_DEFAULTS, **options}
+
+
+def _check(name: str, value: object) -> None:
+    """Refuse values that kafka-python would meet with silence or an unclear error."""
+    if name in _FILES and not Path(str(value)).is_file():
+        raise ConfigurationError(f"LOG_OPTIONS: {name} names no file.", remedy="Correct the path.")
+    if name in _CHOICES and value not in _CHOICES[name]:
+        raise ConfigurationError(
+            f"LOG_OPTIONS: {name} has no such value.", remedy=f"Use {', '.join(_CHOICES[name])}."
+        )
 
 
 class Clients:
@@ -133,7 +154,7 @@ class Clients:
         finally:
             client.close()
 
-    def _open(self, kind: Callable[..., Client], settings: Mapping[str, object]) -> Client:
+    def _open(self, kind: Any, settings: Mapping[str, object]) -> Any:
         """Open a client; one that fails half-way is closed, its thread would live on."""
         self._probe()
         opened: list[Any] = []
@@ -142,12 +163,13 @@ class Clients:
             opened.append(KafkaProducer.DEFAULT_CONFIG["kafka_client"](**configs))
             return opened[0]
 
-        options = {**self._options, **settings, "kafka_client": connect}
+        options = {name: v for name, v in self._options.items() if name in kind.DEFAULT_CONFIG}
+        options |= {**settings, "kafka_client": connect, "bootstrap_servers": self._servers}
         if not self._proxied:
             options["proxy_url"] = DIRECT
         try:
-            with translated("connecting"):
-                return kind(bootstrap_servers=self._servers, **options)
+            with translated("connecting"), _refused_values():
+                return kind(**options)
         except ReplicatorError:
             for client in opened:
                 with suppress(errors.KafkaError, OSError):
@@ -174,6 +196,18 @@ class Clients:
             except OSError:
                 continue
         raise unavailable(f"No broker listens at {', '.join(self._servers)}.")
+
+
+@contextmanager
+def _refused_values() -> Iterator[None]:
+    """Translate what kafka-python's constructors say of values that they do not understand."""
+    try:
+        yield
+    except (ValueError, TypeError, AssertionError, errors.KafkaConfigurationError) as error:
+        raise ConfigurationError(
+            f"kafka-python refuses LOG_OPTIONS ({type(error).__name__}).",
+            remedy="Check the values of LOG_OPTIONS.",
+        ) from error
 
 
 def unavailable(message: str) -> LogUnavailable:
@@ -205,10 +239,6 @@ def translated(doing: str) -> Iterator[None]:
             f"Kafka refuses access while {doing} ({type(error).__name__}).",
             remedy="Grant the user its topic (describe, describe configs, read or write), and "
             "check the SASL options.",
-        ) from error
-    except errors.KafkaConfigurationError as error:
-        raise ConfigurationError(
-            "kafka-python refuses LOG_OPTIONS.", remedy="Check the values of LOG_OPTIONS."
         ) from error
     except errors.InvalidTopicError as error:
         raise ConfigurationError("The topic's name is not valid in Kafka.") from error

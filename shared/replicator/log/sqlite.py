@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 from replicator.errors import ConfigurationError, Hole, LogUnavailable, LostLog
 from replicator.log.port import Chunk, TopicState
@@ -69,6 +70,8 @@ class SqliteLog:
 
     def state(self, topic: str) -> TopicState:
         """See `port.Log.state`."""
+        if self._is_missing():
+            return TopicState(False, Offset(0), Offset(0))
         with self._opened() as connection:
             table = _table(connection, topic)
             if table is None:
@@ -79,23 +82,28 @@ class SqliteLog:
 
     def writer(self, topic: str) -> "SqliteWriter":
         """See `port.Log.writer`. Also raises ConfigurationError for a topic that is not there."""
-        connection = self._connect()
-        table = self._existing(connection, topic)
-        return SqliteWriter(connection, table, self._retain)
+        return SqliteWriter(*self._existing(topic), self._retain)
 
     def reader(self, topic: str) -> "SqliteReader":
         """See `port.Log.reader`. Also raises ConfigurationError for a topic that is not there."""
-        connection = self._connect()
-        return SqliteReader(connection, self._existing(connection, topic))
+        return SqliteReader(*self._existing(topic))
 
-    def _existing(self, connection: sqlite3.Connection, topic: str) -> str:
-        table = _table(connection, topic)
-        if table is None:
+    def _existing(self, topic: str) -> tuple[sqlite3.Connection, str]:
+        """Connect, and give the name of the topic's table."""
+        if not self._is_missing():
+            connection = self._connect()
+            table = _table(connection, topic)
+            if table is not None:
+                return connection, table
             connection.close()
-            raise ConfigurationError(
-                f"There is no topic {topic}.", remedy="Run `replicator prepare source`."
-            )
-        return table
+        raise ConfigurationError(
+            f"There is no topic {topic}.", remedy="Run `replicator prepare source`."
+        )
+
+    def _is_missing(self) -> bool:
+        """Whether only the file is missing: nobody but `create` makes it."""
+        path = Path(self._path)
+        return path.parent.is_dir() and not path.exists()
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
@@ -107,10 +115,28 @@ class SqliteLog:
             connection = sqlite3.connect(
                 self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.execute(f"PRAGMA journal_size_limit={64 << 20}")
+            try:
+                _use_write_ahead_log(connection)
+                connection.execute("PRAGMA synchronous=FULL")
+                connection.execute(f"PRAGMA journal_size_limit={64 << 20}")
+            except sqlite3.Error:
+                connection.close()
+                raise
             return connection
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """Switch the journal; two that do so at once get 'locked' in spite of the busy timeout."""
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            threading.Event().wait(0.02)
+        else:
+            return
 
 
 @contextmanager
@@ -242,7 +268,7 @@ def _rows(
 
 
 class SqliteReader:
-    """See `port.LogReader`. One thread; `close` may be called from another to end a `poll`.
+    """See `port.LogReader`. One thread.
 
     While it waits it looks every millisecond at first, every 8 ms later.
     """
@@ -251,7 +277,7 @@ class SqliteReader:
         self._connection = connection
         self._table = table
         self._position = 0
-        self._woken = threading.Event()
+        self._nap = threading.Event()
         self._size = f"SELECT id, bytes FROM {table} WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608
         self._select = (
             f"SELECT id - 1, at_ms, key, value FROM {table}"  # noqa: S608
@@ -280,13 +306,13 @@ class SqliteReader:
             left = deadline - time.monotonic()
             if chunk is not None:
                 return [chunk]
-            if left <= 0 or self._woken.wait(min(nap, left)):
+            if left <= 0:
                 return []
+            self._nap.wait(min(nap, left))
             nap = min(nap * 1.3, _NAP_LONGEST)
 
     def close(self) -> None:
         """See `port.LogReader.close`."""
-        self._woken.set()
         self._connection.close()
 
     def _next(self) -> Chunk | None:
