@@ -4,7 +4,6 @@ Reads model meta only; needs `django.setup()` and no database. Every function ra
 `WrongDeclaration` with the id of the system check that reports the same mistake.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
@@ -12,10 +11,9 @@ from django.apps import apps
 from django.db.models import NOT_PROVIDED, Field, Model, UniqueConstraint
 from django.db.models import ForeignKey as DjangoForeignKey
 
-from replicator.columns import column_name, column_type
+from replicator.columns import column_name
 from replicator.declare import Dataset, OptIn, declared_datasets, declared_opt_ins
 from replicator.errors import WrongDeclaration
-from replicator.input_text import input_text
 from replicator.plan import (
     DatasetPlan,
     ForeignKey,
@@ -107,7 +105,6 @@ def compile_release(declaration: OptIn) -> Release:
         key=key,
         columns=columns,
         excluded=tuple(name for name in map(column_name, written) if name not in columns),
-        fill=tuple(_fill(written, columns)),
         generated=generated,
         foreign_keys=tuple(_foreign_keys(written, columns)),
         unique=_unique(model, columns),
@@ -116,14 +113,14 @@ def compile_release(declaration: OptIn) -> Release:
 
 
 def unfilled(release: Release) -> tuple[str, ...]:
-    """Name the columns that an INSERT of the released ones leaves NULL against the model's will."""
-    filled = {column for column, _ in release.fill}
+    """Name the excluded columns that may not be NULL and have no default, of field or database."""
     return tuple(
         column_name(field)
         for field in find_model(release.label)._meta.local_concrete_fields
-        if column_name(field) in set(release.excluded) - filled
+        if column_name(field) in release.excluded
         and not field.null
         and field.db_default is NOT_PROVIDED
+        and field.get_default() is None
     )
 
 
@@ -200,28 +197,6 @@ def _columns(declaration: OptIn, fields: Sequence[AnyField]) -> set[str]:
             remedy=f"The table has: {', '.join(field.name for field in fields)}.",
         )
     return {by_name[name] for name in names}
-
-
-def _fill(fields: Sequence[AnyField], columns: tuple[str, ...]) -> Iterable[tuple[str, str]]:
-    for field in fields:
-        if column_name(field) not in columns and (text := _default(field)) is not None:
-            yield column_name(field), text
-
-
-def _default(field: AnyField) -> str | None:
-    """Give the text of a default that only Django knows and that may stand in every row."""
-    if field.null or field.unique or field.db_default is not NOT_PROVIDED:
-        return None
-    value, kind = field.get_prep_value(field.get_default()), column_type(field)
-    if value is None:
-        return None
-    if kind in ("json", "jsonb"):
-        return json.dumps(value)
-    try:
-        return input_text(value, kind)
-    except TypeError:
-        # `replicator.W006` tells that nothing can be written there.
-        return None
 
 
 def _foreign_keys(fields: Sequence[AnyField], columns: tuple[str, ...]) -> Iterable[ForeignKey]:

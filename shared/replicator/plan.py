@@ -60,8 +60,6 @@ class Release(msgspec.Struct, frozen=True):
         foreign_keys: references among the released columns.
         unique: column sets that are unconditionally unique, apart from the key, if wholly released.
         stream: name of the stream that carries the table.
-        fill: what an INSERT must write into excluded columns that are NOT NULL and have no default
-            in the database: column and Postgres text of the field's default.
     """
 
     label: str
@@ -73,7 +71,6 @@ class Release(msgspec.Struct, frozen=True):
     foreign_keys: tuple[ForeignKey, ...] = ()
     unique: tuple[tuple[str, ...], ...] = ()
     stream: str = "main"
-    fill: tuple[tuple[str, str], ...] = ()
 
 
 class Compare(msgspec.Struct, frozen=True, tag_field="node", tag="compare"):

@@ -4,7 +4,7 @@ import pytest
 from django.db.models import Q
 
 from replicator import Dataset, Rows, opt_in, opt_out
-from replicator.compiler import compile_dataset, compile_release, find_dataset, releases
+from replicator.compiler import compile_dataset, compile_release, find_dataset, releases, unfilled
 from replicator.declare import OptIn, declared_datasets, declared_opt_ins, no_declarations
 from replicator.errors import ConfigurationError, WrongDeclaration
 from replicator.plan import ForeignKey, RowsRule, TableName
@@ -59,12 +59,11 @@ def test_only_and_exclude(given, columns, excluded):
     assert all(set(key.columns) <= set(columns) for key in found.foreign_keys)
 
 
-def test_excluded_columns_are_filled_by_the_fields_default():
-    assert dict(release("polls.Choice", only=()).fill) == {"choice_text": "", "votes": "0"}
-    question = dict(release("polls.Question", only=()).fill)
-    assert question.keys() == {"question_text", "body", "published", "pub_date"}
-    assert question["published"] == "false"
-    assert release("polls.Choice").fill == ()
+def test_excluded_columns_that_nothing_fills():
+    nothing = release("polls.Choice", only=())
+    assert unfilled(nothing) == ("question_id", "rank")
+    assert unfilled(release("polls.Choice")) == ()
+    assert unfilled(release("polls.Vote", exclude=("ip_address", "weight"))) == ()
 
 
 def test_composite_keys():
