@@ -6,7 +6,7 @@ on nothing. What else there is to know of a transaction goes to a `Listener`, sy
 begun, so an answer or a mark appended from there stands exactly at that commit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -15,16 +15,14 @@ from replicator.envelope import VERSION, Answer, Mark, encode_key
 from replicator.errors import BadMessage
 from replicator.plan import Release, TableName
 from replicator.positions import EpochId, Lsn, RunId
-from replicator_capture.encode import EncodedRow, TableEncoder, unknown_columns
+from replicator_capture.encode import EncodedRow, EncodedRows, TableEncoder, unknown_columns
 from replicator_capture.pgoutput import Begin, Commit, Message, Relation, Truncate, decode
 
 MESSAGE_PREFIX: Final = "replicator"
 MESSAGES_PER_TRANSACTION: Final = 16
 """Anyone may emit messages under any prefix; more than this in one transaction are not ours."""
 
-_INSERT, _UPDATE, _DELETE = ord("I"), ord("U"), ord("D")
-_RELATION, _TRUNCATE, _MESSAGE = ord("R"), ord("T"), ord("M")
-_BEGIN, _COMMIT, _IGNORED = ord("B"), ord("C"), frozenset(b"OY")
+_ROWS, _IGNORED = frozenset(b"IUD"), frozenset(b"OY")
 _CONTROL = TableName("", "")
 
 _dumps = msgspec.json.Encoder().encode
@@ -96,6 +94,7 @@ class _Place(NamedTuple):
     """A table inside a transaction: how its rows are encoded, and what follows their heads."""
 
     encoder: TableEncoder
+    encode: Mapping[int, Callable[[bytes], EncodedRows]]
     tail: bytes
 
 
@@ -194,14 +193,8 @@ class Assembler:
             place = places.get(relation) or self._place(relation)
             if place is None:
                 continue
-            encoder, tail = place
-            if letter == _INSERT:
-                rows: tuple[EncodedRow, ...] = (encoder.insert(message),)
-            elif letter == _UPDATE:
-                rows = encoder.update(message)
-            else:
-                rows = (encoder.delete(message),)
-            for key, head in rows:
+            encoder, encode, tail = place
+            for key, head in encode[letter](message):
                 value = b"%b%b%d}}" % (head, tail, ordinal)
                 records.append((key, value))
                 size += len(value)
@@ -264,7 +257,9 @@ class Assembler:
         begin = self._transaction()
         if encoder is None:
             return None
-        place = self._places[relation] = _Place(encoder, self._tail(encoder.table, begin))
+        place = self._places[relation] = _Place(
+            encoder, encoder.by_letter, self._tail(encoder.table, begin)
+        )
         return place
 
     def _other(self, letter: int, message: bytes) -> None:
@@ -329,9 +324,6 @@ class Assembler:
         for content in self._messages:
             self._listener.message(content, commitment)
         self._open()
-
-
-_ROWS = frozenset({_INSERT, _UPDATE, _DELETE})
 
 
 class AnswerWriter:

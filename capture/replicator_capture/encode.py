@@ -22,6 +22,9 @@ EncodedRow = tuple[bytes, bytes]
 """A row event without its place in the stream: the record's key; and its head, the value from
 `{"op"` to the comma before `"source"`. (A plain tuple: a named one costs a tenth of the step.)"""
 
+EncodedRows = tuple[EncodedRow, ...]
+"""What one row message makes: one row event, or two if the primary key changed."""
+
 _NEW, _OLD_KEY, _OLD = ord("N"), ord("K"), ord("O")
 _INSERT_TUPLE: Final = 6
 _NOTHING: Final = -1
@@ -126,8 +129,14 @@ class TableEncoder:
         self._insert = shape.head_template("c", _NOTHING, shape.all)
         self._update = shape.head_template("u", _NOTHING, shape.all)
         self._key_template, self._key_of = shape.key_template, shape.key_of
+        self.by_letter: dict[int, Callable[[bytes], EncodedRows]] = {
+            ord("I"): self.insert,
+            ord("U"): self.update,
+            ord("D"): self.delete,
+        }
+        """The method for each kind of row message, by its first byte."""
 
-    def insert(self, message: bytes) -> EncodedRow:
+    def insert(self, message: bytes) -> EncodedRows:
         """Encode an Insert message as `c`."""
         try:
             end, unsent, values = self._read(message + PADDING, _INSERT_TUPLE)
@@ -135,9 +144,9 @@ class TableEncoder:
                 raise _wrong_form(self.table)
         except _GARBAGE as error:
             raise _wrong_form(self.table) from error
-        return self._key_template % self._key_of(values), self._insert % values
+        return ((self._key_template % self._key_of(values), self._insert % values),)
 
-    def update(self, message: bytes) -> tuple[EncodedRow, ...]:
+    def update(self, message: bytes) -> EncodedRows:
         """Encode an Update message as `u`; as `d` and `c` if the primary key changed."""
         try:
             old, unsent, new = self._images(message)
@@ -147,7 +156,7 @@ class TableEncoder:
             return ((self._key_template % self._key_of(new), self._update % new),)
         return self._update_at_length(old, self._shape.all & ~unsent, new)
 
-    def delete(self, message: bytes) -> EncodedRow:
+    def delete(self, message: bytes) -> EncodedRows:
         """Encode a Delete message as `d`."""
         try:
             end, unsent, values = self._read(message + PADDING, _INSERT_TUPLE)
@@ -157,7 +166,7 @@ class TableEncoder:
         if end != len(message):
             raise _wrong_form(self.table)
         self._demand_key(old.present)
-        return self._deletion(old)
+        return (self._deletion(old),)
 
     def truncate(self) -> EncodedRow:
         """Encode that the table was emptied, as `t`."""
@@ -185,9 +194,7 @@ class TableEncoder:
             return _Old(self._shape.all & ~unsent, values)
         raise _wrong_form(self.table)
 
-    def _update_at_length(
-        self, old: _Old | None, present: int, new: JsonTexts
-    ) -> tuple[EncodedRow, ...]:
+    def _update_at_length(self, old: _Old | None, present: int, new: JsonTexts) -> EncodedRows:
         """Encode an update of which an old row, or not all of the new one, was sent."""
         if old is None:
             self._demand_key(present if self._key_in_identity else 0)

@@ -30,18 +30,17 @@ _dumps = msgspec.json.Encoder().encode
 _TRUTH = {b"t": b"true", b"f": b"false"}
 
 _EXPRESSIONS = {
-    "number": "m[p:end]",
-    "bool": "TRUTH[m[p:end]]",
-    "text": "dumps(m[p:end].decode())",
+    "number": "m[start:p]",
+    "bool": "TRUTH[m[start:p]]",
+    "text": "dumps(m[start:p].decode())",
 }
 
 _RELEASED = """
     kind, size = value_head(m, p)
     if kind == 116:  # t
-        p += 5
-        end = p + size
+        start = p + 5
+        p = start + size
         v{n} = {expression}
-        p = end
     elif kind == 110:  # n
         v{n} = b"null"
         p += 1
