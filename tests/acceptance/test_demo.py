@@ -15,6 +15,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from kafka.admin import KafkaAdminClient
+
+from tests.support.kafka import KafkaBroker
 
 STEPS = (
     "rows from before capture began",
@@ -111,6 +114,23 @@ def test_it_tells_its_story_and_leaves_nothing_behind(folder: Path) -> None:
     assert took, output
     assert int(took[1]) < 60
     assert all(len(line) <= 90 for line in output.splitlines())
+    assert not remains(folder)
+
+
+def test_it_runs_on_kafka_and_removes_its_topics(folder: Path, kafka: KafkaBroker) -> None:
+    with demo(folder, "--log", kafka.url) as process:
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "The log is Kafka." in output
+    assert re.search(r"^stage equals prod, ", output, re.MULTILINE)
+    admin = KafkaAdminClient(bootstrap_servers=kafka.url.removeprefix("kafka://"))
+    try:
+        deadline = time.monotonic() + 20
+        while [topic for topic in admin.list_topics() if topic.startswith("replicator.prod-")]:
+            assert time.monotonic() < deadline, "the demo's topics are still there"
+            time.sleep(0.1)
+    finally:
+        admin.close()
     assert not remains(folder)
 
 

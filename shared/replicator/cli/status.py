@@ -16,6 +16,9 @@ from replicator.log.port import open_log
 from replicator.settings import ReplicatorSettings, load_settings
 from replicator.status import Held, SourceStream, Status, TargetReport, TargetStream
 
+_TOLD = ("problem", "retained_bytes", "safe_wal_bytes", "slot", "wal_status")
+"""What of a source's last report is for people; `--json` has all of it."""
+
 
 def run(arguments: Arguments) -> int:
     """Show the status; 1 if something needs a person.
@@ -114,7 +117,11 @@ def _target(stream: TargetStream) -> Iterator[tuple[str, str]]:
         oldest = "" if stream.oldest_wanted is None else f", oldest {age(stream.oldest_wanted)}"
         yield "wanted", f"{stream.wanted:,} rows{oldest}"
     if stream.source_report:
-        told = ", ".join(f"{name} {value}" for name, value in stream.source_report.items())
+        told = ", ".join(
+            f"{name} {value}"
+            for name, value in sorted(stream.source_report.items())
+            if name in _TOLD and value not in ("", None)
+        )
         yield "source told", f"{age(stream.source_report_age)}: {told}"
 
 
