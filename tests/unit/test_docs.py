@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,11 +15,7 @@ from replicator.metrics import Metric
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-METRIC_MODULES = [
-    name
-    for name in ("replicator.metrics", "replicator_capture.metrics", "replicator_apply.metrics")
-    if find_spec(name)
-]
+METRIC_MODULES = ("replicator.metrics", "replicator_capture.metrics", "replicator_apply.metrics")
 SECTIONS = {
     "Configuration": settings.ReplicatorSettings,
     "`SUBSCRIPTIONS`, each": settings.Subscription,
