@@ -58,7 +58,7 @@ class TableShape:
     """A table of the target.
 
     Attributes:
-        oid: its object identifier.
+        oid: its object identifier in this database.
         unique: columns of each unique index that is neither partial nor on an expression, the
             primary key's not among them.
         outgoing: foreign keys of this table.

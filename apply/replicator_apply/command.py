@@ -1,17 +1,36 @@
 """The target's commands; `replicator.cli.commands` says how they are called."""
 
+import sys
 import threading
 from collections.abc import Callable
+from typing import Any
+
+import psycopg
 
 from replicator.cli.arguments import Arguments
 from replicator.daemon import run_daemon
-from replicator.errors import ConfigurationError, ReplicatorError
+from replicator.errors import ConfigurationError, ReplicatorError, Stopped
 from replicator.http import Health
-from replicator.settings import ReplicatorSettings, load_settings
+from replicator.postgres import driver_errors
+from replicator.settings import ReplicatorSettings, Subscription, load_settings
 from replicator.stop import Stop, supervise
+from replicator_apply.follow import Follower, worker_for
+from replicator_apply.rebase import rebase, reset_state
+from replicator_apply.runs import (
+    Backfill,
+    Verification,
+    begin_backfill,
+    begin_verification,
+    cancel_verification,
+    confirm_run,
+    find_subscription,
+    look_at_backfill,
+    look_at_verification,
+    pause_backfill,
+)
 from replicator_apply.state import Place
-from replicator_apply.subscriptions import places
-from replicator_apply.worker import Worker
+from replicator_apply.subscriptions import places, store_declared
+from replicator_apply.worker import Worker, connect_target
 
 
 def run_apply(_arguments: Arguments) -> int:
@@ -68,3 +87,190 @@ def _guard(
     except ReplicatorError as error:
         failed(error)
         stop.set()
+
+
+def run_backfill(arguments: Arguments) -> int:
+    """Backfill one dataset, and show the progress.
+
+    Raises:
+        ConfigurationError: this environment has no such subscription.
+        Stopped: the stream stands.
+        DatabaseUnavailable: the target is away.
+    """
+    if arguments.dry_run:
+        return _verify(arguments, _say_what_a_backfill_would_do)
+    settings = load_settings()
+    place, subscribed = chosen(settings, arguments.dataset, arguments.source)
+    with connect_target(settings) as connection, driver_errors("backfilling"):
+        subscription = _stored(connection, settings, place, subscribed)
+        with worker_for(settings, connection, place):
+            run, resumed = begin_backfill(connection, subscription)
+            if resumed:
+                _say(f"Going on with run {run}.")
+            follower = Follower[Backfill](connection, place, f"Backfill of {subscribed.dataset}")
+            try:
+                last = follower.follow(lambda: look_at_backfill(connection, run))
+            except KeyboardInterrupt:
+                pause_backfill(connection, run)
+                _say(f"Run {run} is paused; the same command goes on with it.")
+                return 1
+    return _tell_end(last)
+
+
+def _tell_end(last: Backfill) -> int:
+    if last.state == "finished":
+        _say(f"Complete: {last.rows_done:,} rows read.")
+        return 0
+    if last.state == "waiting":
+        _say(
+            f"Run {last.id} would ask for {last.suspects or 0:,} rows that the source no longer "
+            "shows, more than the fuse allows, and delete those that are gone.\n"
+            f"Look at them, then: replicator confirm {last.id}"
+        )
+    else:
+        _say(f"Run {last.id} is {last.state}.")
+    return 1
+
+
+def run_verify(arguments: Arguments) -> int:
+    """Compare one dataset with its source.
+
+    Raises:
+        ConfigurationError: this environment has no such subscription.
+        Stopped: the stream stands, or the source refuses.
+        DatabaseUnavailable: the target is away.
+    """
+    return _verify(arguments, _say_what_differs)
+
+
+def _verify(arguments: Arguments, tell: Callable[[Verification], None]) -> int:
+    settings = load_settings()
+    place, subscribed = chosen(settings, arguments.dataset, arguments.source)
+    with connect_target(settings) as connection, driver_errors("comparing"):
+        subscription = _stored(connection, settings, place, subscribed)
+        with worker_for(settings, connection, place):
+            run = begin_verification(connection, subscription)
+            follower = Follower[Verification](connection, place, f"Comparing {subscribed.dataset}")
+            try:
+                last = follower.follow(lambda: look_at_verification(connection, run))
+            finally:
+                cancel_verification(connection, run)
+    if last.state != "finished":
+        reason = last.findings[-1][1] if last.findings else "it was cancelled"
+        raise Stopped(f"The comparison ended early: {reason}", remedy="See `replicator status`.")
+    tell(last)
+    return 1 if last.differences else 0
+
+
+def _say_what_differs(last: Verification) -> None:
+    _say(
+        f"{last.rows_checked:,} rows compared: {last.missing:,} missing, {last.extra:,} extra, "
+        f"{last.different:,} different."
+    )
+    _say_findings(last)
+    if last.differences:
+        _say("`replicator backfill` of the dataset repairs it.")
+
+
+def _say_what_a_backfill_would_do(last: Verification) -> None:
+    _say(
+        f"A backfill would insert {last.missing:,}, update {last.different:,} and delete "
+        f"{last.extra:,} of {last.rows_checked:,} rows. Nothing was written."
+    )
+    _say_findings(last)
+
+
+def _say_findings(last: Verification) -> None:
+    for kind, table, key in last.findings:
+        _say(f"  {kind:<9} {table} {key}")
+    if last.differences > len(last.findings):
+        _say(f"  … and {last.differences - len(last.findings):,} more")
+
+
+def run_confirm(arguments: Arguments) -> int:
+    """Let a backfill that waits for a person go on."""
+    with connect_target(load_settings()) as connection, driver_errors("confirming"):
+        if confirm_run(connection, arguments.run):
+            _say(f"Run {arguments.run} goes on.")
+            return 0
+    _say(f"No run {arguments.run} is waiting; `replicator status` shows the runs.")
+    return 1
+
+
+def run_rebase(arguments: Arguments) -> int:
+    """Go on behind a gap in the log.
+
+    Raises:
+        ConfigurationError: several sources, and none is named.
+        Refused, LogUnavailable: as `rebase`.
+    """
+    settings = load_settings()
+    candidates = [p for p in places(settings) if arguments.source in {None, p.source}]
+    if len(candidates) != 1:
+        raise ConfigurationError(
+            "It is not clear which stream to rebase.",
+            remedy=f"Give --source, one of: {', '.join(p.source for p in places(settings))}.",
+        )
+    with connect_target(settings) as connection, driver_errors("rebasing"):
+        if not rebase(connection, settings, candidates[0]):
+            _say("There is no gap: the log has what comes next. Nothing was changed.")
+            return 1
+    _say("Rebased. Every subscription is backfilled; see `replicator status`.")
+    return 0
+
+
+def run_reset_state(arguments: Arguments) -> int:
+    """Forget the replication state of this database, after asking."""
+    settings = load_settings()
+    with connect_target(settings) as connection, driver_errors("resetting the state"):
+        info = connection.info
+        _say(
+            f"This removes positions, receipts and runs in database {info.dbname} on "
+            f"{info.host}:{info.port} (environment {settings.environment}).\n"
+            "Rows of your tables stay; replicated ones become local rows."
+        )
+        if not arguments.yes and input("Type the database's name to go on: ") != info.dbname:
+            _say("Nothing was changed.")
+            return 1
+        reset_state(connection)
+    _say("The state is gone.")
+    return 0
+
+
+def chosen(
+    settings: ReplicatorSettings, dataset: str, source: str | None
+) -> tuple[Place, Subscription]:
+    """Give the subscription that a command names.
+
+    Raises:
+        ConfigurationError: there is none, or more than one.
+    """
+    found = [
+        s for s in settings.subscriptions if s.dataset == dataset and source in {None, s.source}
+    ]
+    if len(found) == 1:
+        return Place(found[0].source, found[0].stream), found[0]
+    known = ", ".join(sorted(f"{s.dataset} (from {s.source})" for s in settings.subscriptions))
+    raise ConfigurationError(
+        f"This environment subscribes to {'no' if not found else 'more than one'} {dataset!r}.",
+        remedy=f"Its subscriptions are: {known or 'none'}." + (" Give --source." if found else ""),
+    )
+
+
+def _stored(
+    connection: psycopg.Connection[Any],
+    settings: ReplicatorSettings,
+    place: Place,
+    subscribed: Subscription,
+) -> int:
+    """Give the id of a subscription; stores it if apply has not yet."""
+    store_declared(connection, settings, place)
+    found = find_subscription(connection, place, subscribed.name, subscribed.arguments)
+    if found is None:
+        raise LookupError(subscribed.dataset)
+    return found
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

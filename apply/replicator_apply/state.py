@@ -19,7 +19,7 @@ from replicator.models import BackfillRun, StreamPosition, Subscription, WantedR
 from replicator.plan import TableName
 from replicator.positions import EpochId, Lsn, Offset, Position
 from replicator.settings import Subscription as DeclaredSubscription
-from replicator_apply.plan import KEPT, Table, TargetPlan
+from replicator_apply.plan import KEPT, TargetPlan
 
 Cursor = psycopg.Cursor[Any]
 SCHEMA = "public"
@@ -294,33 +294,6 @@ def wanted_by_table(cursor: Cursor, place: Place) -> dict[str, int]:
     return {str(name): int(n) for name, n in cursor.execute(_WANTED_TABLES, place.parameters)}
 
 
-# Receipts ----------------------------------------------------------------------------------------
-
-
-def create_receipts(cursor: Cursor, table: Table) -> None:
-    """Make a table's receipts unless they are there."""
-    cursor.execute("CREATE SCHEMA IF NOT EXISTS replicator")
-    columns = sql.SQL(", ").join(
-        sql.SQL("{} {} NOT NULL").format(
-            sql.Identifier(name), sql.SQL(table.shape.columns[name].type)
-        )
-        for name in table.key
-    )
-    key = sql.SQL(", ").join(map(sql.Identifier, table.key))
-    cursor.execute(
-        sql.SQL(
-            "CREATE TABLE IF NOT EXISTS {} ({}, subscription_id integer NOT NULL, "
-            "generation integer NOT NULL, PRIMARY KEY ({}, subscription_id))"
-        ).format(table.receipts, columns, key)
-    )
-    index = sql.Identifier(f"replicator_receipts_{table.shape.oid}")
-    cursor.execute(
-        sql.SQL("CREATE INDEX IF NOT EXISTS {} ON {} (subscription_id, generation)").format(
-            index, table.receipts
-        )
-    )
-
-
 def unsettled_tables(
     cursor: Cursor, place: Place, plan: TargetPlan, wanted: Mapping[str, int]
 ) -> frozenset[TableName]:
@@ -342,3 +315,12 @@ def _tables_with_kept_rows(cursor: Cursor, plan: TargetPlan) -> set[TableName]:
     ]
     numbers = {row[0] for row in cursor.execute(sql.SQL(" UNION ALL ").join(parts))}
     return {name for name, table in plan.tables.items() if table.number in numbers}
+
+
+_STOPPED = _compose("SELECT stopped_reason, stopped_remedy FROM {position} {at}")
+
+
+def stop_of(cursor: Cursor, place: Place) -> tuple[str, str] | None:
+    """Say why the stream stands, and what to do; None: it does not."""
+    row = cursor.execute(_STOPPED, place.parameters).fetchone()
+    return (str(row[0]), str(row[1])) if row and row[0] else None

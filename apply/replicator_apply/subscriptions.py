@@ -11,10 +11,10 @@ from replicator.settings import ReplicatorSettings, Subscription
 from replicator_apply.catalog import read_shapes
 from replicator_apply.defaults import defaults
 from replicator_apply.plan import SubscribedDataset, TargetPlan, make_plan
+from replicator_apply.prepare import ensure_receipts
 from replicator_apply.state import (
     Place,
     StoredSubscription,
-    create_receipts,
     start_run,
     store_subscription,
     stored_subscriptions,
@@ -93,6 +93,5 @@ def load_plan(connection: Connection, settings: ReplicatorSettings, place: Place
             for name, release in releases.items()
         }
         plan = make_plan(subscribed, shapes, filled)
-        for table in plan.tables.values():
-            create_receipts(cursor, table)
+        ensure_receipts(connection, shapes, may_prepare=settings.auto_prepare)
     return plan

@@ -91,9 +91,21 @@ def compare(cursor: Cursor, place: Place, plan: TargetPlan, transaction: Transac
         return False
     for check in open_checks(cursor, place):
         if check_id(check) == answer.request:
-            _compare(cursor, plan, check, answer, transaction)
+            if answer.refused is not None:
+                _end(cursor, check, answer.refused)
+            else:
+                _compare(cursor, plan, check, answer, transaction)
             return True
     return False
+
+
+def _end(cursor: Cursor, check: Check, reason: str) -> None:
+    findings = msgspec.json.encode([*check.findings, ["refused", reason, ""]]).decode()
+    statement = sql.SQL(
+        "UPDATE {} SET state = 'cancelled', findings = %s::jsonb, updated_at = now(), "
+        "finished_at = now() WHERE id = %s"
+    ).format(state_table(VerifyRun))
+    cursor.execute(statement, (findings, check.id))
 
 
 def _compare(

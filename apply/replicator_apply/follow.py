@@ -1,0 +1,198 @@
+"""Follows a run that a worker carries out, and shows its progress, until it ends or Ctrl-C.
+
+The worker is the daemon, or, if none holds the stream, one in a thread of this process.
+Blocks on Postgres.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Generic, Protocol, TypeVar
+
+import psycopg
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from replicator.errors import ReplicatorError, Stopped
+from replicator.http import Health
+from replicator.settings import ReplicatorSettings
+from replicator.stop import Stop, supervise
+from replicator_apply.state import Place, stop_of
+from replicator_apply.worker import Worker, try_lock
+
+PLAIN_EVERY = 5.0
+"""Seconds between lines where no terminal shows a bar."""
+LOOK_EVERY = 0.2
+
+
+class Moving(Protocol):
+    """What is followed: how far it is, and whether it has ended."""
+
+    @property
+    def done(self) -> int:
+        """Rows so far."""
+
+    @property
+    def estimated(self) -> int | None:
+        """Rows in all, roughly."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing more to wait for."""
+
+    @property
+    def note(self) -> str:
+        """What the user should know now, "" if nothing."""
+
+
+State = TypeVar("State", bound=Moving)
+
+
+class Follower(Generic[State]):
+    """Follows one run.
+
+    Args:
+        connection: of the target, in autocommit mode.
+        place: the stream.
+        what: what is done, for the lines: "backfill of polls".
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any], place: Place, what: str) -> None:
+        self._connection = connection
+        self._place = place
+        self._what = what
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._note = ""
+
+    def follow(self, look: Callable[[], State]) -> State:
+        """Show progress until the run has ended; give its last state.
+
+        Raises:
+            Stopped: the stream stands.
+            KeyboardInterrupt: Ctrl-C.
+        """
+        shown = self._bar if self._console.is_terminal else self._lines
+        with shown() as show:
+            while True:
+                state = look()
+                show(state)
+                self._tell(state)
+                if state.ended:
+                    return state
+                self._raise_if_stopped()
+                time.sleep(LOOK_EVERY)
+
+    def _tell(self, state: Moving) -> None:
+        if state.note and state.note != self._note:
+            self._console.print(state.note)
+        self._note = state.note
+
+    def _raise_if_stopped(self) -> None:
+        with self._connection.cursor() as cursor:
+            stopped = stop_of(cursor, self._place)
+        if stopped is not None:
+            raise Stopped(stopped[0], remedy=stopped[1])
+
+    @contextmanager
+    def _bar(self) -> Iterator[Callable[[Moving], None]]:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._console) as progress:
+            task: TaskID = progress.add_task(self._what, total=None, rate="")
+            rate = Rate()
+
+            def show(state: Moving) -> None:
+                progress.update(
+                    task,
+                    completed=state.done,
+                    total=max(state.estimated, state.done) if state.estimated else None,
+                    rate=f"{rate.of(state.done):,.0f} rows/s",
+                )
+
+            yield show
+
+    @contextmanager
+    def _lines(self) -> Iterator[Callable[[Moving], None]]:
+        rate, due = Rate(), [time.monotonic() + PLAIN_EVERY]
+
+        def show(state: Moving) -> None:
+            per_second = rate.of(state.done)
+            if time.monotonic() < due[0]:
+                return
+            due[0] = time.monotonic() + PLAIN_EVERY
+            total = f" of about {state.estimated:,}" if state.estimated else ""
+            left = ""
+            if state.estimated and per_second:
+                left = f", {max(0, state.estimated - state.done) / per_second:,.0f} s left"
+            self._console.print(
+                f"{self._what}: {state.done:,}{total} rows, {per_second:,.0f} rows/s{left}"
+            )
+
+        yield show
+
+
+class Rate:
+    """Rows a second since the first look."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._first: tuple[float, int] | None = None
+
+    def of(self, done: int) -> float:
+        """Give the rate, now that so many are done."""
+        now = self._clock()
+        if self._first is None:
+            self._first = now, done
+        began, at = self._first
+        return (done - at) / (now - began) if now > began else 0.0
+
+
+@contextmanager
+def worker_for(
+    settings: ReplicatorSettings, connection: psycopg.Connection[Any], place: Place
+) -> Iterator[None]:
+    """See to it that a worker applies the stream while the body runs.
+
+    Raises:
+        ReplicatorError: the worker that this process ran has failed.
+    """
+    if not try_lock(connection, place):
+        yield
+        return
+    connection.execute("SELECT pg_advisory_unlock_all()")
+    sys.stdout.write("No apply worker runs here; this command applies the stream meanwhile.\n")
+    stop = Stop()
+    failures: list[ReplicatorError] = []
+
+    def run() -> None:
+        try:
+            supervise(lambda: Worker(settings, place, stop, Health()).run(), stop)
+        except ReplicatorError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="apply")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        stop.close()
+    if failures:
+        raise failures[0]

@@ -1,0 +1,72 @@
+"""Going on behind a gap, and forgetting the state of a cloned database. Blocks on Postgres."""
+
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from replicator.errors import LogUnavailable, Refused
+from replicator.log import open_log
+from replicator.models import (
+    BackfillRun,
+    Beat,
+    StreamPosition,
+    Subscription,
+    VerifyRun,
+    WantedRow,
+)
+from replicator.settings import ReplicatorSettings, stream_topic
+from replicator_apply.bootstrap import first_position
+from replicator_apply.state import (
+    Place,
+    begin_at,
+    load_position,
+    start_run,
+    state_table,
+    stop_of,
+    stored_subscriptions,
+)
+from replicator_apply.subscriptions import declared_at
+
+Connection = psycopg.Connection[Any]
+_STATE = (VerifyRun, BackfillRun, Subscription, WantedRow, StreamPosition, Beat)
+
+
+def rebase(connection: Connection, settings: ReplicatorSettings, place: Place) -> bool:
+    """Go on with what the log has now, and backfill every subscription; False: there is no gap.
+
+    A worker that stands before the gap finds the new position by itself.
+
+    Raises:
+        Refused: the stream has never been applied here, or the database is a copy.
+        LogUnavailable: the log is away or has no whole transaction.
+    """
+    url, options = settings.log_of(declared_at(settings, place)[0])
+    log, topic = open_log(url, options), stream_topic(*place)
+    with connection.transaction(), connection.cursor() as cursor:
+        stored = load_position(cursor, place, settings.environment)
+        if stored is None:
+            raise Refused(
+                f"Stream {place.stream} of {place.source} has never been applied here.",
+                remedy="Run `replicator apply`.",
+            )
+        state = log.state(topic)
+        if state.begin <= stored.offset <= state.end and stop_of(cursor, place) is None:
+            return False
+        first = first_position(log, topic)
+        if first is None:
+            raise LogUnavailable(
+                "The log has no whole transaction yet.", remedy="Start the source's capture."
+            )
+        begin_at(cursor, place, settings.environment, first)
+        for subscription in stored_subscriptions(cursor, place):
+            start_run(cursor, subscription.id, "rebase")
+    return True
+
+
+def reset_state(connection: Connection) -> None:
+    """Remove all of Replicator's state in this database, and no row of the project's tables."""
+    with connection.transaction():
+        for model in _STATE:
+            connection.execute(sql.SQL("DELETE FROM {}").format(state_table(model)))
+        connection.execute("DROP SCHEMA IF EXISTS replicator CASCADE")
