@@ -243,6 +243,7 @@ class _Run:
         until = time.monotonic() + _STOP_WITHIN
         for worker in self._workers:
             worker.join(max(0.0, until - time.monotonic()))
+        self._desk.release(self._assembler)
 
     def loop(self, stop: Stop, health: Health) -> None:
         """Turn until it is told to stop."""

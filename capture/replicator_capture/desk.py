@@ -139,6 +139,7 @@ class Desk:
             self._asked = retention
         while not self._accepted.wait(_NAP):
             if stop.is_set():
+                self.close(b"", retention)
                 raise DatabaseUnavailable("The fetch was given up: capture stops.")
         return retention
 
@@ -146,12 +147,8 @@ class Desk:
         """Take up what the fetching thread asked for (reader, between two messages)."""
         if self._asked is None and not self._ended:
             return
+        self.release(assembler)
         with self._lock:
-            for ended in self._ended:
-                ended.close()
-                if assembler.retain is ended:
-                    assembler.retain = None
-            self._ended.clear()
             retention, self._asked = self._asked, None
             if retention is None:
                 return
@@ -161,6 +158,15 @@ class Desk:
             )
             assembler.retain = retention
             self._accepted.set()
+
+    def release(self, assembler: Retainer) -> None:
+        """Let go of the retentions of fetches that have ended (reader)."""
+        with self._lock:
+            for ended in self._ended:
+                ended.close()
+                if assembler.retain is ended:
+                    assembler.retain = None
+            self._ended.clear()
 
     def register(self, content: bytes, reading: Reading) -> None:
         """Have the reader publish this at the commit of the message `content`."""

@@ -203,7 +203,8 @@ class Asker:
     def _ask(self, kind: type, datasets: Sequence[str], **fields: object) -> str:
         self._number += 1
         name = f"{time.time_ns()}-{self._number}"
-        request = kind(target=self.target, id=name, plan=plan_of(datasets), **fields)
+        plan = fields.pop("plan", None) or plan_of(datasets)
+        request = kind(target=self.target, id=name, plan=plan, **fields)
         self.send(request)
         return name
 
