@@ -5,9 +5,11 @@ A missing tool skips the test with the reason on a laptop and fails it under CI=
 
 import itertools
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn, Protocol
 
 import django
@@ -23,6 +25,17 @@ from tests.support.postgres import PostgresServer, available_versions  # noqa: E
 from tests.support.processes import Process  # noqa: E402
 from tests.support.proxy import TcpProxy  # noqa: E402
 from tests.support.sample.databases import SampleTemplates  # noqa: E402
+
+
+def pytest_configure() -> None:
+    """Let SIGTERM end the session as Ctrl-C does, so that no server outlives it."""
+    signal.signal(signal.SIGTERM, _interrupt_once)
+
+
+def _interrupt_once(number: int, frame: FrameType | None) -> NoReturn:
+    # A second one (`timeout` sends it to the whole group, too) must not break the clean-up.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    raise KeyboardInterrupt
 
 
 class DatabaseFactory(Protocol):
