@@ -14,7 +14,7 @@ from psycopg import sql
 
 from replicator.envelope import encode_key
 from replicator.errors import ConfigurationError
-from replicator.plan import DatasetPlan, Filter, Or, Release, TableName, columns_of
+from replicator.plan import DatasetPlan, Filter, Release, TableName, columns_of
 from replicator.requests import PlanItem, fingerprint
 from replicator_apply.catalog import Constraint, TableShape
 from replicator_apply.decode import EventReader
@@ -192,7 +192,7 @@ def make_plan(
             number,
             release,
             shapes[name],
-            tuple(Membership(s.id, s.generation, table_filter(s.dataset, name)) for s in holders),
+            tuple(Membership(s.id, s.generation, s.dataset.filter_of(name)) for s in holders),
             adopts=all(s.on_clash == "adopt" for s in holders),
             pulled=tuple(k for k in shapes[name].outgoing if _is_pulled(k, release, holders)),
             defaults=defaults[name],
@@ -200,18 +200,9 @@ def make_plan(
     return TargetPlan(tuple(subscriptions), tables)
 
 
-def table_filter(dataset: DatasetPlan, table: TableName) -> Filter | None:
-    """Give the union of a dataset's rules on a table as one filter; None: every row."""
-    filters = [rule.filter for rule in dataset.rules_of(table)]
-    given = tuple(f for f in filters if f is not None)
-    if len(given) < len(filters):
-        return None
-    return given[0] if len(given) == 1 else Or(given)
-
-
 def _is_pulled(key: Constraint, release: Release, holders: Sequence[SubscribedDataset]) -> bool:
     return set(key.columns) <= set(release.columns) and all(
-        s.dataset.rules_of(key.to) and table_filter(s.dataset, key.to) is None for s in holders
+        s.dataset.is_whole(key.to) for s in holders
     )
 
 

@@ -34,32 +34,15 @@ class Lookup(NamedTuple):
     values: tuple[Values, ...]
 
 
-def whole_tables(dataset: DatasetPlan) -> frozenset[TableName]:
-    """Tables of which every row belongs to the dataset, come what may.
-
-    A rule without a filter does not suffice: a row whose foreign key leads out of such tables
-    stays outside when what it points at does.
-    """
-    releases = {release.label: release for release in dataset.releases}
-    whole = {releases[rule.label].table for rule in dataset.rules if rule.filter is None}
-    while out := {
-        release.table
-        for release in dataset.releases
-        if release.table in whole
-        and any(key.constrained and key.to not in whole for key in release.foreign_keys)
-    }:
-        whole -= out
-    return frozenset(whole)
-
-
 def links(datasets: Iterable[DatasetPlan]) -> tuple[Link, ...]:
     """Give the links to follow for all datasets of a plan, each once."""
     found: dict[Link, None] = {}
     for dataset in datasets:
-        whole = whole_tables(dataset)
         for release in dataset.releases:
             found |= {
-                _up(release.table, key): None for key in release.foreign_keys if key.to in whole
+                _up(release.table, key): None
+                for key in release.foreign_keys
+                if dataset.is_whole(key.to)
             }
     return tuple(found)
 

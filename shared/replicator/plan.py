@@ -153,6 +153,18 @@ class DatasetPlan(msgspec.Struct, frozen=True):
         labels = {release.label for release in self.releases if release.table == table}
         return tuple(rule for rule in self.rules if rule.label in labels)
 
+    def filter_of(self, table: TableName) -> Filter | None:
+        """Give the union of the rules on a table as one filter; None: every row belongs."""
+        filters = [rule.filter for rule in self.rules_of(table)]
+        given = tuple(f for f in filters if f is not None)
+        if len(given) < len(filters):
+            return None
+        return given[0] if len(given) == 1 else Or(given)
+
+    def is_whole(self, table: TableName) -> bool:
+        """Whether every row of a table belongs to the dataset."""
+        return any(rule.filter is None for rule in self.rules_of(table))
+
 
 def fingerprint(rules: tuple[RowsRule, ...], releases: tuple[Release, ...]) -> str:
     """Hash what decides rows and values of a dataset: SHA-256, first 16 hexadecimal digits."""

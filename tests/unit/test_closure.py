@@ -1,7 +1,7 @@
 """Which further rows a fetch reads."""
 
 from replicator.plan import DatasetPlan, ForeignKey, IsNull, Release, RowsRule, TableName
-from replicator_capture.closure import Closure, Link, Lookup, links, whole_tables
+from replicator_capture.closure import Closure, Link, Lookup, links
 
 POLL, CHOICE, USER, PAGE = (TableName("public", n) for n in ("poll", "choice", "user", "page"))
 
@@ -23,14 +23,15 @@ def test_links_lead_into_whole_tables_only() -> None:
     plan = dataset(
         release(CHOICE, ("poll_id", POLL), ("user_id", USER)), release(POLL), filtered=("choice",)
     )
-    assert whole_tables(plan) == {POLL}
+    assert plan.is_whole(POLL)
     assert links([plan]) == (Link(CHOICE, ("poll_id",), POLL, ("id",)),)
 
 
-def test_a_table_that_points_outside_is_not_whole_nor_what_points_at_it() -> None:
+def test_a_table_without_a_filter_is_whole_wherever_it_points() -> None:
     plan = dataset(release(CHOICE, ("poll_id", POLL)), release(POLL, ("user_id", USER)))
-    assert whole_tables(plan) == frozenset()
-    assert links([plan]) == ()
+    assert plan.is_whole(POLL)
+    assert not plan.is_whole(USER)
+    assert links([plan]) == (Link(CHOICE, ("poll_id",), POLL, ("id",)),)
 
 
 def test_links_of_several_datasets_are_one_set() -> None:
