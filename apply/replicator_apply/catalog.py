@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from replicator.errors import ConfigurationError
+from replicator.errors import Unfit
 from replicator.plan import TableName
 
 Connection = psycopg.Connection[Any]
@@ -122,19 +122,19 @@ def read_shape(connection: Connection, table: TableName) -> TableShape:
     """Read one table's shape.
 
     Raises:
-        ConfigurationError: the table is not there, or has no primary key.
+        Unfit: the table is not there, or has no primary key.
     """
     name = (table.schema, table.name)
     found = connection.execute(_COLUMNS, name).fetchall()
     if not found:
-        raise ConfigurationError(
+        raise Unfit(
             f"Table {table} does not exist in this environment's database.",
             remedy="Run `manage.py migrate` against this database.",
         )
     indexes = connection.execute(_INDEXES, name).fetchall()
     key = next((tuple(names) for primary, names in indexes if primary), ())
     if not key:
-        raise ConfigurationError(
+        raise Unfit(
             f"Table {table} has no primary key.", remedy="Give it one, or opt its model out."
         )
     unique = tuple(tuple(names) for primary, names in indexes if not primary)

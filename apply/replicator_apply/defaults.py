@@ -12,7 +12,7 @@ from django.db import connections
 from psycopg import sql
 
 from replicator.compiler import find_model
-from replicator.errors import ConfigurationError
+from replicator.errors import Unfit
 from replicator.plan import Release
 from replicator_apply.catalog import TableShape
 
@@ -28,7 +28,7 @@ def defaults(
     """Give the text of a value for each column of a new row that nothing else fills.
 
     Raises:
-        ConfigurationError: a column that does not travel must not be NULL and has no default.
+        Unfit: a column that does not travel must not be NULL and has no default.
     """
     filled = {row[0] for row in connection.execute(_WITH_DEFAULT, (shape.oid,))}
     missing = [
@@ -47,7 +47,7 @@ def defaults(
             row = connection.execute(statement).fetchone()
             texts[column.name] = str(row[0]) if row else ""
         elif column.not_null:
-            raise ConfigurationError(
+            raise Unfit(
                 f"Column {column.name} of {release.table} must not be NULL, does not travel and "
                 "has no default: new rows cannot be written.",
                 remedy="Release the column, or give its field or the database a default.",

@@ -13,7 +13,7 @@ from itertools import chain
 from psycopg import sql
 
 from replicator.envelope import encode_key
-from replicator.errors import ConfigurationError
+from replicator.errors import Unfit
 from replicator.plan import DatasetPlan, Filter, Release, TableName, columns_of
 from replicator.requests import PlanItem, fingerprint
 from replicator_apply.catalog import Constraint, TableShape
@@ -181,7 +181,7 @@ def make_plan(
     """Compile subscriptions against the target's tables.
 
     Raises:
-        ConfigurationError: a released column or key does not fit the table here.
+        Unfit: a released column or key does not fit the table here.
     """
     releases = {r.table: r for s in subscriptions for r in s.dataset.releases}
     tables = {}
@@ -209,12 +209,12 @@ def _is_pulled(key: Constraint, release: Release, holders: Sequence[SubscribedDa
 def _must_fit(release: Release, shape: TableShape) -> None:
     missing = [c for c in release.columns if c not in shape.columns]
     if missing:
-        raise ConfigurationError(
+        raise Unfit(
             f"Table {release.table} lacks the released column(s) {', '.join(missing)} here.",
             remedy="Run `manage.py migrate` against this environment's database.",
         )
     if set(release.key) != set(shape.key):
-        raise ConfigurationError(
+        raise Unfit(
             f"The primary key of {release.table} is ({', '.join(shape.key)}) here and "
             f"({', '.join(release.key)}) in the model.",
             remedy="Bring the database and the model's primary key together.",

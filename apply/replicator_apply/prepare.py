@@ -85,7 +85,8 @@ def prepare_target(
     """Do, or with `sql_only` only give, what apply needs done in this environment.
 
     Raises:
-        ConfigurationError: a statement was refused, or a table is missing.
+        ConfigurationError: a statement was refused.
+        Unfit: a table is missing.
         DatabaseUnavailable, LogUnavailable: what it prepares is away.
     """
     entry = databases[settings.database]

@@ -71,7 +71,8 @@ def load_plan(connection: Connection, settings: ReplicatorSettings, place: Place
     """Compile the stored subscriptions against the tables here; make their receipts.
 
     Raises:
-        ConfigurationError: a dataset is not declared, or a table does not fit.
+        ConfigurationError: a dataset is not declared.
+        Unfit: a table does not fit.
     """
     fuses = {(s.name, s.arguments): s.fuse for s in declared_at(settings, place)}
     with connection.transaction(), connection.cursor() as cursor:

@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from replicator.errors import Hole, Stopped
+from replicator.errors import BadRecord, Hole, Stopped
 from replicator.http import Health
 from replicator.log import Log, LogReader, open_log
 from replicator.metrics import counter, gauge, histogram
@@ -93,7 +93,7 @@ class Worker:
             while not self._stop.is_set():
                 try:
                     self._apply_stream(connection)
-                except Stopped as error:
+                except (Stopped, BadRecord) as error:
                     self._stand(connection, error)
 
     def _become_active(self, connection: psycopg.Connection[Any]) -> bool:
@@ -115,7 +115,7 @@ class Worker:
             self._stop.wait(1.0)
         return False
 
-    def _stand(self, connection: psycopg.Connection[Any], error: Stopped) -> None:
+    def _stand(self, connection: psycopg.Connection[Any], error: Stopped | BadRecord) -> None:
         """Tell why the stream stands, and wait."""
         if not self._stopped:
             logger.error(

@@ -7,6 +7,7 @@
     ├── Stopped                         the stream cannot go on without a person; exit code 3
     │   ├── Hole                        records are missing from the log
     │   ├── Clash                       a local row stands where a replicated one must go
+    │   ├── Unfit                       a table here cannot take the rows as it is
     │   └── Unwritable                  Postgres refused a row; table and reason are named
     ├── BadRecord                       a record of the log cannot be read; exit code 3
     │   └── BadMessage                  a message of Postgres' output plugin cannot be read
@@ -79,6 +80,10 @@ class Clash(Stopped):
         "Remove or renumber the local rows, or set the subscription's on_clash to 'adopt' if the "
         "target began as a copy of the source."
     )
+
+
+class Unfit(Stopped):
+    """A table of the target cannot take the stream's rows as it is; it goes on once migrated."""
 
 
 class Unwritable(Stopped):
