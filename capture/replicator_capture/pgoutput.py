@@ -6,6 +6,7 @@ rows faster and is tested against this module.
 Source: https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
 """
 
+import struct
 from collections.abc import Callable
 from enum import Enum
 from typing import Final, Literal
@@ -158,8 +159,13 @@ class _Cursor:
     def lsn(self) -> Lsn:
         return Lsn(self.integer(8))
 
-    def timestamp(self) -> int:
-        return int.from_bytes(self.take(8), signed=True) + POSTGRES_EPOCH_US
+    def numbers(self, layout: struct.Struct) -> tuple[int, ...]:
+        end = self._at + layout.size
+        if end > len(self._data):
+            raise bad_message(self._data, "is cut short")
+        numbers = layout.unpack_from(self._data, self._at)
+        self._at = end
+        return numbers
 
     def letter(self) -> str:
         return self.take(1).decode("latin-1")
@@ -199,13 +205,19 @@ class _Cursor:
             raise bad_message(self._data, f"goes on after its end at byte {self._at}")
 
 
+# Begin and Commit come with every transaction, and many transactions have one row.
+_BEGIN: Final = struct.Struct("!QqI")
+_COMMIT: Final = struct.Struct("!BQQq")
+
+
 def _begin(cursor: _Cursor) -> Begin:
-    return Begin(cursor.lsn(), cursor.timestamp(), cursor.integer(4))
+    lsn, ts_us, xid = cursor.numbers(_BEGIN)
+    return Begin(Lsn(lsn), ts_us + POSTGRES_EPOCH_US, xid)
 
 
 def _commit(cursor: _Cursor) -> Commit:
-    cursor.take(1)  # flags, unused so far
-    return Commit(cursor.lsn(), cursor.lsn(), cursor.timestamp())
+    _, lsn, end, ts_us = cursor.numbers(_COMMIT)  # flags first, unused so far
+    return Commit(Lsn(lsn), Lsn(end), ts_us + POSTGRES_EPOCH_US)
 
 
 def _origin(cursor: _Cursor) -> Origin:

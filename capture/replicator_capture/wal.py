@@ -1,41 +1,40 @@
 """The walsender's stream: CopyData frames in, pgoutput messages out, status updates back.
 
-The frames' layout is in pure functions; `WalStream` adds the connection (psycopg's libpq wrapper,
-in its nonblocking mode). It keeps no row; it never confirms anything by itself. Only `open`,
-`wait` (a given time) and `close` block.
+`WalStream` is the connection (psycopg's libpq wrapper, in its nonblocking mode); the layout of the
+frames is in `replicator_capture.frames`. It keeps no row and confirms nothing by itself. Only
+`open`, `wait` (a given time) and `close` block.
 
 Source: https://www.postgresql.org/docs/current/protocol-replication.html
 """
 
 import select
-import struct
 import time
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
 from psycopg import OperationalError, conninfo, pq, sql
 from psycopg.pq.abc import PGconn, PGresult
 
 from replicator.errors import (
-    BadMessage,
     ConfigurationError,
     DatabaseUnavailable,
     Refused,
     ReplicatorError,
 )
 from replicator.positions import Lsn
-from replicator_capture.pgoutput import POSTGRES_EPOCH_US
+from replicator_capture.frames import (
+    HEADER,
+    WAL_DATA,
+    KeepAlive,
+    parse_keep_alive,
+    parse_wal_end,
+    status_update,
+)
 
 STATUS_EVERY_S: Final = 1.0
 SHUTDOWN_ASKS: Final = 50
 RECEIVE_MESSAGES: Final = 1_000
 RECEIVE_BYTES: Final = 1_000_000
-
-_WAL_DATA = ord("w")
-_HEADER = 25
-_WAL_POSITIONS = struct.Struct("!xQQq")
-_KEEP_ALIVE = struct.Struct("!cQqB")
-_STATUS = struct.Struct("!cQQQqB")
 
 _SLOT_BUSY = "55006"
 _SLOT_OR_PUBLICATION_GONE = frozenset({"42704", "55000", "58P01"})
@@ -46,41 +45,6 @@ class SlotBusy(DatabaseUnavailable):
     """Another process streams from the slot."""
 
     remedy = "One capture per stream is enough; this one waits until the other one ends."
-
-
-class KeepAlive(NamedTuple):
-    """The server's sign of life: how far it has sent, and whether it wants a status now."""
-
-    wal_end: Lsn
-    reply: bool
-
-
-def parse_keep_alive(frame: bytes) -> KeepAlive:
-    """Read a keep-alive frame. Raises BadMessage for anything else."""
-    if len(frame) != _KEEP_ALIVE.size or frame[:1] != b"k":
-        raise BadMessage(f"A frame of the replication stream is not known ({frame[:1]!r}).")
-    _, wal_end, _, reply = _KEEP_ALIVE.unpack(frame)
-    return KeepAlive(Lsn(wal_end), bool(reply))
-
-
-def parse_wal_end(frame: bytes) -> Lsn:
-    """Read from a WAL data frame how far it reaches. Raises BadMessage if it is cut short."""
-    if len(frame) < _HEADER:
-        raise BadMessage("A frame of the replication stream is cut short.")
-    start, end, _ = _WAL_POSITIONS.unpack_from(frame)
-    return Lsn(max(start, end))
-
-
-def status_update(received: Lsn, confirmed: Lsn, now_us: int) -> bytes:
-    """Build a standby status update.
-
-    Args:
-        received: how far the stream has been read.
-        confirmed: everything before it may be forgotten by the slot.
-        now_us: the time in microseconds since 1970.
-    """
-    sent = now_us - POSTGRES_EPOCH_US
-    return _STATUS.pack(b"r", max(received, confirmed), confirmed, confirmed, sent, 0)
 
 
 def start_command(slot: str, publication: str, start: int = 0) -> str:
@@ -188,8 +152,8 @@ class WalStream:
                 length, data = take(1)
                 if length > 0:
                     frame = bytes(data)
-                    if frame[0] == _WAL_DATA:
-                        messages.append(frame[_HEADER:])
+                    if frame[0] == WAL_DATA:
+                        messages.append(frame[HEADER:])
                         size += length
                     else:
                         self._keep_alive(parse_keep_alive(frame))

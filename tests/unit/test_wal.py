@@ -12,16 +12,9 @@ from replicator.errors import (
     ReplicatorError,
 )
 from replicator.positions import Lsn
+from replicator_capture.frames import KeepAlive, parse_keep_alive, parse_wal_end, status_update
 from replicator_capture.pgoutput import POSTGRES_EPOCH_US
-from replicator_capture.wal import (
-    KeepAlive,
-    SlotBusy,
-    parse_keep_alive,
-    parse_wal_end,
-    start_command,
-    status_update,
-    stream_error,
-)
+from replicator_capture.wal import SlotBusy, start_command, stream_error
 
 
 def test_status_update() -> None:
