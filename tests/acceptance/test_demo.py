@@ -170,8 +170,12 @@ def get(address: str, path: str) -> int:
 def test_a_signal_in_the_middle_leaves_nothing_behind(folder: Path, number: signal.Signals) -> None:
     with demo(folder) as process:
         read_until(process, "done in prod")
-        process.send_signal(number)
-        assert process.wait(60) == 130
+        ended = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < ended:
+            process.send_signal(number)  # Again and again: none may cut the end short.
+            time.sleep(0.05)
+        # The last one may meet the interpreter's own end.
+        assert process.returncode in {130, -number}
     assert not remains(folder)
 
 

@@ -18,10 +18,12 @@ from replicator.demo.processes import Daemon, daemon, free_address, write_enviro
 from replicator.demo.screen import Screen
 from replicator.embedded import Server, embedded_postgres
 from replicator.errors import ReplicatorError
+from replicator.stop import Stop
 
 SOURCE, TARGET = "demo_source", "demo_target"
 _SETTINGS = "replicator.demo.environments"
 _PARTING_LOOK = 0.2
+"""Seconds between two looks at daemons that are left running."""
 
 
 def run(arguments: Arguments) -> int:
@@ -29,17 +31,18 @@ def run(arguments: Arguments) -> int:
 
     Raises:
         ReplicatorError: something could not be started, or a daemon ended.
+        KeyboardInterrupt: a signal ended it before its time.
     """
-    with ExitStack() as stack:
-        stack.enter_context(_signals_interrupt())
-        return _Demo(stack, Screen(), arguments).run()
+    with _signals_noted() as stop, ExitStack() as stack:
+        return _Demo(stack, stop, Screen(), arguments).run()
 
 
 class _Demo:
     """One run; everything that it starts is ended by `stack`, in reverse order."""
 
-    def __init__(self, stack: ExitStack, screen: Screen, arguments: Arguments) -> None:
+    def __init__(self, stack: ExitStack, stop: Stop, screen: Screen, arguments: Arguments) -> None:
         self._stack = stack
+        self._stop = stop
         self._screen = screen
         self._keep = arguments.keep
         self._began = time.monotonic()
@@ -55,7 +58,8 @@ class _Demo:
         self._fill(telling)
         daemons = self._start_daemons()
         try:
-            good: bool = telling.tell(self._screen, daemons, self._began)
+            watch = telling.Watch(daemons, self._stop)
+            good: bool = telling.tell(self._screen, watch, self._began)
         except ReplicatorError:
             self._screen.tails(daemons)
             raise
@@ -106,13 +110,9 @@ class _Demo:
         self._screen.invitation(
             server.url(SOURCE), server.url(TARGET), self._environment, self._metrics
         )
-        try:
-            while True:
-                time.sleep(_PARTING_LOOK)
-                for each in daemons:
-                    each.require()
-        except KeyboardInterrupt:
-            return
+        while not self._stop.wait(_PARTING_LOOK):
+            for each in daemons:
+                each.require()
 
 
 def _set_up_django() -> ModuleType:
@@ -134,12 +134,22 @@ def _temporary_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the demo as Ctrl-C does: through every `finally`."""
-    signals = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.default_int_handler) for number in signals}
+def _signals_noted() -> Iterator[Stop]:
+    """Give a token that SIGINT, SIGTERM and SIGHUP set, and that is all they do.
+
+    They come twice (an impatient person, `timeout`), and at any moment; so no signal ever cuts
+    short the start or the end of a process. What waits looks at the token.
+    """
+    stop = Stop()
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {
+        number: signal.signal(number, lambda *_: stop.set())
+        for number in signals
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
-        yield
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        stop.close()

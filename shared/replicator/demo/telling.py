@@ -1,7 +1,6 @@
 """Telling the story: with Django set up, over both databases."""
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from django.core.management import call_command
@@ -11,7 +10,6 @@ from kafka.errors import KafkaError
 
 from replicator.demo import polls, story
 from replicator.demo.environments.base import SOURCE_ENVIRONMENT, TARGET_ENVIRONMENT
-from replicator.demo.processes import Daemon
 from replicator.demo.screen import Screen
 from replicator.demo.story import Step
 from replicator.demo.watch import Late, Watch
@@ -28,20 +26,20 @@ def prepare() -> str:
     return f"prod has {topics} topics and {questions} questions, of them {published} published"
 
 
-def tell(screen: Screen, daemons: Sequence[Daemon], began: float) -> bool:
+def tell(screen: Screen, watch: Watch, began: float) -> bool:
     """Do every step and compare both sides in the end; says whether all was right.
 
     Args:
         screen: shows it.
-        daemons: must keep running.
+        watch: looks at the target.
         began: when the demo did, on the monotonic clock.
 
     Raises:
         Stopped: a daemon has ended.
+        KeyboardInterrupt: it is to stop.
     """
     screen.declaration(Path(polls.__path__[0]) / "replication.py")
     screen.heading()
-    watch = Watch(daemons)
     if not all(_arrives(step, screen, watch) for step in story.steps()):
         return False
     differences, untouched = story.differences(), story.local_row_is_untouched()

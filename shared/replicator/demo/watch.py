@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from django.db.models import QuerySet
 
 from replicator.demo.processes import Daemon
+from replicator.stop import Stop
 
 PAUSE = 0.002
 """Seconds between two looks; it bounds how exact a latency is."""
@@ -21,11 +22,13 @@ class Watch:
 
     Args:
         daemons: must keep running meanwhile.
+        stop: ends the waiting.
         limit: seconds that a change may take.
     """
 
-    def __init__(self, daemons: Sequence[Daemon], limit: float = 20.0) -> None:
+    def __init__(self, daemons: Sequence[Daemon], stop: Stop, limit: float = 20.0) -> None:
         self._daemons = daemons
+        self._stop = stop
         self._limit = limit
 
     def until(self, expected: object, look: Callable[[], object]) -> tuple[float, list[object]]:
@@ -37,6 +40,7 @@ class Watch:
         Raises:
             Late: it was not seen in time.
             Stopped: a daemon has ended.
+            KeyboardInterrupt: it is to stop.
         """
         began = time.monotonic()
         seen: list[object] = []
@@ -51,7 +55,8 @@ class Watch:
                 raise Late(f"expected {expected}, but the target still shows {answer}")
             for daemon in self._daemons:
                 daemon.require()
-            time.sleep(PAUSE)
+            if self._stop.wait(PAUSE):
+                raise KeyboardInterrupt
 
 
 class Difference(NamedTuple):
