@@ -231,11 +231,13 @@ class Assembler:
         self._told = self._complete = to
         self._ordinal = 0
 
-    def _tail(self, table: TableName, commitment: Begin | Commitment) -> bytes:
+    def _tail(
+        self, table: TableName, commitment: Begin | Commitment, *, read: bool = False
+    ) -> bytes:
         """Write what follows a head of `table`: source, and `at` as far as the ordinal."""
         lsn = commitment.commit_lsn if isinstance(commitment, Begin) else commitment.lsn
         return b'"source":%b,%b' % (
-            source_part(self._origin, table, commitment.xid, lsn, commitment.ts_us),
+            source_part(self._origin, table, commitment.xid, lsn, commitment.ts_us, read=read),
             self._at,
         )
 
@@ -337,13 +339,14 @@ class AnswerWriter:
         self._assembler, self._answer, self._commitment = assembler, answer, commitment
         bare = Answer(answer.target, answer.request, answer.plan)
         self._end = b',"answer":%b}' % _dumps(bare)
-        self._tails: dict[TableName, bytes] = {}
+        self._tails: dict[tuple[TableName, bool], bytes] = {}
 
-    def row(self, row: EncodedRow, table: TableName) -> None:
-        """Append a row event of the answer."""
-        tail = self._tails.get(table)
+    def row(self, row: EncodedRow, table: TableName, *, read: bool) -> None:
+        """Append a row event of the answer; `read`: found or missed by reading, not repeated."""
+        tail = self._tails.get((table, read))
         if tail is None:
-            tail = self._tails[table] = self._assembler._tail(table, self._commitment)
+            tail = self._assembler._tail(table, self._commitment, read=read)
+            self._tails[table, read] = tail
         self._assembler._append(*row, tail, self._end)
 
     def close(self) -> None:
@@ -354,8 +357,13 @@ class AnswerWriter:
         assembler._close(self._commitment.end, end)
 
 
-def source_part(origin: Origin, table: TableName, xid: int, lsn: Lsn, ts_us: int) -> bytes:
-    """Write the `source` of a record; see `envelope.Source` for the units."""
+def source_part(  # noqa: PLR0913 (its values, one by one)
+    origin: Origin, table: TableName, xid: int, lsn: Lsn, ts_us: int, *, read: bool = False
+) -> bytes:
+    """Write the `source` of a record; see `envelope.Source` for the units.
+
+    `read`: the row was found, or found missing, by a fetch; Debezium's `snapshot` says so.
+    """
     names = b'"name":%b,"db":%b,"schema":%b,"table":%b' % (
         _dumps(origin.environment),
         _dumps(origin.database),
@@ -364,5 +372,5 @@ def source_part(origin: Origin, table: TableName, xid: int, lsn: Lsn, ts_us: int
     )
     return (
         b'{"version":"1","connector":"replicator",%b,"txId":%d,"lsn":%d,"ts_ms":%d,'
-        b'"snapshot":"false"}' % (names, xid, lsn, ts_us // 1000)
+        b'"snapshot":"%b"}' % (names, xid, lsn, ts_us // 1000, b"true" if read else b"false")
     )

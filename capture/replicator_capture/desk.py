@@ -93,12 +93,13 @@ class Reading:
     _done: threading.Event = field(default_factory=threading.Event)
     published: bool = False
 
-    def events(self) -> Iterator[tuple[EncodedRow, TableName]]:
-        """Give all of the answer, in order: what was read, then what is to be repeated."""
+    def events(self) -> Iterator[tuple[EncodedRow, TableName, bool]]:
+        """Give all of the answer, in order: what was read (True), then what is to be repeated."""
         for row, table, _ in self.rows:
-            yield row, table
+            yield row, table, True
         if self.snapshot is not None:
-            yield from self.retention.unseen(self.snapshot)
+            for row, table in self.retention.unseen(self.snapshot):
+                yield row, table, False
 
     def finish(self, *, published: bool) -> None:
         """Tell the fetching thread that the reader has dealt with it."""

@@ -90,7 +90,7 @@ class Publisher:
     def publish_answer(
         self,
         answer: Answer,
-        rows: Iterable[tuple[EncodedRow, TableName]],
+        rows: Iterable[tuple[EncodedRow, TableName, bool]],
         commitment: Commitment,
     ) -> bool:
         """Publish an answer as the transaction of its message, however many rows it has.
@@ -98,7 +98,8 @@ class Publisher:
         Args:
             answer: whom it is for; `last_key`, `estimated` and `refused` go into the closing
                 record.
-            rows: what was read, what was not found, and the repeated events, in this order.
+            rows: what was read, what was not found, and the repeated events, in this order; the
+                flag is False for the last.
             commitment: of the message's transaction.
 
         Returns:
@@ -108,8 +109,8 @@ class Publisher:
         writer = self._assembler.begin_answer(answer, commitment)
         if writer is None:
             return False
-        for row, table in rows:
-            writer.row(row, table)
+        for row, table, read in rows:
+            writer.row(row, table, read=read)
             if self._assembler.pending >= FLUSH_ROWS or self._assembler.size >= FLUSH_BYTES:
                 self._make_room()
                 self.flush(dry=False)

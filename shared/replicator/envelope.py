@@ -36,7 +36,8 @@ class Source(msgspec.Struct, frozen=True, gc=False):
     """Where an event comes from.
 
     `lsn` is the commit LSN of its transaction, `ts_ms` the time of the commit in milliseconds
-    since 1970, `txId` the 32-bit transaction id.
+    since 1970, `txId` the 32-bit transaction id; `snapshot` is "true" for what a fetch found, or
+    found missing, by reading.
     """
 
     version: str

@@ -119,11 +119,12 @@ def test_a_long_answer_is_bounded_in_memory_and_in_flight() -> None:
     assembler, writer, pulses = _assembler(), RecordingWriter(at_once=False), []
     publisher = Publisher(assembler, writer, between=lambda: pulses.append(assembler.pending))
 
-    def rows() -> Iterator[tuple[EncodedRow, TableName]]:
+    def rows() -> Iterator[tuple[EncodedRow, TableName, bool]]:
         for n in range(10 * FLUSH_ROWS):
             yield (
                 (b'["public.t",%d]' % n, b'{"op":"r","before":null,"after":{"id":%d},' % n),
                 _TABLE,
+                True,
             )
 
     assert publisher.publish_answer(_ANSWER, rows(), _COMMITMENT)
