@@ -11,7 +11,7 @@ import pytest
 from replicator.cli import main
 from replicator.cli.arguments import Arguments
 from replicator.cli.commands import COMMANDS, Command
-from replicator.cli.dispatch import INTERRUPTED, run_command
+from replicator.cli.dispatch import INTERRUPTED, resolve, run_command
 from replicator.cli.parser import build_parser, epilog, parse
 from replicator.errors import ConfigurationError, Hole
 
@@ -53,6 +53,9 @@ class TestEveryCommand:
         command.configure(parser)
         declared = set(Arguments.__annotations__)
         assert {action.dest for action in parser._actions} - {"help"} <= declared
+
+    def test_its_function_is_there(self, command: Command) -> None:
+        assert callable(resolve(command))
 
     def test_protocol_table_names_it(self, command: Command) -> None:
         import replicator.cli.commands as module
