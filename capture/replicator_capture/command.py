@@ -9,7 +9,8 @@ from replicator.declare import declared_datasets
 from replicator.errors import ConfigurationError
 from replicator.models import Beat
 from replicator.settings import load_settings
-from replicator_capture.daemon import Capture, task_of
+from replicator_capture.daemon import Capture
+from replicator_capture.task import task_of
 
 
 def run(arguments: Arguments) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import psycopg
+from psycopg import sql
 
 from replicator.envelope import EpochStart, Source
 from replicator.errors import Refused
@@ -20,10 +21,13 @@ from replicator.stop import Stop
 from replicator_capture import beat, prepare, publication, slot, startup
 from replicator_capture.publish import publish_epoch
 from replicator_capture.tail import read_tail
+from replicator_capture.worker import Worker
 
 logger = logging.getLogger(__name__)
 
 STANDBY_EVERY = 1.0
+_LOOK = 0.5
+_SLOW = 5.0
 _EPOCH_TIMEOUT = 60.0
 
 _DATABASE = """
@@ -49,6 +53,8 @@ class Site:
         beat_table: where the beat is.
         auto_prepare: create what is missing, where the role may.
         source: environment and database, as epoch records name them.
+        stop: ends every waiting.
+        turned: called in every turn of a wait.
     """
 
     connection: psycopg.Connection
@@ -59,15 +65,16 @@ class Site:
     beat_table: TableName
     auto_prepare: bool
     source: Source
+    stop: Stop
+    turned: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where capture goes on: the slot, its epoch, and the beat before the next one."""
+    """Where capture goes on: the slot, and its epoch."""
 
     slot: slot.Slot
     epoch: EpochStart
-    beat: beat.Beat | None
 
 
 def gather(site: Site, *, new_epoch: bool) -> startup.Facts:
@@ -131,17 +138,16 @@ def _mend(site: Site, found: publication.Publication | None) -> list[str]:
     ]
 
 
-def begin(
-    site: Site, *, new_epoch: bool, reason: str, stop: Stop, turned: Callable[[], None]
-) -> Start | None:
+def begin(site: Site, *, new_epoch: bool, reason: str) -> Start | None:
     """Start up: wait while another capture runs, then do what the facts say.
+
+    Holds an advisory lock of the session afterwards, so that no other capture starts up meanwhile;
+    `release` gives it back once streaming has begun.
 
     Args:
         site: what to work with.
         new_epoch: the operator asks for a new epoch.
         reason: why, for the record.
-        stop: ends the waiting.
-        turned: called each time it looks again.
 
     Returns:
         Where to go on; None if it was told to stop while it waited.
@@ -152,31 +158,44 @@ def begin(
     """
     waiting = False
     while True:
-        facts = gather(site, new_epoch=new_epoch)
-        decision = startup.decide(facts)
-        if not isinstance(decision, startup.Standby):
-            return _execute(site, facts, decision, reason)
+        if _lock(site, "pg_try_advisory_lock"):
+            facts = gather(site, new_epoch=new_epoch)
+            decision = startup.decide(facts)
+            if not isinstance(decision, startup.Standby):
+                return _execute(site, facts, decision, reason)
+            release(site)
         if not waiting:
-            logger.info(
-                "Another capture streams from %s; waiting to take over.",
-                decision.slot.name,
-                extra={"event": "standby", "slot": decision.slot.name},
-            )
+            logger.info("Another capture runs; waiting to take over.", extra={"event": "standby"})
             waiting = True
-        turned()
-        if stop.wait(STANDBY_EVERY):
+        site.turned()
+        if site.stop.wait(STANDBY_EVERY):
             return None
 
 
-def _execute(site: Site, facts: startup.Facts, decision: startup.Decision, reason: str) -> Start:
+def release(site: Site) -> None:
+    """Let other captures start up, to find that the slot is in use."""
+    _lock(site, "pg_advisory_unlock")
+
+
+def _lock(site: Site, function: str) -> bool:
+    statement = sql.SQL("SELECT {}(hashtextextended({}, 0))").format(
+        sql.Identifier(function), sql.Literal(f"replicator:capture:{site.stream}")
+    )
+    with driver_errors("starting up"):
+        row = site.connection.execute(statement).fetchone()
+    return bool(row and row[0])
+
+
+def _execute(
+    site: Site, facts: startup.Facts, decision: startup.Decision, reason: str
+) -> Start | None:
     match decision:
         case startup.BeginEpoch():
             return _begin_epoch(site, facts, decision, reason)
         case startup.AppendEpoch():
-            epoch = _append_epoch(site, facts, decision)
-            return Start(decision.slot, epoch, facts.database.beat)
+            return Start(decision.slot, _append_epoch(site, facts, decision))
         case startup.Go() if facts.log.epoch is not None:
-            return Start(decision.slot, facts.log.epoch, facts.database.beat)
+            return Start(decision.slot, facts.log.epoch)
         case startup.Refuse():
             raise decision.error()
         case _:
@@ -185,7 +204,7 @@ def _execute(site: Site, facts: startup.Facts, decision: startup.Decision, reaso
 
 def _begin_epoch(
     site: Site, facts: startup.Facts, decision: startup.BeginEpoch, reason: str
-) -> Start:
+) -> Start | None:
     """Publication first, then the slot, then the record: the slot must see the publication."""
     connection = site.connection
     with driver_errors("beginning an epoch"):
@@ -194,11 +213,13 @@ def _begin_epoch(
         missing = prepare.statements(connection, site.stream, site.releases)
         _demand(prepare.run(connection, missing) if site.auto_prepare else missing)
         name = slot.name_of(site.stream, slot.new_epoch_id())
-        start = _created(connection, name)
+        start = _created(site, name)
+    if start is None:
+        return None
     (made,) = (each for each in slot.find(connection, site.stream) if each.name == name)
     first = "first start" if not decision.previous else reason
     append = startup.AppendEpoch(made, decision.previous, start, first)
-    return Start(made, _append_epoch(site, facts, append), facts.database.beat)
+    return Start(made, _append_epoch(site, facts, append))
 
 
 def _demand(left: Sequence[prepare.Statement]) -> None:
@@ -207,9 +228,25 @@ def _demand(left: Sequence[prepare.Statement]) -> None:
         raise Refused(" ".join(needed), remedy=startup.PREPARE)
 
 
-def _created(connection: psycopg.Connection, name: str) -> Lsn:
+def _created(site: Site, name: str) -> Lsn | None:
+    """Create the slot, which waits for all running transactions; None: told to stop meanwhile."""
+    made: list[Lsn] = []
+    worker = Worker("slot", lambda: made.append(slot.create(site.connection, name)))
+    waited = 0.0
+    while not worker.join(_LOOK):
+        site.turned()
+        waited += _LOOK
+        if site.stop.is_set():
+            site.connection.cancel_safe()
+        elif waited == _SLOW:
+            logger.warning(
+                "Creating the slot waits for the transactions that run now to end.",
+                extra={"event": "slot_waits"},
+            )
     try:
-        return slot.create(connection, name)
+        worker.raise_failure()
+    except psycopg.errors.QueryCanceled:
+        return None
     except psycopg.errors.InsufficientPrivilege as error:
         raise Refused(
             "The role may not create a replication slot.",
@@ -220,6 +257,7 @@ def _created(connection: psycopg.Connection, name: str) -> Lsn:
             "All replication slots of the server are in use.",
             remedy="Raise max_replication_slots and restart Postgres, or drop unused slots.",
         ) from error
+    return made[0]
 
 
 def _append_epoch(site: Site, facts: startup.Facts, decision: startup.AppendEpoch) -> EpochStart:

@@ -108,14 +108,14 @@ def unreplicable(connection: psycopg.Connection, releases: Sequence[Release]) ->
 
 
 def run(connection: psycopg.Connection, todo: Sequence[Statement]) -> list[Statement]:
-    """Run what the role may; give those that it may not."""
+    """Run what the role may; give those that it may not, or that a lock keeps from running."""
     refused = []
     for statement in todo:
         try:
             with connection.transaction():
                 connection.execute("SET LOCAL lock_timeout = '10s'")
                 connection.execute(statement.sql)
-        except psycopg.errors.InsufficientPrivilege:
+        except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable):
             refused.append(statement)
         else:
             logger.info("Prepared: %s", statement.problem, extra={"event": "prepared"})

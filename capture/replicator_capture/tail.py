@@ -4,15 +4,18 @@ Blocks on the log. The epoch record itself may have expired long ago, so every m
 start needs of it (`mark_health`).
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from replicator.envelope import EpochStart, Mark, Record, Value, decode
-from replicator.errors import BadRecord
+from replicator.errors import BadRecord, Hole, LogUnavailable
 from replicator.log.port import Log
 from replicator.log.tail import last_records
 from replicator.positions import EpochId, Lsn
 from replicator_capture import beat
 from replicator_capture.startup import LogTail
+
+logger = logging.getLogger(__name__)
 
 _FIRST_REACH = 500
 _FARTHEST_REACH = 2_000_000
@@ -23,16 +26,30 @@ def read_tail(log: Log, topic: str) -> LogTail:
     """Read the end of the stream's topic, as far back as it takes to find a mark or the epoch.
 
     Raises:
-        LogUnavailable: the log is away.
-        BadRecord: a record at the end cannot be read.
+        LogUnavailable: the log is away, or its retention took the end away while it was read.
     """
     reach = _FIRST_REACH
     while True:
-        found = last_records(log, topic, reach)
-        tail = summarize([decode(record.value) for record in found])
+        try:
+            found = last_records(log, topic, reach)
+        except Hole as error:
+            raise LogUnavailable("The log's end was removed while it was read.") from error
+        tail = summarize([each for record in found if (each := _readable(record.value))])
         if tail.epoch is not None or len(found) < reach or reach >= _FARTHEST_REACH:
             return tail
         reach *= 8
+
+
+def _readable(value: bytes) -> Record | None:
+    """Read a record; None for what is not in our format: no garbage may keep capture from starting.
+
+    Apply stops at it, and says so.
+    """
+    try:
+        return decode(value)
+    except BadRecord as error:
+        logger.warning("At the log's end: %s", error, extra={"event": "bad_record"})
+        return None
 
 
 def summarize(records: Sequence[Record]) -> LogTail:

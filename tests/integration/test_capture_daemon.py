@@ -13,8 +13,9 @@ from replicator.envelope import Record
 from replicator.errors import LostLog, Refused
 from replicator.positions import parse_lsn
 from replicator.requests import PlanItem
-from replicator_capture import beat, daemon, keeper, prepare
-from replicator_capture.daemon import Capture, Task
+from replicator_capture import beat, keeper, prepare, run
+from replicator_capture.daemon import Capture
+from replicator_capture.task import Task
 from tests.conftest import SampleFactory, StartProcess
 from tests.support.capture_run import (
     SOURCE,
@@ -370,7 +371,7 @@ def test_a_request_whose_answer_was_lost_is_answered_again(
         raise LostLog("killed after the message's commit, before the answer")
 
     with monkeypatch.context() as patched:
-        patched.setattr(daemon._Run, "_publish", die)
+        patched.setattr(run.Run, "_publish", die)
         dying = Running(Capture(task)).ready()
         request = Asker(log_url).keys(["polls"], {"public.polls_question": [key]})
         assert isinstance(dying.failed(), LostLog)

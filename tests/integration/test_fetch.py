@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from replicator.envelope import Record, Value
-from replicator_capture.daemon import Task
+from replicator_capture.task import Task
 from tests.conftest import SampleFactory
 from tests.support.capture_run import Asker, Tape, capture_settings, capture_task, capturing
 from tests.support.replay import State, Transaction, apply, transactions

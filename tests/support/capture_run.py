@@ -17,7 +17,8 @@ from replicator.positions import Offset
 from replicator.requests import KeysRequest, PageRequest, PlanItem, Report, encode
 from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
 from replicator.stop import Stop, supervise
-from replicator_capture.daemon import Capture, Task, task_of
+from replicator_capture.daemon import Capture
+from replicator_capture.task import Task, task_of
 from tests.support.sample.environments import django_database
 
 SOURCE = "prod"

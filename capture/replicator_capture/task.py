@@ -1,0 +1,62 @@
+"""What one stream's capture needs to know: settings and declarations, as plain values. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from replicator.plan import DatasetPlan, Release, TableName
+from replicator.postgres import Parameters, connection_parameters
+from replicator.settings import ReplicatorSettings, stream_topic
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What one stream's capture needs to know, all of it plain values.
+
+    Attributes:
+        settings: of Replicator.
+        stream: name of the stream.
+        database: connection parameters of the source.
+        releases: of the stream's tables.
+        datasets: that the stream carries, by name.
+        beat_table: where the beat is.
+    """
+
+    settings: ReplicatorSettings
+    stream: str
+    database: Parameters
+    releases: Sequence[Release]
+    datasets: Mapping[str, DatasetPlan]
+    beat_table: TableName
+
+    @property
+    def topic(self) -> str:
+        """The stream's topic."""
+        return stream_topic(self.settings.environment, self.stream)
+
+
+def task_of(
+    settings: ReplicatorSettings,
+    stream: str,
+    databases: Mapping[str, Mapping[str, Any]],
+    declared: tuple[Sequence[Release], Sequence[DatasetPlan]],
+    beat_table: TableName,
+) -> Task:
+    """Put together what capture needs.
+
+    Args:
+        settings: of Replicator.
+        stream: name of the stream.
+        databases: `settings.DATABASES`.
+        declared: releases of the stream, and all datasets.
+        beat_table: table of the model Beat.
+
+    Raises:
+        ConfigurationError: the database has no name.
+    """
+    releases, datasets = declared
+    parameters = connection_parameters(
+        databases[settings.database], settings.direct, application=f"replicator capture {stream}"
+    )
+    carried = {dataset.name: dataset for dataset in datasets if dataset.stream == stream}
+    return Task(settings, stream, parameters, releases, carried, beat_table)
