@@ -58,6 +58,11 @@ def equal(names: Sequence[str], alias: str, others: Sequence[str], other: str) -
     )
 
 
+def among(subscriptions: Iterable[int]) -> Sql:
+    """Write the test for a receipt of one of some subscriptions."""
+    return sql.SQL("IN ({})").format(sql.SQL(", ").join(map(sql.Literal, subscriptions)))
+
+
 class TableSql:
     """Statements on one table; each attribute or method gives text ready to execute."""
 
@@ -77,6 +82,8 @@ class TableSql:
             "rs": self._same_key("r", "s"),
             "tr": self._same_key("t", "r"),
             "kept": sql.Literal(KEPT),
+            "ours": among(m.subscription for m in table.memberships),
+            "known": among([KEPT, *(m.subscription for m in table.memberships)]),
             "loaded": identifiers(LOADED),
         }
 
@@ -127,7 +134,7 @@ class TableSql:
         return self.compose(
             "INSERT INTO {stage} ({loaded}, {key}) "
             "SELECT DISTINCT -1, 0, false, true, false, {rkey} FROM {receipts} r "
-            "WHERE NOT EXISTS (SELECT FROM {stage} s WHERE {rs})"
+            "WHERE r.subscription_id {ours} AND NOT EXISTS (SELECT FROM {stage} s WHERE {rs})"
         )
 
     @cached_property
@@ -193,10 +200,17 @@ class TableSql:
         )
 
     def is_held(self, alias: str) -> Sql:
-        """Whether the row of an alias has a receipt of a subscription."""
-        return sql.SQL("EXISTS (SELECT FROM {} r WHERE {} AND r.subscription_id <> {})").format(
-            self.table.receipts, self._same_key("r", alias), sql.Literal(KEPT)
-        )
+        """Whether the row of an alias has a receipt of one of the plan's subscriptions."""
+        return self._has_receipt(alias, "r.subscription_id {ours}")
+
+    def is_held_elsewhere(self, alias: str) -> Sql:
+        """Whether the row of an alias is another stream's too."""
+        return self._has_receipt(alias, "r.subscription_id NOT {known}")
+
+    def _has_receipt(self, alias: str, condition: str) -> Sql:
+        return sql.SQL(
+            "EXISTS (SELECT FROM {receipts} r WHERE {same} AND " + condition + ")"
+        ).format(**self._names, same=self._same_key("r", alias))
 
     def is_wanted(self, alias: str) -> Sql:
         """Whether the row of an alias is wanted."""
@@ -263,7 +277,8 @@ class TableSql:
         """Count local rows under the keys of rows that enter."""
         return self.compose(
             "SELECT count(*) FROM {stage} s JOIN {table} t ON {ts} WHERE s._verdict = 'w' "
-            "AND NOT s._held AND NOT EXISTS (SELECT FROM {receipts} r WHERE {rs})"
+            "AND NOT s._held AND NOT EXISTS (SELECT FROM {receipts} r WHERE {rs} "
+            "AND r.subscription_id {known})"
         )
 
     def step_back(self, key: Constraint, to: Table) -> str:
@@ -304,7 +319,8 @@ class TableSql:
             "(SELECT FROM {referrer} x WHERE {xs} AND NOT EXISTS (SELECT FROM {other_stage} y "
             "WHERE {yx} AND y._verdict IN ('w', 'l')) AND (EXISTS (SELECT FROM {other_stage} z "
             "WHERE {zx} AND z._verdict = 'k') OR NOT EXISTS (SELECT FROM {other_receipts} q "
-            "WHERE {qx})))",
+            "WHERE {qx} AND q.subscription_id {others})))",
+            others=among(m.subscription for m in referrer.memberships),
             referrer=referrer.identifier,
             other_stage=referrer.stage,
             other_receipts=referrer.receipts,
@@ -368,7 +384,7 @@ class TableSql:
         """Drop the receipts of rows that leave, and the mark of kept rows that are ours again."""
         return self.compose(
             "DELETE FROM {receipts} r USING {stage} s WHERE {rs} AND (s._verdict IN ('l', 'k') "
-            "OR s._verdict = 'w' AND r.subscription_id = {kept})"
+            "AND r.subscription_id {known} OR s._verdict = 'w' AND r.subscription_id = {kept})"
         )
 
     @cached_property
@@ -599,15 +615,18 @@ class TableSql:
     def delete_held(self) -> str:
         """Delete the staged keys that are ours."""
         return self.compose(
-            "DELETE FROM {table} t USING {stage} s WHERE {ts} AND NOT s._present AND {held}",
+            "DELETE FROM {table} t USING {stage} s WHERE {ts} AND NOT s._present AND {held} "
+            "AND NOT {elsewhere}",
             held=self.is_held("s"),
+            elsewhere=self.is_held_elsewhere("s"),
         )
 
     @cached_property
     def delete_receipts(self) -> str:
         """Drop the receipts of the staged keys."""
         return self.compose(
-            "DELETE FROM {receipts} r USING {stage} s WHERE {rs} AND NOT s._present"
+            "DELETE FROM {receipts} r USING {stage} s WHERE {rs} AND NOT s._present "
+            "AND r.subscription_id {ours}"
         )
 
 
