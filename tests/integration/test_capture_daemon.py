@@ -27,6 +27,7 @@ from tests.support.capture_run import (
     capture_task,
     capturing,
 )
+from tests.support.kafka import KafkaBroker
 from tests.support.postgres import PostgresServer
 from tests.support.sample.environments import environment
 
@@ -34,6 +35,26 @@ from tests.support.sample.environments import environment
 @pytest.fixture
 def log_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/log.sqlite3"
+
+
+def test_every_postgres_through_kafka(
+    any_sample_database: SampleFactory, kafka: KafkaBroker
+) -> None:
+    source = any_sample_database("source")
+    environment_name = source.split("dbname=")[1].split()[0].replace("_", "-")
+    settings = capture_settings(kafka.url, ENVIRONMENT=environment_name)
+    task = capture_task(source, settings)
+    tape = Tape.of(kafka.url, environment=environment_name)
+    with capturing(task):
+        key = insert_question(source, "one")
+        tape.wait_for(has_question("one"))
+        asker = Asker(kafka.url, environment=environment_name)
+        assert tape.answer(asker.keys(["polls"], {"public.polls_question": [key]}))[0].op == "r"
+    with capturing(task):
+        insert_question(source, "two")
+        tape.wait_for(has_question("two"))
+    drop_slots(source)
+    assert isinstance(Running(Capture(task)).failed(), Refused)
 
 
 @pytest.fixture

@@ -114,8 +114,8 @@ class Tape:
     _offset: int = 0
 
     @classmethod
-    def of(cls, url: str, stream: str = "main") -> "Tape":
-        return cls(open_log(url, {}), stream_topic(SOURCE, stream))
+    def of(cls, url: str, *, environment: str = SOURCE) -> "Tape":
+        return cls(open_log(url, {}), stream_topic(environment, "main"))
 
     def wind(self) -> list[Record]:
         """Read what is new; give all records so far."""
@@ -164,8 +164,8 @@ class Tape:
 class Asker:
     """The target's side: asks, without a target."""
 
-    def __init__(self, url: str, stream: str = "main", target: str = TARGET) -> None:
-        self._writer = open_log(url, {}).writer(requests_topic(SOURCE, stream, target))
+    def __init__(self, url: str, *, target: str = TARGET, environment: str = SOURCE) -> None:
+        self._writer = open_log(url, {}).writer(requests_topic(environment, "main", target))
         self.target = target
         self._number = 0
 
