@@ -59,7 +59,7 @@ def apply_all(settings: ReplicatorSettings, stop: Stop, health: Health) -> None:
     if len(all_places) == 1:
         Worker(settings, all_places[0], stop, health).run()
         return
-    failures: list[ReplicatorError] = []
+    failures: list[Exception] = []
     threads = [
         threading.Thread(
             target=_guard, args=(settings, place, stop, health, failures.append), name=str(place)
@@ -79,12 +79,12 @@ def _guard(
     place: Place,
     stop: Stop,
     health: Health,
-    failed: Callable[[ReplicatorError], None],
+    failed: Callable[[Exception], None],
 ) -> None:
     """Apply one stream, again when a service was away; a failure stops the others."""
     try:
         supervise(lambda: Worker(settings, place, stop, health).run(), stop)
-    except ReplicatorError as error:
+    except Exception as error:  # noqa: BLE001 (a thread's top frame: raised again by `apply_all`)
         failed(error)
         stop.set()
 

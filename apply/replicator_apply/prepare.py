@@ -64,11 +64,13 @@ def _receipts(shape: TableShape, receipts: sql.Identifier) -> list[sql.Composed]
 def ensure_receipts(
     connection: Connection, shapes: Mapping[TableName, TableShape], *, may_prepare: bool
 ) -> None:
-    """Make the receipts that are missing.
+    """Make the receipts that are missing, in the caller's transaction.
 
     Raises:
         Refused: they are missing, and apply must not or may not make them.
     """
+    # Workers of several streams may share a table.
+    connection.execute("SELECT pg_advisory_xact_lock(hashtext('replicator receipts'))")
     statements = receipts_statements(connection, shapes.values())
     if statements and not may_prepare:
         raise Refused("Tables of receipts are missing, and AUTO_PREPARE is off.", remedy=REMEDY)
