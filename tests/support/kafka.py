@@ -114,6 +114,11 @@ class Broker:
         # Written when the broker is registered and unfenced, so that it can lead partitions.
         self._process.wait_for_output("Kafka Server started", timeout)
 
+    @property
+    def pid(self) -> int | None:
+        """Its process id; None before it was started."""
+        return self._process.pid if self._process else None
+
     def kill9(self) -> None:
         """SIGKILL the broker."""
         if self._process:
@@ -167,6 +172,11 @@ class KafkaBroker:
     def url(self) -> str:
         """The value of the setting LOG for this broker."""
         return f"kafka://{self.bootstrap}"
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id; None for a given broker."""
+        return self._broker.pid if self._broker else None
 
     def topic(self, name: str = "test") -> str:
         """Give a topic name that nobody has used; the topic is not created."""

@@ -1,0 +1,107 @@
+"""L: how long after its commit a small transaction can be seen in the target, and whether whole."""
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+from tests.benchmark.sites import Connection, Site, open_connection
+
+RATE = 200
+"""Transactions a second."""
+SIZE = 5
+"""Rows a transaction."""
+SECONDS = 20.0
+PATIENCE = 30.0
+POLL = 0.001
+
+_NEW = """
+SELECT batch, count(*) FROM parcels_parcel WHERE id > %(seen)s GROUP BY batch
+"""
+_INSERT = """
+INSERT INTO parcels_parcel
+    (depot, batch, weight, paid, returned, sent_at, changed_at, label, note)
+SELECT n, %(batch)s, n, false, false, now(), now(), 'small', 'left with neighbour ' || n
+FROM generate_series(1, 5) AS n
+"""
+
+
+@dataclass
+class Seen:
+    """What the reader has seen.
+
+    Attributes:
+        at: when each transaction was first seen, by batch number.
+        torn: transactions of which a part was seen first.
+    """
+
+    at: dict[int, float] = field(default_factory=dict)
+    torn: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """The result: milliseconds from COMMIT sent to first seen, in ascending order."""
+
+    milliseconds: list[float]
+    torn: int
+
+    def percentile(self, share: float) -> float:
+        """Give the value that this share of the transactions does not exceed."""
+        values = self.milliseconds
+        return values[min(len(values) - 1, int(share * len(values)))]
+
+
+def measure(site: Site, seconds: float) -> Latency:
+    """Write at a steady rate, and read at the target all the while.
+
+    Raises:
+        AssertionError: a transaction has not come after half a minute.
+    """
+    number = max(1, int(seconds * RATE))
+    seen, done = Seen(), threading.Event()
+    with open_connection(site.source) as source, open_connection(site.target) as target:
+        row = source.execute("SELECT coalesce(max(batch), 0) + 1 FROM parcels_parcel").fetchone()
+        first = int(row[0]) if row else 1
+        reader = threading.Thread(target=_read, args=(target, seen, (first, number), done))
+        reader.start()
+        try:
+            sent = _write(source, first, number)
+            reader.join(PATIENCE)
+        finally:
+            done.set()
+            reader.join()
+    if len(seen.at) < number:
+        raise AssertionError(f"{number - len(seen.at)} of {number} transactions did not come")
+    delays = sorted((seen.at[batch] - sent[batch]) * 1000 for batch in sent)
+    return Latency(delays, len(seen.torn))
+
+
+def _write(source: Connection, first: int, number: int) -> dict[int, float]:
+    """Commit a transaction every 5 ms; gives when each COMMIT was sent."""
+    sent: dict[int, float] = {}
+    begin = time.perf_counter()
+    for turn in range(number):
+        time.sleep(max(0.0, begin + turn / RATE - time.perf_counter()))
+        with source.transaction():
+            source.execute(_INSERT, {"batch": first + turn})
+            sent[first + turn] = time.perf_counter()
+    return sent
+
+
+def _read(target: Connection, seen: Seen, expected: tuple[int, int], done: threading.Event) -> None:
+    """Look for new transactions until all have come."""
+    first, number = expected
+    row = target.execute("SELECT coalesce(max(id), 0) FROM parcels_parcel").fetchone()
+    floor = int(row[0]) if row else 0
+    counted = first
+    while len(seen.at) < number and not done.is_set():
+        found = target.execute(_NEW, {"seen": floor + (counted - first) * SIZE}).fetchall()
+        now = time.perf_counter()
+        for batch, count in found:
+            if count < SIZE:
+                seen.torn.add(batch)
+            else:
+                seen.at.setdefault(batch, now)
+        while counted in seen.at:
+            counted += 1
+        time.sleep(POLL)

@@ -1,0 +1,166 @@
+"""One workload on one system: prepared, written, timed, and checked for equality."""
+
+import os
+import time
+from dataclasses import dataclass
+
+import msgspec
+
+from tests.benchmark import latency
+from tests.benchmark.profiling import Profile
+from tests.benchmark.sites import Connection, open_connection, tidy
+from tests.benchmark.systems import System, running, standing
+from tests.benchmark.usage import CpuMeter, peak_mb
+from tests.benchmark.workloads import Workload, fill
+
+PATIENCE = 600.0
+POLL = 0.01
+
+
+class Result(msgspec.Struct):
+    """What one run of a workload on a system took.
+
+    Attributes:
+        workload: its name.
+        system: its name.
+        turn: which repetition.
+        load: the machine's load average of the minute before.
+        rows: changed on the source.
+        seconds: until the target had all of it.
+        cpu_us_per_row: microseconds of CPU time per row, by process.
+        peak_mb: most memory at once, by daemon.
+        latency_ms: p50, p95 and p99; only of L.
+        torn: transactions of which a reader saw a part; only of L.
+    """
+
+    workload: str
+    system: str
+    turn: int
+    load: float
+    rows: int
+    seconds: float
+    cpu_us_per_row: dict[str, float]
+    peak_mb: dict[str, float]
+    latency_ms: dict[str, float] = {}
+    torn: int | None = None
+
+    @property
+    def rows_per_second(self) -> float:
+        """Rows a second."""
+        return self.rows / self.seconds
+
+
+@dataclass(frozen=True)
+class Options:
+    """How all workloads are run: their size, and whether the daemons are profiled."""
+
+    scale: float = 1.0
+    profile: bool = False
+
+
+class Unequal(AssertionError):
+    """Source and target do not hold the same rows at the end of a workload."""
+
+
+def run_workload(workload: Workload, system: System, turn: int, options: Options) -> Result:
+    """Run a workload on a system that is stopped; it is stopped again afterwards.
+
+    Raises:
+        Unequal: the target does not hold what the source does.
+        AssertionError: it took too long.
+    """
+    rows = max(100, int(workload.rows * options.scale))
+    load = os.getloadavg()[0]
+    site = system.site
+    with open_connection(site.source) as source, open_connection(site.target) as target:
+        _prepare(system, source, target, int(workload.before * rows))
+        with running(system):
+            _arrives(target, _send_signal(source))
+            meter = CpuMeter(system.processes())
+            profile = Profile(options.profile, workload.name, system.daemons())
+            with source.transaction() if workload.live else standing(system):
+                changed = workload.write(source, rows)
+                value = _send_signal(source)
+                meter.reset()
+                begun = time.perf_counter()
+            with profile:
+                _arrives(target, value)
+                seconds = time.perf_counter() - begun
+            cpu = meter.seconds()
+            peak = {name: peak_mb(pid) for name, pid in system.daemons().items()}
+        _compare(source, target)
+    per_row = {name: used * 1e6 / changed for name, used in cpu.items()}
+    return Result(workload.name, system.name, turn, load, changed, seconds, per_row, peak)
+
+
+def run_latency(system: System, turn: int, options: Options) -> Result:
+    """Run L on a system that is stopped; it is stopped again afterwards.
+
+    Raises:
+        Unequal, AssertionError: as `run_workload`.
+    """
+    load = os.getloadavg()[0]
+    site = system.site
+    with open_connection(site.source) as source, open_connection(site.target) as target:
+        _prepare(system, source, target, 0)
+        with running(system):
+            _arrives(target, _send_signal(source))
+            meter = CpuMeter(system.processes())
+            begun = time.perf_counter()
+            with Profile(options.profile, "L", system.daemons()):
+                measured = latency.measure(site, latency.SECONDS * options.scale)
+            seconds = time.perf_counter() - begun
+            cpu = meter.seconds()
+            peak = {name: peak_mb(pid) for name, pid in system.daemons().items()}
+        _compare(source, target)
+    rows = len(measured.milliseconds) * latency.SIZE
+    return Result(
+        "L",
+        system.name,
+        turn,
+        load,
+        rows,
+        seconds,
+        {name: used * 1e6 / rows for name, used in cpu.items()},
+        peak,
+        {f"p{share}": measured.percentile(share / 100) for share in (50, 95, 99)},
+        measured.torn,
+    )
+
+
+def _prepare(system: System, source: Connection, target: Connection, rows: int) -> None:
+    """Let the rows arrive that a workload needs, and bring both databases to rest."""
+    with running(system):
+        fill(source, rows)
+        _arrives(target, _send_signal(source))
+    tidy(source)
+    tidy(target)
+
+
+def _send_signal(source: Connection) -> int:
+    """Change the signal; gives the value that it has now."""
+    found = source.execute(
+        "INSERT INTO parcels_signal (id, value) VALUES (1, 1) "
+        "ON CONFLICT (id) DO UPDATE SET value = parcels_signal.value + 1 RETURNING value"
+    ).fetchone()
+    if found is None:
+        raise LookupError("the signal gave no value")
+    return int(found[0])
+
+
+def _arrives(target: Connection, value: int) -> None:
+    """Wait until the signal has reached the target, and with it all that was written before."""
+    until = time.monotonic() + PATIENCE
+    while target.execute("SELECT 1 FROM parcels_signal WHERE value = %s", [value]).rowcount == 0:
+        if time.monotonic() > until:
+            raise AssertionError(f"signal {value} did not arrive within {PATIENCE:.0f} s")
+        time.sleep(POLL)
+
+
+_CONTENT = "SELECT count(*), sum(hashtextextended(t::text, 0)) FROM parcels_parcel t"
+
+
+def _compare(source: Connection, target: Connection) -> None:
+    here, there = (connection.execute(_CONTENT).fetchone() for connection in (source, target))
+    if here != there:
+        raise Unequal(f"the source has {here} (rows, sum of their hashes), the target {there}")

@@ -1,0 +1,214 @@
+"""The systems that are compared: Replicator's daemons as processes, and native replication.
+
+A system is set up once, and started and stopped around each workload, so that it alone runs.
+`pause` stops what reads from the source with SIGSTOP: both are then as ready as they can be, and
+the start-up of processes is in nobody's figures.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from tests.benchmark.sites import Connection, Services, Site, environment, open_connection
+from tests.benchmark.usage import Processes
+from tests.support.processes import REPOSITORY, Process, wait_until
+
+READY = 120.0
+"""Seconds that a system has to get ready."""
+_PATH = os.pathsep.join(str(REPOSITORY / part) for part in ("capture", "apply", "shared", ""))
+
+
+class System(Protocol):
+    """What the benchmark asks of a system.
+
+    Attributes:
+        name: in the report.
+        site: its databases.
+    """
+
+    @property
+    def name(self) -> str:
+        """Its name in the report."""
+
+    @property
+    def site(self) -> Site:
+        """Its databases."""
+
+    def start(self) -> None:
+        """Start it; what was written before has arrived afterwards or soon."""
+
+    def stop(self) -> None:
+        """End it; it keeps its place in the source's WAL."""
+
+    def processes(self) -> Processes:
+        """Name its processes, those of the servers included."""
+
+    def daemons(self) -> dict[str, int]:
+        """Name the processes of which memory is reported."""
+
+    def paused(self) -> tuple[int, ...]:
+        """Give the processes that stand while a backlog is written."""
+
+
+class Replicator:
+    """Capture and apply as processes, with the broker between them."""
+
+    name = "replicator"
+
+    def __init__(self, services: Services) -> None:
+        if services.broker is None:
+            raise ValueError("Replicator is measured on Kafka.")
+        self.site = services.site("replicator")
+        self._broker = services.broker
+        self._folder = Path(tempfile.mkdtemp(prefix="replicator-benchmark-"))
+        self._running: dict[str, Process] = {}
+
+    def _environment(self, name: str) -> dict[str, str]:
+        if name == "capture":
+            settings = {"ENVIRONMENT": "prod", "TARGETS": {"stage": ["parcels"]}}
+            conninfo = self.site.source
+        else:
+            subscriptions = [{"source": "prod", "dataset": "parcels"}]
+            settings = {"ENVIRONMENT": "stage", "SUBSCRIPTIONS": subscriptions}
+            conninfo = self.site.target
+        whole = environment(conninfo, {"LOG": self._broker.url, **settings})
+        return {**whole, "PYTHONPATH": _PATH}
+
+    def start(self) -> None:
+        """See `System.start`; the first time, the empty tables are backfilled."""
+        for name in ("capture", "apply"):
+            command = [sys.executable, "-m", "replicator", name]
+            log = self._folder / f"{name}.log"
+            self._running[name] = Process(command, log, env=self._environment(name))
+        with open_connection(self.site.target) as connection:
+            wait_until(lambda: self._is_settled(connection), READY, "the backfill is through")
+        # What the backfill has left unsettled is looked at every half a second.
+        time.sleep(1.5)
+
+    def _is_settled(self, connection: Connection) -> bool:
+        for name, process in self._running.items():
+            if not process.running:
+                raise process.failure(f"{name} ended")
+        states = connection.execute("SELECT state FROM replicator_backfillrun").fetchall()
+        return bool(states) and all(state == ("finished",) for state in states)
+
+    def stop(self) -> None:
+        """See `System.stop`."""
+        for process in self._running.values():
+            process.send(signal.SIGTERM)
+        for process in self._running.values():
+            process.wait(20)
+        self._running.clear()
+
+    def processes(self) -> Processes:
+        """See `System.processes`."""
+        pids = self._broker.pid
+        return {
+            "capture": (self._running["capture"].pid,),
+            "apply": (self._running["apply"].pid,),
+            "walsender": _backends(self.site.source, "backend_type = 'walsender'"),
+            "apply backend": _backends(self.site.target, "application_name = 'replicator apply'"),
+            "broker": () if pids is None else (pids,),
+        }
+
+    def daemons(self) -> dict[str, int]:
+        """See `System.daemons`."""
+        return {name: process.pid for name, process in self._running.items()}
+
+    def paused(self) -> tuple[int, ...]:
+        """See `System.paused`."""
+        return tuple(process.pid for process in self._running.values())
+
+
+class Native:
+    """CREATE PUBLICATION and CREATE SUBSCRIPTION, as they are by default, but for streaming.
+
+    https://www.postgresql.org/docs/current/sql-createsubscription.html
+    """
+
+    name = "native"
+
+    def __init__(self, services: Services) -> None:
+        self.site = services.site("native")
+        with open_connection(self.site.source) as connection:
+            connection.execute("CREATE PUBLICATION native FOR TABLE parcels_parcel, parcels_signal")
+            connection.execute("SELECT pg_create_logical_replication_slot('native', 'pgoutput')")
+        with open_connection(self.site.target) as connection:
+            connection.execute(
+                f"CREATE SUBSCRIPTION native CONNECTION '{self.site.source}' PUBLICATION native "
+                "WITH (copy_data = false, create_slot = false, slot_name = 'native', "
+                "streaming = off, enabled = false)"
+            )
+
+    def _alter(self, what: str) -> None:
+        with open_connection(self.site.target) as connection:
+            connection.execute(f"ALTER SUBSCRIPTION native {what}")
+
+    def start(self) -> None:
+        """See `System.start`."""
+        self._alter("ENABLE")
+        wait_until(lambda: bool(self._worker() and self._walsender()), READY, "the worker runs")
+
+    def stop(self) -> None:
+        """See `System.stop`."""
+        self._alter("DISABLE")
+        wait_until(lambda: not self._worker() and not self._walsender(), READY, "the worker ended")
+
+    def _worker(self) -> tuple[int, ...]:
+        kind = "backend_type IN ('logical replication apply worker', 'logical replication worker')"
+        return _backends(self.site.target, kind)
+
+    def _walsender(self) -> tuple[int, ...]:
+        return _backends(self.site.source, "backend_type = 'walsender'")
+
+    def processes(self) -> Processes:
+        """See `System.processes`."""
+        return {"walsender": self._walsender(), "apply backend": self._worker()}
+
+    def daemons(self) -> dict[str, int]:
+        """See `System.daemons`."""
+        return {}
+
+    def paused(self) -> tuple[int, ...]:
+        """See `System.paused`."""
+        return self._worker()
+
+
+SYSTEMS = {"replicator": Replicator, "native": Native}
+
+
+@contextmanager
+def running(system: System) -> Iterator[None]:
+    """Let a system run while the body does."""
+    with ExitStack() as stack:
+        stack.callback(system.stop)
+        system.start()
+        yield
+
+
+@contextmanager
+def standing(system: System) -> Iterator[None]:
+    """Hold a running system still while the body runs; it goes on at the end."""
+    pids = system.paused()
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def _backends(conninfo: str, condition: str) -> tuple[int, ...]:
+    with open_connection(conninfo) as connection:
+        found = connection.execute(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
+            f"AND {condition} ORDER BY pid"  # a constant of this module
+        )
+        return tuple(pid for (pid,) in found)
