@@ -24,6 +24,7 @@ class TableChanges:
         changed: other rows that stand at its end.
         gone: keys that do not stand at its end and may have stood before.
         read: keys that a fetch has read, found or not.
+        fleeting: how many of `gone` were created in the batch as well.
         truncated: the table was emptied before all that is in `born`, `changed`, `gone`.
         counts: events by op, for the metrics.
     """
@@ -33,6 +34,7 @@ class TableChanges:
     changed: dict[bytes, Row] = field(default_factory=dict)
     gone: dict[bytes, None] = field(default_factory=dict)
     read: set[bytes] = field(default_factory=set)
+    fleeting: int = 0
     truncated: bool = False
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys("crudt", 0))
 
@@ -71,7 +73,8 @@ class TableChanges:
             self.changed[key] = row
 
     def _delete(self, key: bytes, *, read: bool) -> None:
-        self.born.pop(key, None)
+        if self.born.pop(key, None) is not None:
+            self.fleeting += 1
         self.changed.pop(key, None)
         self.gone[key] = None
         if read:
@@ -82,6 +85,7 @@ class TableChanges:
         self.born.clear()
         self.changed.clear()
         self.gone.clear()
+        self.fleeting = 0
 
     @property
     def size(self) -> int:

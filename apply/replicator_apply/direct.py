@@ -142,5 +142,8 @@ def write_directly(
     for name in reversed(order):
         writer, changes = batch[name]
         if changes.gone:
-            written.add(name, "d", writer.delete(cursor))
+            count = writer.delete(cursor)
+            written.add(name, "d", count)
+            if (absent := len(changes.gone) - changes.fleeting - count) > 0:
+                written.absent[name] = absent
     return written

@@ -23,6 +23,12 @@ ROWS = Metric(
     "Rows written, by op: c inserted, u updated, d deleted.",
     (*PLACE, "table", "op"),
 )
+ABSENT = Metric(
+    "replicator_apply_absent_rows_total",
+    "counter",
+    "Deletes of rows that should have been here and were not; `replicator verify` tells more.",
+    (*PLACE, "table"),
+)
 BATCH_ROWS = Metric(
     "replicator_apply_batch_rows", "histogram", "Row events of a batch.", PLACE, ROW_BUCKETS
 )
@@ -53,6 +59,7 @@ METRICS = (
     LAG,
     TRANSACTIONS,
     ROWS,
+    ABSENT,
     BATCH_ROWS,
     BATCH_SECONDS,
     REQUESTS,

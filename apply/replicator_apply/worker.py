@@ -286,6 +286,8 @@ class Worker:
         place = self._place
         for (table, op), number in written.rows.items():
             counter(metrics.ROWS).labels(*place, str(table), op).inc(number)
+        for name, number in written.absent.items():
+            counter(metrics.ABSENT).labels(*place, str(name)).inc(number)
         counter(metrics.TRANSACTIONS).labels(*place).inc(len(batch.transactions))
         histogram(metrics.BATCH_ROWS).labels(*place).observe(
             sum(t.size for t in batch.transactions)

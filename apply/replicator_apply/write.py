@@ -27,11 +27,13 @@ Cursor = psycopg.Cursor[Any]
 class Written:
     """Rows written, by table and op: c inserted, u updated, d deleted.
 
-    `judged`: the rules had to look, so that rows may be wanted or kept now.
+    `judged`: the rules had to look, so that rows may be wanted or kept now. `absent`: deletes of
+    rows that should have been here and were not.
     """
 
     rows: dict[tuple[TableName, str], int] = field(default_factory=dict)
     judged: bool = False
+    absent: dict[TableName, int] = field(default_factory=dict)
 
     def add(self, table: TableName, op: str, count: int) -> None:
         """Count rows."""
@@ -42,6 +44,8 @@ class Written:
         """Add what another round wrote."""
         for (table, op), count in other.rows.items():
             self.add(table, op, count)
+        for table, count in other.absent.items():
+            self.absent[table] = self.absent.get(table, 0) + count
 
 
 def write(cursor: Cursor, batch: Mapping[TableName, Staged], place: Place) -> Written:
