@@ -18,9 +18,7 @@ NULL = "\x02" + secrets.token_hex(4)
 OPTIONS = sql.SQL("(FORMAT text, DELIMITER {}, NULL {})").format(DELIMITER, NULL)
 """What goes behind `COPY … FROM STDIN`."""
 
-_ESCAPES = str.maketrans(
-    {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", DELIMITER: "\\" + DELIMITER}
-)
+_ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", DELIMITER: "\\" + DELIMITER})
 
 Line = Callable[[Row, str], str]
 """Gives a row's line, unescaped; the second argument stands before the first column."""

@@ -1,0 +1,205 @@
+"""Plans and statements of a target: names of any kind, unions of rules, what pulls what."""
+
+import psycopg.sql
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replicator.errors import Unfit
+from replicator.plan import Compare, DatasetPlan, Or, Release, RowsRule, TableName
+from replicator_apply.catalog import Column, Constraint, TableShape
+from replicator_apply.plan import (
+    MAX_IDENTIFIER,
+    SubscribedDataset,
+    Table,
+    TargetPlan,
+    make_plan,
+    reading_columns,
+    receipts_name,
+)
+from replicator_apply.write import passing_value
+
+PARENT = TableName("public", "parent")
+CHILD = TableName("public", "child")
+RED = Compare("colour", "exact", ("red",), "text")
+BLUE = Compare("colour", "exact", ("blue",), "text")
+
+
+def shape(
+    name: TableName,
+    columns: dict[str, str],
+    *,
+    key: tuple[str, ...] = ("id",),
+    unique: tuple[tuple[str, ...], ...] = (),
+    outgoing: tuple[Constraint, ...] = (),
+    incoming: tuple[Constraint, ...] = (),
+) -> TableShape:
+    described = {
+        column: Column(column, kind, not_null=True, generated=False, sequence="")
+        for column, kind in columns.items()
+    }
+    return TableShape(name, 1, described, key, unique, outgoing, incoming)
+
+
+def points(table: TableName, column: str, to: TableName) -> Constraint:
+    return Constraint("k", table, (column,), to, ("id",), "a", deferrable=True)
+
+
+def release(name: TableName, *columns: str, key: tuple[str, ...] = ("id",)) -> Release:
+    return Release(f"app.{name.name}", name, key, columns)
+
+
+PARENTS = release(PARENT, "id", "colour")
+CHILDREN = release(CHILD, "id", "parent_id", "colour")
+KEY = points(CHILD, "parent_id", PARENT)
+SHAPES = {
+    PARENT: shape(PARENT, {"id": "bigint", "colour": "text"}, incoming=(KEY,)),
+    CHILD: shape(
+        CHILD,
+        {"id": "bigint", "parent_id": "bigint", "colour": "text", "local": "text"},
+        unique=(("colour", "local"),),
+        outgoing=(KEY,),
+    ),
+}
+
+
+def dataset(*rules: RowsRule, name: str = "things") -> DatasetPlan:
+    found = [r for r in (PARENTS, CHILDREN) if r.label in {rule.label for rule in rules}]
+    return DatasetPlan(name, "main", rules, tuple(found), name.ljust(16, "0"))
+
+
+def plan_of(*datasets: DatasetPlan, on_clash: tuple[str, ...] = ()) -> TargetPlan:
+    clashes = on_clash or ("refuse",) * len(datasets)
+    subscribed = [
+        SubscribedDataset(number, each, "", 3, clash)
+        for number, (each, clash) in enumerate(zip(datasets, clashes, strict=True), start=1)
+    ]
+    return make_plan(subscribed, SHAPES, {PARENT: {}, CHILD: {}})
+
+
+def filters(plan: TargetPlan, table: TableName) -> list[object]:
+    return [m.filter for m in plan.tables[table].memberships]
+
+
+def test_rules_on_one_table_are_a_union() -> None:
+    one = plan_of(dataset(RowsRule("app.parent", RED)))
+    assert filters(one, PARENT) == [RED]
+    both = plan_of(dataset(RowsRule("app.parent", RED), RowsRule("app.parent", BLUE)))
+    assert filters(both, PARENT) == [Or((RED, BLUE))]
+    assert not both.tables[PARENT].whole
+    anyway = plan_of(dataset(RowsRule("app.parent", RED), RowsRule("app.parent")))
+    assert filters(anyway, PARENT) == [None]
+    assert anyway.tables[PARENT].whole
+
+
+def test_each_subscription_has_a_membership_of_its_own() -> None:
+    plan = plan_of(
+        dataset(RowsRule("app.parent", RED)), dataset(RowsRule("app.parent"), name="all")
+    )
+    memberships = plan.tables[PARENT].memberships
+    assert [(m.subscription, m.generation, m.filter) for m in memberships] == [
+        (1, 3, RED),
+        (2, 3, None),
+    ]
+    assert not plan.tables[PARENT].whole
+    assert plan.subscription(2).dataset.name == "all"
+    with pytest.raises(KeyError):
+        plan.subscription(3)
+
+
+def test_a_foreign_key_pulls_only_where_every_holder_has_the_whole_table() -> None:
+    children, parents = RowsRule("app.child"), RowsRule("app.parent")
+    assert plan_of(dataset(parents, children)).tables[CHILD].pulled == (KEY,)
+    assert plan_of(dataset(children)).tables[CHILD].pulled == ()
+    some = dataset(RowsRule("app.parent", RED), children)
+    assert plan_of(some).tables[CHILD].pulled == ()
+    mixed = plan_of(dataset(parents, children), dataset(children, name="alone"))
+    assert mixed.tables[CHILD].pulled == ()
+
+
+def test_local_rows_are_adopted_only_if_every_holder_says_so() -> None:
+    two = (dataset(RowsRule("app.parent")), dataset(RowsRule("app.parent"), name="again"))
+    assert plan_of(*two, on_clash=("adopt", "adopt")).tables[PARENT].adopts
+    assert not plan_of(*two, on_clash=("adopt", "refuse")).tables[PARENT].adopts
+
+
+def test_the_fingerprint_changes_with_what_is_subscribed() -> None:
+    one, two = dataset(RowsRule("app.parent")), dataset(RowsRule("app.parent"), name="other")
+    assert len({plan_of(*p).fingerprint for p in ((one,), (two,), (one, two))}) == 3
+    assert plan_of(one).fingerprint == plan_of(one).fingerprint
+
+
+def test_the_rules_look_at_filters_keys_references_and_unique_columns() -> None:
+    plan = plan_of(dataset(RowsRule("app.parent"), RowsRule("app.child")))
+    assert reading_columns(plan.tables[PARENT]) == ("id",)
+    assert reading_columns(plan.tables[CHILD]) == ("id", "parent_id", "colour")
+    red = plan_of(dataset(RowsRule("app.parent", RED)))
+    assert reading_columns(red.tables[PARENT]) == ("id", "colour")
+
+
+def test_a_table_that_lacks_a_column_or_has_another_key_is_refused() -> None:
+    rule = dataset(RowsRule("app.parent"))
+    subscribed = [SubscribedDataset(1, rule, "", 0)]
+    lacking = {PARENT: shape(PARENT, {"id": "bigint"})}
+    with pytest.raises(Unfit, match="colour") as caught:
+        make_plan(subscribed, lacking, {PARENT: {}})
+    assert "migrate" in caught.value.remedy
+    other = {PARENT: shape(PARENT, {"id": "bigint", "colour": "text"}, key=("colour",))}
+    with pytest.raises(Unfit, match="primary key"):
+        make_plan(subscribed, other, {PARENT: {}})
+
+
+names = st.text(
+    st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=80
+)
+
+
+@given(names, names)
+def test_receipts_have_a_name_that_postgres_takes(schema: str, name: str) -> None:
+    table = TableName(schema, name)
+    made = receipts_name(table)
+    assert 0 < len(made.encode()) <= MAX_IDENTIFIER
+    assert len(str(table).encode()) > MAX_IDENTIFIER or made == str(table)
+
+
+def test_long_names_of_receipts_differ_though_they_begin_alike() -> None:
+    long = "a" * 70
+    assert receipts_name(TableName("public", long)) != receipts_name(
+        TableName("public", long + "b")
+    )
+
+
+def odd_table(name: str, column: str) -> Table:
+    table = TableName("public", name)
+    plain = Release("app.odd", table, ("id",), ("id", column))
+    plan = make_plan(
+        [
+            SubscribedDataset(
+                1, DatasetPlan("d", "main", (RowsRule("app.odd"),), (plain,), "f"), "", 1
+            )
+        ],
+        {table: shape(table, {"id": "bigint", column: "text"}, unique=((column,),))},
+        {table: {}},
+    )
+    return plan.tables[table]
+
+
+@pytest.mark.parametrize("name", ['say "hi"', "two words", "select", "Übung", "a.b", "semi;colon"])
+def test_names_of_any_kind_are_quoted(name: str) -> None:
+    table = odd_table(name, name)
+    quoted = psycopg.sql.Identifier(name).as_string()
+    assert table.identifier.as_string() == f'"public".{quoted}'
+    assert table.receipts.as_string().startswith('"replicator"."public.')
+    assert table.prefix.decode().startswith('["public.')
+
+
+def value_of(kind: str, *, not_null: bool = True) -> str:
+    table = odd_table("t", "c")
+    table.shape.columns["c"] = Column("c", kind, not_null=not_null, generated=False, sequence="")
+    return passing_value(table, "c").as_string()
+
+
+def test_a_passing_value_fits_its_column() -> None:
+    assert value_of("text", not_null=False) == "NULL"
+    assert value_of("uuid") == "gen_random_uuid()"
+    assert value_of("character varying(5)").endswith("::character varying(5)")
