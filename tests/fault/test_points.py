@@ -1,0 +1,109 @@
+"""A fault between any two steps of a row event's life: all rows, once, whole, in the end."""
+
+import zlib
+
+import pytest
+
+from tests.fault.conftest import Shared
+from tests.support.faulty import EXIT_CODE, POINTS, Kind
+from tests.support.processes import wait_until
+from tests.support.traffic import Traffic, Watch
+from tests.support.two_environments import BY_RULE, WHOLE, TwoEnvironments
+
+_ENDS = {"exit": EXIT_CODE, "sigkill": -9}
+_RETRIED = ("Unavailable", "OperationalError")
+
+
+def meet(
+    pair: TwoEnvironments, watch: Watch, point: str, kind: Kind, *, fetch: bool = False
+) -> None:
+    """Write while the fault is met, let all come to rest, and compare."""
+    daemon = pair.apply if point.startswith("apply.") else pair.capture
+    before, process = daemon.restarts, daemon.process
+    assert process is not None
+    with Traffic(pair.source, zlib.crc32(f"{point} {kind}".encode())) as traffic:
+        traffic.at_least(5)
+        daemon.fault.arm(point, kind, skip=2 if kind in _ENDS and not fetch else 0)
+        if fetch:
+            begin_backfills(pair)
+        wait_until(lambda: daemon.fault.fired, 15, f"{point} is reached")
+        if kind in _ENDS:
+            assert process.wait(10) == _ENDS[kind]
+        traffic.at_least(15)
+        pair.until(lambda: pair.capture.running and pair.apply.running, "both run")
+        traffic.at_least(10)
+    pair.settle()
+    assert watch.torn == []
+    assert daemon.restarts - before == (0 if survives(point, kind) else 1), daemon.output()
+
+
+def survives(point: str, kind: Kind) -> bool:
+    """Whether the process goes on by itself."""
+    return kind == "slow" or (kind == "fail" and POINTS[point].error.endswith(_RETRIED))
+
+
+def begin_backfills(pair: TwoEnvironments) -> None:
+    """Begin a backfill of every subscription, as `replicator backfill` does."""
+    import psycopg
+
+    from replicator_apply.runs import begin_backfill
+
+    with psycopg.connect(pair.target, autocommit=True) as connection:
+        for (number,) in connection.execute("SELECT id FROM replicator_subscription").fetchall():
+            begin_backfill(connection, number)
+
+
+@pytest.fixture(autouse=True)
+def fresh_after_failure(request: pytest.FixtureRequest, shared: Shared):  # type: ignore[no-untyped-def]
+    """Give the next test fresh environments if this one fails."""
+    failed = request.session.testsfailed
+    yield
+    if request.session.testsfailed > failed:
+        shared.discard()
+
+
+CAPTURE = "received decoded taken appended acknowledged confirming confirmed told"
+FETCH = (
+    "asked retaining locked snapshot read registered emitted committed met half_published "
+    "published finished"
+)
+APPLY = (
+    "read assembled fenced staged merged settled receipts_entered rows_written receipts_left "
+    "written before_position before_commit committed"
+)
+DIRECT = "inserted updated deleted written_directly"
+
+
+@pytest.mark.parametrize("kind", ["sigkill", "fail"])
+@pytest.mark.parametrize("point", CAPTURE.split())
+def test_capture(shared: Shared, point: str, kind: Kind) -> None:
+    meet(*shared.get(BY_RULE, None), f"capture.{point}", kind)
+
+
+@pytest.mark.parametrize("kind", ["sigkill", "fail"])
+@pytest.mark.parametrize("point", FETCH.split())
+def test_fetch(shared: Shared, point: str, kind: Kind) -> None:
+    meet(*shared.get(BY_RULE, None), f"fetch.{point}", kind, fetch=True)
+
+
+@pytest.mark.parametrize("kind", ["sigkill", "fail"])
+@pytest.mark.parametrize("point", APPLY.split())
+def test_apply(shared: Shared, point: str, kind: Kind) -> None:
+    meet(*shared.get(BY_RULE, None), f"apply.{point}", kind)
+
+
+@pytest.mark.parametrize("kind", ["sigkill", "fail"])
+@pytest.mark.parametrize("point", DIRECT.split())
+def test_apply_of_whole_tables(shared: Shared, point: str, kind: Kind) -> None:
+    meet(*shared.get(WHOLE, None), f"apply.{point}", kind)
+
+
+@pytest.mark.parametrize("kind", ["exit", "slow"])
+@pytest.mark.parametrize("point", ["page_turned", "sweep_advanced", "asking", "asked"])
+def test_backfill(shared: Shared, point: str, kind: Kind) -> None:
+    meet(*shared.get(BY_RULE, None), f"apply.{point}", kind, fetch=True)
+
+
+@pytest.mark.parametrize("point", ["capture.taken", "capture.appended", "apply.before_commit"])
+def test_slow(shared: Shared, point: str) -> None:
+    meet(*shared.get(BY_RULE, None), point, "slow")
