@@ -9,7 +9,7 @@ import psycopg
 
 from replicator.cli.arguments import Arguments
 from replicator.daemon import run_daemon
-from replicator.errors import ConfigurationError, ReplicatorError, Stopped
+from replicator.errors import ConfigurationError, Stopped
 from replicator.http import Health
 from replicator.postgres import driver_errors
 from replicator.settings import ReplicatorSettings, Subscription, load_settings

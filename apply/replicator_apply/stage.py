@@ -133,6 +133,9 @@ def _copy_gone(cursor: Cursor, staged: Staged, changes: TableChanges) -> None:
 
 def merge_rounds(cursor: Cursor, staged: Staged) -> None:
     """Leave one row per key, its columns merged; then add what a TRUNCATE removed."""
+    if staged.rounds > 1:
+        # Without statistics the planner takes a large staging table for a small one.
+        cursor.execute(staged.sql.compose("ANALYZE {stage}"))
     if staged.rounds > 1 and cursor.execute(staged.sql.staged_twice).fetchone():
         for turn in range(1, staged.rounds):
             for number in range(1, len(staged.sets)):
