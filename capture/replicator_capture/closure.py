@@ -66,6 +66,11 @@ class Closure:
         self._asked: set[tuple[TableName, tuple[str, ...], Values]] = set()
         self._frontier: dict[tuple[TableName, tuple[str, ...]], list[Values]] = {}
 
+    @property
+    def follows(self) -> bool:
+        """Whether there are links; without any, no row is read twice and none need be noted."""
+        return bool(self._links)
+
     def columns_of(self, table: TableName) -> tuple[str, ...]:
         """Columns of a table that `note` looks at."""
         followed = [link.columns for link in self._links.get(table, ())]

@@ -290,6 +290,8 @@ class _RowReader:
     def _add(self, read: TableRead, found: Iterable[Texts]) -> tuple[int, tuple[Value, ...]]:
         """Add rows to the answer; give their number and the last one's key."""
         release, encode, add = read.release, read.encoder.row, self._rows.add
+        if not self._closure.follows:
+            return self._add_all(read, found)
         places = [release.columns.index(name) for name in release.key]
         linked = [(n, release.columns.index(n)) for n in self._closure.columns_of(release.table)]
         count, last = 0, b""
@@ -302,6 +304,15 @@ class _RowReader:
             if self._closure.note(release.table, key, row):
                 add(encoded, release.table)
         return count, _key_values(last)
+
+    def _add_all(self, read: TableRead, found: Iterable[Texts]) -> tuple[int, tuple[Value, ...]]:
+        """Add rows that lead nowhere; as `_add`."""
+        table, encode, add = read.release.table, read.encoder.row, self._rows.add
+        count, encoded = 0, (b"", b"")
+        for count, texts in enumerate(found, 1):  # noqa: B007 (used after the loop)
+            encoded = encode(texts)
+            add(encoded, table)
+        return count, _key_values(encoded[0])
 
     def _close(self) -> None:
         """Read what the rows point to, until nothing new turns up."""

@@ -118,6 +118,7 @@ class Publisher:
         return True
 
     def _make_room(self) -> None:
+        self._between()
         while not self.has_room():
             self._writer.wait(_PAUSE_S)
             self._between()

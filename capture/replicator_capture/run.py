@@ -72,6 +72,7 @@ class Run:
         self._transactions = self._rows = 0
         self._show_due = 0.0
         self._workers: list[Worker] = []
+        self._health: Health | None = None
         fetching = connect(task.database)
         stack.callback(fetching.close)
         self._connections = (site.connection, fetching)
@@ -103,6 +104,7 @@ class Run:
 
     def loop(self, stop: Stop, health: Health) -> None:
         """Turn until it is told to stop."""
+        self._health = health
         while not stop.is_set():
             health.turned()
             self._pump.turn(_TURN)
@@ -122,8 +124,10 @@ class Run:
         self._pump.confirm()
 
     def _between(self) -> None:
-        """Keep the walsender's patience while a long answer waits for the log."""
+        """Keep the walsender's patience while a long answer is published."""
         self._stream.tick()
+        if self._health is not None:
+            self._health.turned()
 
     def _settle(self) -> None:
         snapshot = self._keeper.snapshot

@@ -48,9 +48,8 @@ def copy_rows(connection: Connection, query: sql.Composable) -> Iterator[Texts]:
     rest = b""
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
         for data in copy:
-            block = rest + bytes(data)
-            lines = block.split(b"\n")
-            rest = lines.pop()
+            # The server sends a line at a time, but does not promise to.
+            *lines, rest = (rest + bytes(data)).split(b"\n")
             for line in lines:
                 yield parse_line(line)
 

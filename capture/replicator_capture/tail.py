@@ -1,25 +1,65 @@
 """What the log's end tells of the stream: epoch, last position, last beat.
 
-Blocks on the log. The epoch record itself may have expired long ago, so every mark repeats what a
-start needs of it (`mark_health`).
+Blocks on the log. Reads backwards in windows, each larger than the one before, until it has met a
+mark or the epoch's record; keeps no row. The epoch's record may have expired long ago, so every
+mark repeats what a start needs of it (`mark_health`).
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
-from replicator.envelope import EpochStart, Mark, Record, Value, decode
+from replicator.envelope import EpochStart, Mark, Record, Value, decode, decode_tail
 from replicator.errors import BadRecord, Hole, LogUnavailable
 from replicator.log.port import Log
-from replicator.log.tail import last_records
-from replicator.positions import EpochId, Lsn
+from replicator.positions import EpochId, Lsn, Offset
 from replicator_capture import beat
 from replicator_capture.startup import LogTail
 
 logger = logging.getLogger(__name__)
 
-_FIRST_REACH = 500
-_FARTHEST_REACH = 2_000_000
-"""Marks come every ten seconds, so that more than this is not worth reading."""
+_FIRST_WINDOW = 1_000
+_PATIENCE = 30
+"""Empty polls of a second until the log counts as away."""
+_CONTROLS = (b'{"op":"m"', b'{"op":"epoch"')
+
+
+@dataclass(slots=True)
+class Window:
+    """What some consecutive records tell.
+
+    Attributes:
+        any: there is a record.
+        controls: marks and epoch records, oldest first.
+        ends: the highest `to` of each epoch.
+    """
+
+    any: bool = False
+    controls: list[Record] = field(default_factory=list)
+    ends: dict[EpochId, Lsn] = field(default_factory=dict)
+
+    def add(self, value: bytes) -> None:
+        """Take note of a record.
+
+        What is not in our format is passed over: no garbage may keep capture from starting, and
+        apply stops at it.
+        """
+        self.any = True
+        try:
+            at = decode_tail(value).at
+            if value.startswith(_CONTROLS):
+                self.controls.append(decode(value))
+        except BadRecord as error:
+            logger.warning("At the log's end: %s", error, extra={"event": "bad_record"})
+            return
+        if at.to is not None:
+            self.ends[at.epoch] = max(at.to, self.ends.get(at.epoch, Lsn(0)))
+
+    def after(self, older: "Window") -> "Window":
+        """Put an older window before this one."""
+        epochs = {*older.ends, *self.ends}
+        ends = {e: max(older.ends.get(e, Lsn(0)), self.ends.get(e, Lsn(0))) for e in epochs}
+        return Window(self.any or older.any, older.controls + self.controls, ends)
 
 
 def read_tail(log: Log, topic: str) -> LogTail:
@@ -28,59 +68,66 @@ def read_tail(log: Log, topic: str) -> LogTail:
     Raises:
         LogUnavailable: the log is away, or its retention took the end away while it was read.
     """
-    reach = _FIRST_REACH
+    state = log.state(topic)
+    found, end, size = Window(), state.end, _FIRST_WINDOW
     while True:
-        try:
-            found = last_records(log, topic, reach)
-        except Hole as error:
-            raise LogUnavailable("The log's end was removed while it was read.") from error
-        tail = summarize([each for record in found if (each := _readable(record.value))])
-        if tail.epoch is not None or len(found) < reach or reach >= _FARTHEST_REACH:
+        tail = summarize(found)
+        if tail.epoch is not None or end <= state.begin:
             return tail
-        reach *= 8
+        start = Offset(max(state.begin, end - size))
+        older = Window()
+        for value in _read(log, topic, start, end):
+            older.add(value)
+        found, end, size = found.after(older), start, size * 4
 
 
-def _readable(value: bytes) -> Record | None:
-    """Read a record; None for what is not in our format: no garbage may keep capture from starting.
-
-    Apply stops at it, and says so.
-    """
+def _read(log: Log, topic: str, start: Offset, end: Offset) -> Iterator[bytes]:
+    """Give the values from `start` to below `end`."""
+    reader = log.reader(topic)
+    patience = _PATIENCE
     try:
-        return decode(value)
-    except BadRecord as error:
-        logger.warning("At the log's end: %s", error, extra={"event": "bad_record"})
-        return None
+        reader.seek(start)
+        while reader.position() < end:
+            for chunk in reader.poll(1.0):
+                patience = _PATIENCE
+                pairs = zip(chunk.offsets, chunk.records, strict=True)
+                yield from (value for offset, (_, value) in pairs if offset < end)
+            patience -= 1
+            if patience == 0:
+                raise LogUnavailable("The log does not hand out its last records.")
+    except Hole as error:
+        raise LogUnavailable("The log's end was removed while it was read.") from error
+    finally:
+        reader.close()
 
 
-def summarize(records: Sequence[Record]) -> LogTail:
-    """Say what the last records of a topic tell. Pure.
+def summarize(found: Window) -> LogTail:
+    """Say what the end of a topic tells. Pure.
 
     Records of an older run or epoch may stand behind newer ones: a capture that was replaced may
     have had some on their way. So the newest epoch record decides the epoch, else the last mark,
     and positions and beats are compared, not taken from the end.
     """
-    epoch = _epoch(records)
+    epoch = _epoch(found)
     if epoch is None:
-        return LogTail(empty=not records, epoch=None, to=None, beat=None)
-    own = [record for record in records if record.at.epoch == epoch.id and record.op != "epoch"]
-    ends = [record.at.to for record in own if record.at.to is not None]
-    beats = [beat.parse(record.mark.beat) for record in own if record.mark is not None]
+        return LogTail(empty=not found.any, epoch=None, to=None, beat=None)
+    marks = [r.mark for r in found.controls if r.at.epoch == epoch.id and r.mark is not None]
+    beats = [each for mark in marks if (each := beat.parse(mark.beat)) is not None]
     return LogTail(
         empty=False,
         epoch=epoch,
-        to=max(ends, default=None),
-        beat=max((b for b in beats if b is not None), key=lambda b: b.number, default=None),
+        to=found.ends.get(epoch.id),
+        beat=max(beats, default=None, key=lambda each: each.number),
     )
 
 
-def _epoch(records: Sequence[Record]) -> EpochStart | None:
-    starts = [record.epoch for record in records if record.epoch is not None]
+def _epoch(found: Window) -> EpochStart | None:
+    starts = [record.epoch for record in found.controls if record.epoch is not None]
     if starts:
         return starts[-1]
-    marks = [record for record in records if record.mark is not None]
-    for record in reversed(marks):
-        if (found := _from_mark(record)) is not None:
-            return found
+    for record in reversed(found.controls):
+        if (epoch := _from_mark(record)) is not None:
+            return epoch
     return None
 
 
