@@ -77,6 +77,7 @@ class Worker:
         self._health = health
         self._stopped = False
         self._due = 0.0
+        self._outdated = False
         self._report_due = 0.0
         self._quiet_since = time.monotonic()
 
@@ -207,10 +208,10 @@ class Worker:
         return consumer_at(position, readers)
 
     def _loop(self, connection: psycopg.Connection[Any], reader: LogReader) -> None:
-        self._due = 0.0
+        self._due, self._outdated = 0.0, False
         try:
             while not self._stop.is_set():
-                if self._housekeeping(connection):
+                if self._outdated or self._housekeeping(connection):
                     return
                 if not self._turn(connection, reader):
                     return
@@ -263,7 +264,7 @@ class Worker:
         if mine or written.judged:
             self._asker.answered(t.answer.request for t in mine if t.answer)
             self._due = 0.0
-            self._housekeeping(connection)
+            self._outdated = self._housekeeping(connection)
 
     def _try(self, batch: Batch, finish: Any) -> Written:
         """Apply, again after a deadlock with local traffic."""
@@ -322,13 +323,14 @@ class Worker:
         self._due = now + HOUSEKEEPING
         plan = self._applier.plan
         with connection.cursor() as cursor:
+            wanted = wanted_by_table(cursor, self._place)
+            # Before all else: the next batch of the same poll is written by it.
+            self._applier.unsettled = unsettled_tables(cursor, self._place, plan, wanted)
             stored = stored_subscriptions(cursor, self._place)
             if {(s.id, s.generation) for s in stored} != {
                 (s.id, s.generation) for s in plan.subscriptions
             }:
                 return True
-            wanted = wanted_by_table(cursor, self._place)
-            self._applier.unsettled = unsettled_tables(cursor, self._place, plan, wanted)
             asked = self._asker.ask(cursor, plan)
             for check in open_checks(cursor, self._place):
                 request = partial(check_request, plan, check, self._settings.environment)

@@ -6,7 +6,6 @@ import pytest
 
 from tests.fault.conftest import Shared
 from tests.support.faulty import EXIT_CODE, POINTS, Kind
-from tests.support.processes import wait_until
 from tests.support.traffic import Traffic, Watch
 from tests.support.two_environments import BY_RULE, WHOLE, TwoEnvironments
 
@@ -26,7 +25,7 @@ def meet(
         daemon.fault.arm(point, kind, skip=2 if kind in _ENDS and not fetch else 0)
         if fetch:
             begin_backfills(pair)
-        wait_until(lambda: daemon.fault.fired, 15, f"{point} is reached")
+        pair.wait(lambda: daemon.fault.fired, f"{point} is reached", 15)
         if kind in _ENDS:
             assert process.wait(10) == _ENDS[kind]
         traffic.at_least(15)

@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 CONTROL = "REPLICATOR_TEST_FAULT"
 """Environment variable: the file by which this process is told of a fault."""
+WITHOUT_LOCK = "REPLICATOR_TEST_WITHOUT_LOCK"
+"""Environment variable: let apply believe that it holds the stream's lock."""
 EXIT_CODE = 70
 
 Kind = Literal["exit", "sigkill", "fail", "hang", "slow"]
@@ -135,6 +137,7 @@ POINTS: Mapping[str, Point] = {
 }
 
 SMALL: Mapping[str, object] = {
+    "replicator.log.sqlite:_POLL_RECORDS": 300,
     "replicator_capture.publish:FLUSH_ROWS": 40,
     "replicator_capture.beat:EVERY": 1.0,
     "replicator_capture.keeper:LOOK_EVERY": 0.1,
@@ -144,8 +147,8 @@ SMALL: Mapping[str, object] = {
     "replicator_apply.asking:PATIENCE": 2.0,
     "replicator_apply.asking:KEYS": 50,
     "replicator_apply.assemble:SPOOL_AFTER": 100,
-    "replicator_apply.batch:ROUND": 60,
-    "replicator_apply.consume:BATCH_ROWS": 200,
+    "replicator_apply.batch:ROUND": 100,
+    "replicator_apply.consume:BATCH_ROWS": 300,
     "replicator_apply.worker:HOUSEKEEPING": 0.1,
     "replicator_apply.worker:STOPPED_RETRY": 0.6,
     "replicator_apply.worker:QUIET_ADVANCE": 0.3,
@@ -273,12 +276,14 @@ def install(command: str, fault: Fault) -> None:
     side = "replicator_capture" if command == "capture" else "replicator_apply"
     prefixes = ("capture.", "fetch.") if command == "capture" else ("apply.",)
     for path, value in SMALL.items():
-        if path.startswith(side):
+        if path.startswith((side, "replicator.")):
             _set(path, lambda _, value=value: value)
     if side == "replicator_apply":
         page, suspects = (_find(path) for path in _SMALL_DEFAULTS)
         page.__kwdefaults__ = _SMALL_DEFAULTS["replicator_apply.backfill:page_request"]
         suspects.__defaults__ = _SMALL_DEFAULTS["replicator_apply.backfill:suspects"]
+        if WITHOUT_LOCK in os.environ:
+            _set("replicator_apply.worker:try_lock", lambda _: lambda *_: True)
     for name, point in POINTS.items():
         if name.startswith(prefixes):
             _set(point.where, functools.partial(_wrapped, fault, name, point))

@@ -73,7 +73,7 @@ class Traffic(_Loop):
         pause: seconds between two transactions.
     """
 
-    def __init__(self, conninfo: str, seed: int, pause: float = 0.004) -> None:
+    def __init__(self, conninfo: str, seed: int, pause: float = 0.012) -> None:
         self.count = 0
         self._random = random.Random(seed)
         self._steps: list[Callable[[Cursor, int], None]] = [

@@ -97,7 +97,11 @@ class TwoEnvironments:
         target: conninfo.
         log: URL of the log; None: a sqlite log in the folder.
         datasets: what the target subscribes to.
-        more: further settings of the target; `via` of either side is told by the two mappings.
+        capture_settings: further settings REPLICATOR of the source.
+        apply_settings: further settings REPLICATOR of the target.
+        source_via: conninfo by which capture reaches the source, if another one.
+        target_via: conninfo by which apply reaches the target, if another one.
+        name: of the source environment; one of its own for each test on a shared broker.
     """
 
     def __init__(
@@ -112,13 +116,14 @@ class TwoEnvironments:
         apply_settings: Mapping[str, object] | None = None,
         source_via: str | None = None,
         target_via: str | None = None,
+        name: str = SOURCE,
     ) -> None:
-        self.folder, self.source, self.target = folder, source, target
+        self.folder, self.source, self.target, self.name = folder, source, target, name
         self.log = log or f"sqlite:///{folder}/log.sqlite3"
         self.datasets = tuple(datasets)
         self._settings = (
             {
-                "ENVIRONMENT": SOURCE,
+                "ENVIRONMENT": name,
                 "LOG": self.log,
                 "TARGETS": {TARGET: ["*"]},
                 **(capture_settings or {}),
@@ -126,7 +131,7 @@ class TwoEnvironments:
             {
                 "ENVIRONMENT": TARGET,
                 "LOG": self.log,
-                "SUBSCRIPTIONS": [{"source": SOURCE, "dataset": name} for name in datasets],
+                "SUBSCRIPTIONS": [{"source": name, "dataset": each} for each in datasets],
                 **(apply_settings or {}),
             },
         )
@@ -197,14 +202,25 @@ class TwoEnvironments:
     def until(
         self, condition: Callable[[], bool], what: str, timeout: float = 30, *, restart: bool = True
     ) -> None:
-        """Wait for a condition; daemons that have ended are started again meanwhile."""
-        end = time.monotonic() + timeout
-        while True:
+        """Wait for a condition; daemons that have ended are started again meanwhile.
+
+        restart: False: they must not end.
+        """
+
+        def met() -> bool:
             if restart:
                 self.capture.again()
                 self.apply.again()
             elif not (self.capture.running and self.apply.running):
                 raise AssertionError(f"a daemon has ended before: {what}{self._story()}")
+            return condition()
+
+        self.wait(met, what, timeout)
+
+    def wait(self, condition: Callable[[], bool], what: str, timeout: float = 30) -> None:
+        """Wait for a condition, over lost connections; the error tells all that is known."""
+        end = time.monotonic() + timeout
+        while True:
             try:
                 if condition():
                     return
