@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 _TURN = 0.02
 """Seconds that a turn waits for input; a fetch waits as long until it is taken up."""
 _SHOW_EVERY = 1.0
-_STOP_WITHIN = 2.0
+_STOP_WITHIN = 1.0
 _GRACE = 0.7
 
 
