@@ -46,11 +46,12 @@ class Sequences:
             return
         # The name comes from pg_get_serial_sequence, which quotes it.
         cursor.execute(
-            sql.SQL("SELECT setval({}, {}) FROM {} WHERE last_value < {}").format(
-                sql.Literal(sequence),
-                sql.Literal(value),
-                sql.SQL(sequence),
-                sql.Literal(value),
+            # A sequence that was never used says last_value 1 and has not given it away.
+            sql.SQL(
+                "SELECT setval({name}, {value}) FROM {sequence} "
+                "WHERE last_value < {value} OR last_value = {value} AND NOT is_called"
+            ).format(
+                name=sql.Literal(sequence), value=sql.Literal(value), sequence=sql.SQL(sequence)
             )
         )
         self._at_least[sequence] = value

@@ -1,207 +1,216 @@
-"""Apply alone: records written by hand, a real target."""
+"""Apply alone, records written by hand: the plain things, on both paths and every Postgres."""
 
-import threading
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-import psycopg
 import pytest
 
-from replicator.envelope import Answer
-from replicator.http import Health
-from replicator.log import open_log
-from replicator.requests import KeysRequest, PageRequest, fingerprint, parse
-from replicator.settings import ReplicatorSettings, requests_topic
-from replicator.stop import Stop
-from replicator_apply.state import Place
-from replicator_apply.worker import Worker
-from tests.conftest import SampleFactory
-from tests.support.published import Change, Published
-from tests.support.sample.databases import connected
+from tests.integration.conftest import StartTarget
+from tests.support.published import Change
+from tests.support.target import change, uuid
 
-TAG = "public.pages_tag"
-SUPPLIER = "public.shop_supplier"
-PRODUCT = "public.shop_product"
+TAGS = "SELECT id, name FROM pages_tag ORDER BY id"
+RECEIPTS = 'SELECT id FROM replicator."public.pages_tag" ORDER BY id'
 
 
-class Target:
-    """A worker in a thread, and a look at its database."""
-
-    def __init__(self, conninfo: str, log: str, dataset: str, **subscription: Any) -> None:
-        self.settings = ReplicatorSettings.model_validate(
-            {
-                "ENVIRONMENT": "stage",
-                "LOG": log,
-                "SUBSCRIPTIONS": [{"source": "prod", "dataset": dataset, **subscription}],
-            }
+def test_rows_come_change_and_go(start_any: StartTarget, either_way: Callable[[], int]) -> None:
+    target, published = start_any("pages")
+    target.reach(
+        published.transaction(
+            change("c", "pages_tag", 1, name="one"),
+            change("c", "pages_tag", 2, name="two\twith\\care\n"),
         )
-        self.log = open_log(log)
-        self.log.create(requests_topic("prod", "main", "stage"))
-        self.connection = psycopg.connect(conninfo, autocommit=True)
-        self.place = Place("prod", "main")
-        self._stop: Stop | None = None
-        self._seen = 0
-
-    def start(self) -> None:
-        self._stop = stop = Stop()
-        self._failure: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                Worker(self.settings, self.place, stop, Health()).run()
-            except BaseException as error:  # noqa: BLE001 (shown by the test)
-                self._failure.append(error)
-
-        self._thread = threading.Thread(target=run)
-        self._thread.start()
-
-    def stop(self) -> None:
-        if self._stop is not None:
-            self._stop.set()
-            self._thread.join(10)
-            self._stop.close()
-            self._stop = None
-
-    def rows(self, statement: str) -> list[tuple[Any, ...]]:
-        return self.connection.execute(statement).fetchall()
-
-    @property
-    def stopped(self) -> str:
-        """Why the stream stands."""
-        found = self.rows("SELECT stopped_reason FROM replicator_streamposition")
-        return str(found[0][0]) if found else ""
-
-    def until(self, condition: Callable[[], bool], what: str, seconds: float = 15) -> None:
-        end = time.monotonic() + seconds
-        while not condition():
-            if self._failure:
-                raise self._failure[0]
-            if time.monotonic() > end:
-                state = self.rows("SELECT * FROM replicator_streamposition")
-                raise AssertionError(f"not within {seconds} s: {what}; {state}")
-            time.sleep(0.02)
-
-    def reach(self, commit: int) -> None:
-        """Wait until a commit is applied."""
-
-        def there() -> bool:
-            found = self.rows("SELECT next_lsn FROM replicator_streamposition")
-            return bool(found) and found[0][0] > commit
-
-        self.until(there, f"position beyond {commit}")
-
-    def requests(self) -> Iterator[KeysRequest | PageRequest]:
-        """Give the requests that came since the last call."""
-        reader = self.log.reader(requests_topic("prod", "main", "stage"))
-        reader.seek(0)
-        messages = [r for chunk in reader.poll(0.1) for r in chunk.records]
-        reader.close()
-        new, self._seen = messages[self._seen :], len(messages)
-        for _, value in new:
-            message = parse(value)
-            if isinstance(message, KeysRequest | PageRequest):
-                yield message
-
-    def request(self, kind: type, seconds: float = 10) -> Any:
-        """Wait for the next request of a kind."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if self._failure:
-                raise self._failure[0]
-            for message in self.requests():
-                if isinstance(message, kind):
-                    return message
-            time.sleep(0.05)
-        raise AssertionError(f"no {kind.__name__} came")
-
-    def backfilled(self, published: Published, *pages: tuple[Change, ...]) -> None:
-        """Answer the pages of the first backfill, one per rule."""
-        for rows in pages or ((),):
-            request = self.request(PageRequest)
-            answer = Answer("stage", request.id, fingerprint(request.plan))
-            commit = published.transaction(*rows, Change("m", ""), answer=answer)
-            self.reach(commit)
-        self.until(
-            lambda: self.rows("SELECT state FROM replicator_backfillrun") == [("finished",)],
-            "backfill finished",
-        )
-
-
-@pytest.fixture
-def start(
-    sample_database: SampleFactory, tmp_path: Path
-) -> Iterator[Callable[..., tuple[Target, Published]]]:
-    """Start a target of a dataset and give it with its stream."""
-    started: list[Target] = []
-
-    def make(dataset: str, **subscription: Any) -> tuple[Target, Published]:
-        conninfo = sample_database()
-        log = f"sqlite:///{tmp_path}/log.sqlite3"
-        target = Target(conninfo, log, dataset, **subscription)
-        started.append(target)
-        published = Published(target.log)
-        stack.append(connected("default", conninfo))
-        stack[-1].__enter__()
-        return target, published
-
-    stack: list[Any] = []
-    yield make
-    for target in started:
-        target.stop()
-        target.connection.close()
-    for context in stack:
-        context.__exit__(None, None, None)
-
-
-def supplier(op: Any, pk: int, name: str = "", **more: Any) -> Change:
-    return Change(op, SUPPLIER, (pk,), {"id": pk, "name": name or f"s{pk}", **more})
-
-
-def tag(op: Any, pk: int, name: str) -> Change:
-    return Change(op, TAG, (pk,), {"id": pk, "name": name} if op != "d" else None)
-
-
-PAGES = ((), (), (), (), (), ())
-
-
-def test_rows_come_change_and_go(start: Any) -> None:
-    target, published = start("pages")
-    target.start()
-    target.backfilled(published, *PAGES)
-    target.reach(published.transaction(tag("c", 1, "one"), tag("c", 2, "two\twith\\care\n")))
-    assert target.rows("SELECT id, name FROM pages_tag ORDER BY id") == [
-        (1, "one"),
-        (2, "two\twith\\care\n"),
-    ]
-    target.reach(published.transaction(tag("u", 1, "uno"), tag("d", 2, "")))
-    assert target.rows("SELECT id, name FROM pages_tag ORDER BY id") == [(1, "uno")]
-    assert target.rows('SELECT id FROM replicator."public.pages_tag"') == [(1,)]
-    assert target.rows("SELECT nextval(pg_get_serial_sequence('pages_tag', 'id'))") == [(3,)]
-
-
-def test_unique_values_swap(start: Any) -> None:
-    target, published = start("pages")
-    target.start()
-    target.backfilled(published, *PAGES)
-    target.reach(published.transaction(tag("c", 1, "a"), tag("c", 2, "b")))
-    target.reach(published.transaction(tag("u", 1, "x"), tag("u", 2, "a"), tag("u", 1, "b")))
-    assert target.rows("SELECT id, name FROM pages_tag ORDER BY id") == [(1, "b"), (2, "a")]
-
-
-def test_local_rows_are_refused_then_adopted(start: Any) -> None:
-    target, published = start("pages")
-    target.connection.execute("INSERT INTO pages_tag VALUES (1, 'local')")
-    target.start()
-    request = target.request(PageRequest)
-    answer = Answer("stage", request.id, fingerprint(request.plan))
-    published.transaction(tag("r", 1, "theirs"), Change("m", ""), answer=answer)
-    target.until(
-        lambda: (
-            "1 local row"
-            in target.rows("SELECT stopped_reason FROM replicator_streamposition")[0][0]
-        ),
-        "the clash is told",
     )
-    assert target.rows("SELECT name FROM pages_tag") == [("local",)]
+    assert target.rows(TAGS) == [(1, "one"), (2, "two\twith\\care\n")]
+    target.reach(
+        published.transaction(change("u", "pages_tag", 1, name="uno"), change("d", "pages_tag", 2))
+    )
+    assert target.rows(TAGS) == [(1, "uno")]
+    assert target.rows(RECEIPTS) == [(1,)]
+
+
+def test_the_fast_path_is_taken_where_the_rules_leave_no_choice(
+    start: StartTarget, either_way: Callable[[], int], request: pytest.FixtureRequest
+) -> None:
+    target, published = start("pages")
+    target.reach(published.transaction(change("c", "pages_tag", 1)))
+    target.reach(published.transaction(change("u", "pages_tag", 1, name="uno")))
+    assert either_way() == (2 if "by_rules" in request.node.name else 0)
+
+
+@pytest.mark.parametrize("ids", [(1,), (1, 2), (7,)])
+def test_sequences_stand_behind_the_rows(
+    start: StartTarget, either_way: Callable[[], int], ids: tuple[int, ...]
+) -> None:
+    target, published = start("pages")
+    rows = [change("c", "pages_tag", pk, name=str(pk)) for pk in ids]
+    target.reach(published.transaction(*rows))
+    sequence = "SELECT nextval(pg_get_serial_sequence('pages_tag', 'id'))"
+    assert target.rows(sequence) == [(max(ids) + 1,)]
+
+
+@pytest.mark.usefixtures("either_way")
+def test_keys_may_be_uuids_foreign_keys_or_all_columns(start_any: StartTarget) -> None:
+    target, published = start_any("shop")
+    target.reach(
+        published.transaction(
+            change("c", "auth_user", 5, username="five"),
+            change("c", "shop_supplier", uuid(1), name="one"),
+            change("c", "shop_product", uuid(2), supplier_id=uuid(1)),
+            change("c", "shop_stock", uuid(2), amount=3),
+            change("c", "shop_watch", 5, uuid(2)),
+        )
+    )
+    stock = "SELECT product_id::text, amount FROM shop_stock"
+    assert target.rows(stock) == [(uuid(2), 3)]
+    assert target.rows("SELECT user_id, product_id::text FROM shop_watch") == [(5, uuid(2))]
+    target.reach(
+        published.transaction(
+            change("u", "shop_stock", uuid(2), amount=4),
+            change("u", "shop_watch", 5, uuid(2)),
+        )
+    )
+    assert target.rows(stock) == [(uuid(2), 4)]
+    target.reach(
+        published.transaction(
+            change("d", "shop_watch", 5, uuid(2)), change("d", "shop_stock", uuid(2))
+        )
+    )
+    assert target.rows("SELECT FROM shop_watch UNION ALL SELECT FROM shop_stock") == []
+    assert target.rows('SELECT FROM replicator."public.shop_watch"') == []
+
+
+@pytest.mark.usefixtures("either_way")
+def test_a_changed_primary_key_moves_the_row(start: StartTarget) -> None:
+    target, published = start("pages")
+    target.reach(published.transaction(change("c", "pages_tag", 1, name="one")))
+    target.reach(
+        published.transaction(change("d", "pages_tag", 1), change("c", "pages_tag", 9, name="one"))
+    )
+    assert target.rows(TAGS) == [(9, "one")]
+    assert target.rows(RECEIPTS) == [(9,)]
+
+
+@pytest.mark.usefixtures("either_way")
+def test_partitions_are_written_through_their_root(start_any: StartTarget) -> None:
+    target, published = start_any("kinds")
+
+    def reading(op: str, sensor: int, day: str, value: str = "1.5") -> Change:
+        row = {"sensor": sensor, "taken_on": day, "value": value} if op != "d" else None
+        return Change(op, "public.kinds_reading", (sensor, day), row)  # type: ignore[arg-type]
+
+    days = [str(d) for (d,) in target.rows("SELECT '2026-03-01'::date")]
+    target.reach(published.transaction(reading("c", 1, days[0]), reading("c", 2, days[0])))
+    target.reach(published.transaction(reading("u", 1, days[0], "2.5"), reading("d", 2, days[0])))
+    assert target.rows("SELECT sensor, taken_on::text, value FROM kinds_reading") == [
+        (1, "2026-03-01", 2.5)
+    ]
+
+
+def test_generated_columns_are_computed_here(
+    start: StartTarget, either_way: Callable[[], int]
+) -> None:
+    target, published = start("kinds")
+    columns = [
+        name
+        for (name,) in target.rows(
+            "SELECT attname::text FROM pg_attribute WHERE attrelid = 'kinds_specimen'::regclass "
+            "AND attnum > 0 AND attgenerated = ''"
+        )
+    ]
+    row = {**dict.fromkeys(columns), "id": 1, "text": "four"}
+    target.reach(published.transaction(Change("c", "public.kinds_specimen", (1,), row)))
+    length = "SELECT id, length FROM kinds_specimen"
+    assert target.rows(length) == [(1, 4)]
+    target.reach(
+        published.transaction(
+            Change("u", "public.kinds_specimen", (1,), {**row, "text": "fifteen"})
+        )
+    )
+    assert target.rows(length) == [(1, 7)]
+
+
+def test_identity_columns_take_the_sources_values(
+    start_any: StartTarget, either_way: Callable[[], int]
+) -> None:
+    target, published = start_any(
+        "pages", prepare="ALTER TABLE pages_tag ALTER id SET GENERATED ALWAYS"
+    )
+    target.reach(published.transaction(change("c", "pages_tag", 5, name="five")))
+    target.reach(published.transaction(change("u", "pages_tag", 5, name="cinq")))
+    assert target.rows(TAGS) == [(5, "cinq")]
+    target.execute("INSERT INTO pages_tag (name) VALUES ('local')")
+    assert target.rows(TAGS) == [(5, "cinq"), (6, "local")]
+
+
+def test_columns_that_do_not_travel_have_their_fields_defaults(
+    start: StartTarget, either_way: Callable[[], int]
+) -> None:
+    target, published = start("polls")
+    target.reach(published.transaction(change("c", "auth_user", 5, username="five")))
+    local = "SELECT username, password, is_superuser, is_active, date_joined IS NULL FROM auth_user"
+    assert target.rows(local) == [("five", "", False, True, False)]
+    target.execute("UPDATE auth_user SET password = 'mine', is_superuser = true")
+    target.reach(published.transaction(change("u", "auth_user", 5, username="cinq")))
+    assert target.rows(local) == [("cinq", "mine", True, True, False)]
+
+
+@pytest.mark.usefixtures("either_way")
+def test_local_rows_are_never_touched(start: StartTarget) -> None:
+    target, published = start(
+        "pages", prepare="INSERT INTO pages_tag (id, name) VALUES (100, 'local'), (101, 'mine')"
+    )
+    target.reach(published.transaction(change("c", "pages_tag", 1, name="one")))
+    target.reach(published.transaction(change("d", "pages_tag", 100)))
+    assert target.rows(TAGS) == [(1, "one"), (100, "local"), (101, "mine")]
+    target.reach(published.transaction(Change("t", "public.pages_tag")))
+    assert target.rows(TAGS) == [(100, "local"), (101, "mine")]
+
+
+@pytest.mark.usefixtures("either_way")
+def test_truncate_removes_what_was_there_and_not_what_came_after(start: StartTarget) -> None:
+    target, published = start("pages")
+    old = [change("c", "pages_tag", pk, name=f"old{pk}") for pk in (1, 2, 3)]
+    target.reach(published.transaction(*old))
+    target.reach(
+        published.transaction(
+            change("u", "pages_tag", 1, name="changed"),
+            Change("t", "public.pages_tag"),
+            change("c", "pages_tag", 2, name="new"),
+            change("c", "pages_tag", 4, name="old1"),
+        )
+    )
+    assert target.rows(TAGS) == [(2, "new"), (4, "old1")]
+    assert target.rows(RECEIPTS) == [(2,), (4,)]
+
+
+def test_a_local_row_under_a_replicated_key_stops_the_stream(
+    start: StartTarget, either_way: Callable[[], int]
+) -> None:
+    target, published = start(
+        "pages", prepare="INSERT INTO pages_tag (id, name) VALUES (1, 'local')"
+    )
+    published.transaction(
+        change("c", "pages_tag", 1, name="theirs"), change("c", "pages_tag", 2, name="more")
+    )
+    target.until_stopped("1 local row(s) of table public.pages_tag")
+    assert target.rows(TAGS) == [(1, "local")]
+    assert "on_clash" in str(target.rows("SELECT stopped_remedy FROM replicator_streamposition"))
+    target.execute("DELETE FROM pages_tag")
+    target.until(lambda: not target.stopped, "it goes on by itself")
+    assert target.rows(TAGS) == [(1, "theirs"), (2, "more")]
+
+
+@pytest.mark.usefixtures("either_way")
+def test_a_local_row_is_adopted_where_that_is_the_policy(start: StartTarget) -> None:
+    target, published = start(
+        "polls",
+        on_clash="adopt",
+        prepare="INSERT INTO auth_user (id, username, email, password, is_superuser, is_staff, "
+        "is_active, first_name, last_name, date_joined) "
+        "VALUES (1, 'local', 'l', 'secret', true, true, true, '', '', now())",
+    )
+    target.reach(published.transaction(change("c", "auth_user", 1, username="theirs")))
+    local = "SELECT username, password, is_superuser FROM auth_user"
+    assert target.rows(local) == [("theirs", "secret", True)]
+    target.reach(published.transaction(change("d", "auth_user", 1)))
+    assert target.rows(local) == []
