@@ -13,7 +13,6 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from replicator.errors import Stopped, Unwritable
 from replicator.plan import TableName
 from replicator.positions import Lsn, Offset
 from replicator_apply.assemble import Parsed, Transaction
@@ -24,7 +23,7 @@ from replicator_apply.rules import settle, tables_to_stage
 from replicator_apply.sequences import Sequences
 from replicator_apply.stage import Staged, StagingTables, merge_rounds, stage
 from replicator_apply.state import Place, advance, fence
-from replicator_apply.write import Written, parents_first, write
+from replicator_apply.write import Written, parents_first, unwritable, write
 
 Cursor = psycopg.Cursor[Any]
 Round = dict[bytes, TableChanges]
@@ -69,6 +68,7 @@ class Applier:
     Attributes:
         plan: what the target holds; replaced when subscriptions or tables change.
         unsettled: tables with wanted, suspect or kept rows: their changes need verdicts.
+        kept: whether any row is kept for local ones: it is tried again with every mark.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class Applier:
         self._writers: dict[TableName, DirectWriter] = {}
         self.plan = plan
         self.unsettled: Collection[TableName] = frozenset()
+        self.kept = False
 
     def replan(self, plan: TargetPlan) -> None:
         """Go on with another plan."""
@@ -99,10 +100,13 @@ class Applier:
         rounds = self._rounds(batch)
         first, second = next(rounds, {}), next(rounds, None)
         only = [first] if second is None else None
-        if self._is_direct(first):
+        retry_kept = self.kept and any(t.size == 0 for t in batch.transactions)
+        if not retry_kept and self._is_direct(first):
             try:
                 return self._write_directly(batch, only, finish)
-            except (Unexpected, psycopg.IntegrityError):
+            except psycopg.OperationalError:
+                raise
+            except (Unexpected, psycopg.DatabaseError):
                 pass
         return self._write_by_rules(batch, only, finish)
 
@@ -212,7 +216,9 @@ class Applier:
                     if one.filled:
                         self._sequences.follow_stage(cursor, one.table)
                 return written
-        except (psycopg.IntegrityError, psycopg.DataError) as error:
+        except psycopg.OperationalError:
+            raise
+        except psycopg.DatabaseError as error:
             raise unwritable(error) from error
 
     # The target transaction ----------------------------------------------------------------------
@@ -228,22 +234,3 @@ class Applier:
             yield cursor
             finish(cursor)
             advance(cursor, self._place, batch.next, batch.offset, batch.committed_ms)
-
-
-def unwritable(error: psycopg.Error) -> Stopped:
-    """Say which table and constraint a row offends, without its values."""
-    diag = error.diag
-    kind = type(error).__name__
-    table = f"{diag.schema_name}.{diag.table_name}" if diag.table_name else "a table"
-    where = f" ({diag.constraint_name})" if diag.constraint_name else ""
-    if isinstance(error, psycopg.errors.ForeignKeyViolation):
-        remedy = (
-            "A row points to one that is not here. Add the table it points to to the dataset, or "
-            "create that row here."
-        )
-    else:
-        remedy = (
-            "Compare the table's columns and constraints here with the source's, and migrate both "
-            "to the same state; the stream goes on by itself."
-        )
-    return Unwritable(f"Postgres refuses a row of {table}: {kind}{where}.", remedy=remedy)

@@ -52,6 +52,11 @@ class Constraint:
         """Whether a delete of the row pointed at changes the rows that point at it."""
         return self.on_delete in "cnd"
 
+    @property
+    def minds(self) -> bool:
+        """Whether a row pointed at cannot even be away inside a transaction."""
+        return self.acts or self.on_delete == "r" or not self.deferrable
+
 
 @dataclass(frozen=True, slots=True)
 class TableShape:
@@ -61,6 +66,7 @@ class TableShape:
         oid: its object identifier in this database.
         unique: columns of each unique index that is neither partial nor on an expression, the
             primary key's not among them.
+        nulls_equal: those of `unique` that take NULL for a value like any other.
         outgoing: foreign keys of this table.
         incoming: foreign keys of any table that point to this one.
     """
@@ -72,6 +78,7 @@ class TableShape:
     unique: tuple[tuple[str, ...], ...]
     outgoing: tuple[Constraint, ...]
     incoming: tuple[Constraint, ...]
+    nulls_equal: frozenset[tuple[str, ...]] = frozenset()
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -94,7 +101,8 @@ _INDEXES = """
 SELECT i.indisprimary,
        array(SELECT a.attname::text
                FROM unnest(i.indkey[:i.indnkeyatts - 1]) WITH ORDINALITY k(n, o)
-               JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n ORDER BY k.o)
+               JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n ORDER BY k.o),
+       i.indnullsnotdistinct
   FROM pg_index i
   JOIN pg_class c ON c.oid = i.indrelid
   JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -132,12 +140,12 @@ def read_shape(connection: Connection, table: TableName) -> TableShape:
             remedy="Run `manage.py migrate` against this database.",
         )
     indexes = connection.execute(_INDEXES, name).fetchall()
-    key = next((tuple(names) for primary, names in indexes if primary), ())
+    key = next((tuple(names) for primary, names, _ in indexes if primary), ())
     if not key:
         raise Unfit(
             f"Table {table} has no primary key.", remedy="Give it one, or opt its model out."
         )
-    unique = tuple(tuple(names) for primary, names in indexes if not primary)
+    unique = tuple(tuple(names) for primary, names, _ in indexes if not primary)
     constraints = [_constraint(row) for row in connection.execute(_FOREIGN_KEYS, name * 2)]
     return TableShape(
         table,
@@ -147,6 +155,7 @@ def read_shape(connection: Connection, table: TableName) -> TableShape:
         unique,
         tuple(k for k in constraints if k.table == table),
         tuple(k for k in constraints if k.to == table),
+        frozenset(tuple(names) for primary, names, equal in indexes if equal and not primary),
     )
 
 

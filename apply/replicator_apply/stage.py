@@ -8,6 +8,7 @@ and merged once at the end.
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import psycopg
@@ -71,7 +72,7 @@ class StagingTables:
         known = self._made.get(table.number)
         if known is None or known.table is not table:
             statements = TableSql(table)
-            self._connection.execute(statements.drop_stage)
+            self._connection.execute(statements.drop_temporary)
             self._connection.execute(statements.create_stage)
             known = self._made[table.number] = statements
         return known
@@ -138,9 +139,20 @@ def merge_rounds(cursor: Cursor, staged: Staged) -> None:
         cursor.execute(staged.sql.compose("ANALYZE {stage}"))
     if staged.rounds > 1 and cursor.execute(staged.sql.staged_twice).fetchone():
         for turn in range(1, staged.rounds):
-            for number in range(1, len(staged.sets)):
-                statement = staged.sql.merge_round(staged.missing(number), number)
-                cursor.execute(statement, {"round": turn})
+            _merge_round(cursor, staged, turn)
+        cursor.execute(staged.sql.carry_read)
         cursor.execute(staged.sql.older_rounds)
     if staged.truncated:
         cursor.execute(staged.sql.stage_truncated)
+
+
+def _merge_round(cursor: Cursor, staged: Staged, turn: int) -> None:
+    """Complete the rows of one round from the round before it that has them."""
+    pairs = product(range(1, len(staged.sets)), range(len(staged.sets)))
+    for newer, older in pairs:
+        lacks, older_lacks = staged.sets[newer], staged.sets[older]
+        taken = tuple(staged.table.columns[i] for i in lacks if i not in older_lacks)
+        if taken:
+            both = staged.set_number(tuple(i for i in lacks if i in older_lacks))
+            statement = staged.sql.merge_round(taken, newer, older, both)
+            cursor.execute(statement, {"round": turn})

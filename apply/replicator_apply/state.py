@@ -297,16 +297,17 @@ def wanted_by_table(cursor: Cursor, place: Place) -> dict[str, int]:
 def unsettled_tables(
     cursor: Cursor, place: Place, plan: TargetPlan, wanted: Mapping[str, int]
 ) -> frozenset[TableName]:
-    """List the tables with wanted, suspect or kept rows: what changes in them needs a verdict."""
+    """List the tables with wanted or suspect rows: what changes in them needs a verdict."""
     running = {run.subscription for run in unfinished_runs(cursor, place)}
     found = {name for name in plan.tables if wanted.get(str(name))}
     for subscription in plan.subscriptions:
         if subscription.id in running:
             found |= {release.table for release in subscription.dataset.releases}
-    return frozenset(found | _tables_with_kept_rows(cursor, plan))
+    return frozenset(found)
 
 
-def _tables_with_kept_rows(cursor: Cursor, plan: TargetPlan) -> set[TableName]:
+def tables_with_kept_rows(cursor: Cursor, plan: TargetPlan) -> set[TableName]:
+    """List the tables with rows that left and stay for local ones."""
     if not plan.tables:
         return set()
     one = "SELECT {} WHERE EXISTS (SELECT FROM {} WHERE subscription_id = {})"

@@ -107,9 +107,9 @@ class TableSql:
         )
 
     @cached_property
-    def drop_stage(self) -> str:
-        """Drop the staging table if it is there."""
-        return self.compose("DROP TABLE IF EXISTS {stage}")
+    def drop_temporary(self) -> str:
+        """Drop what another plan's table of the same number has left."""
+        return self.compose("DROP TABLE IF EXISTS {stage}, {parking}")
 
     # Staging ---------------------------------------------------------------------------------
 
@@ -160,21 +160,39 @@ class TableSql:
             same=self._same_key("s", "n"),
         )
 
-    def merge_round(self, missing: Sequence[str], number: int) -> str:
+    @cached_property
+    def carry_read(self) -> str:
+        """What a fetch read in an earlier round counts as read."""
+        return self.compose(
+            "UPDATE {stage} s SET _read = true FROM {stage} o "
+            "WHERE {same} AND o._read AND NOT s._read",
+            same=self._same_key("s", "o"),
+        )
+
+    def merge_round(self, taken: Sequence[str], number: int, older: int, merged: int) -> str:
         """Take columns that a round lacks from the one before it that has the row.
 
         Rounds are merged in ascending order, so that the earlier one is merged already.
+
+        Args:
+            taken: the columns to take.
+            number: set of the rows that lack them.
+            older: set of the earlier rows.
+            merged: set of what comes out.
         """
         assignments = sql.SQL(", ").join(
-            sql.SQL("{} = o.{}").format(column(name), column(name)) for name in missing
+            sql.SQL("{} = o.{}").format(column(name), column(name)) for name in taken
         )
         return self.compose(
-            "UPDATE {stage} s SET {assignments}, _set = o._set, _complete = o._complete "
+            "UPDATE {stage} s SET {assignments}, _set = {merged}, _complete = {complete} "
             "FROM {stage} o WHERE s._set = {number} AND s._round = %(round)s AND s._present "
-            "AND o._present AND {same} AND o._round = (SELECT max(p._round) "
+            "AND o._present AND o._set = {older} AND {same} AND o._round = (SELECT max(p._round) "
             "FROM {stage} p WHERE {psame} AND p._round < s._round)",
             assignments=assignments,
             number=sql.Literal(number),
+            older=sql.Literal(older),
+            merged=sql.Literal(merged),
+            complete=sql.Literal(merged == 0),
             same=self._same_key("s", "o"),
             psame=self._same_key("p", "s"),
         )
@@ -381,10 +399,18 @@ class TableSql:
 
     @cached_property
     def receipts_gone(self) -> str:
-        """Drop the receipts of rows that leave, and the mark of kept rows that are ours again."""
+        """Drop the receipts of rows that leave."""
         return self.compose(
-            "DELETE FROM {receipts} r USING {stage} s WHERE {rs} AND (s._verdict IN ('l', 'k') "
-            "AND r.subscription_id {known} OR s._verdict = 'w' AND r.subscription_id = {kept})"
+            "DELETE FROM {receipts} r USING {stage} s WHERE {rs} AND s._verdict IN ('l', 'k') "
+            "AND r.subscription_id {known}"
+        )
+
+    @cached_property
+    def receipts_back(self) -> str:
+        """Drop the mark of kept rows that are ours again."""
+        return self.compose(
+            "DELETE FROM {receipts} r USING {stage} s WHERE {rs} AND s._verdict = 'w' "
+            "AND r.subscription_id = {kept}"
         )
 
     @cached_property
@@ -435,8 +461,14 @@ class TableSql:
 
     def _conflict(self, columns: Sequence[str]) -> Sql:
         """Join: a row `t` that stands on the unique value of another, staged row `s`."""
+        same = sql.SQL(
+            "({0} = {1} OR {0} IS NULL AND {1} IS NULL)"
+            if columns in self.table.shape.nulls_equal
+            else "{0} = {1}"
+        )
+        values = (same.format(column(name, "t"), column(name, "s")) for name in columns)
         return sql.SQL("{} AND NOT ({}) AND s._verdict = 'w'").format(
-            equal(columns, "t", columns, "s"), self._same_key("t", "s")
+            sql.SQL(" AND ").join(values), self._same_key("t", "s")
         )
 
     @cached_property
@@ -493,12 +525,12 @@ class TableSql:
             all=identifiers(self._stored),
         )
 
-    def step_aside(self, columns: Sequence[str], value: Sql) -> str:
+    def step_aside(self, columns: Sequence[str], name: str, value: Sql) -> str:
         """Give the written rows that stand on a unique value a passing value instead."""
         return self.compose(
             "UPDATE {table} t SET {last} = {value} FROM {stage} w WHERE {tw} "
             "AND w._verdict = 'w' AND EXISTS (SELECT FROM {stage} s WHERE {conflict})",
-            last=column(columns[-1]),
+            last=column(name),
             value=value,
             tw=self._same_key("t", "w"),
             conflict=self._conflict(columns),

@@ -36,6 +36,7 @@ from replicator_apply.state import (
     note_stop,
     start_run,
     stored_subscriptions,
+    tables_with_kept_rows,
     unsettled_tables,
     wanted_by_table,
 )
@@ -228,7 +229,13 @@ class Worker:
             self._apply(connection, self._consumer.take())
 
         for chunk in reader.poll(IDLE):
-            new_epoch = self._consumer.feed(chunk, hand_over)
+            try:
+                new_epoch = self._consumer.feed(chunk, hand_over)
+            except (Stopped, BadRecord):
+                # What came whole before it is not held up.
+                if self._consumer.pending:
+                    hand_over()
+                raise
             if new_epoch is not None:
                 if self._consumer.pending:
                     hand_over()
@@ -281,7 +288,11 @@ class Worker:
 
     def _answers_us(self, transaction: Transaction) -> bool:
         answer = transaction.answer
-        return answer is not None and answer.target == self._settings.environment
+        return (
+            answer is not None
+            and answer.target == self._settings.environment
+            and answer.plan == self._applier.plan.fingerprint
+        )
 
     def _count(self, batch: Batch, written: Written, seconds: float) -> None:
         place = self._place
@@ -325,7 +336,9 @@ class Worker:
         with connection.cursor() as cursor:
             wanted = wanted_by_table(cursor, self._place)
             # Before all else: the next batch of the same poll is written by it.
-            self._applier.unsettled = unsettled_tables(cursor, self._place, plan, wanted)
+            kept = tables_with_kept_rows(cursor, plan)
+            self._applier.kept = bool(kept)
+            self._applier.unsettled = kept | unsettled_tables(cursor, self._place, plan, wanted)
             stored = stored_subscriptions(cursor, self._place)
             if {(s.id, s.generation) for s in stored} != {
                 (s.id, s.generation) for s in plan.subscriptions

@@ -14,13 +14,16 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from replicator.errors import Clash
+from replicator.errors import Clash, Unwritable
 from replicator.plan import TableName
 from replicator_apply.plan import Table
 from replicator_apply.rules import Place
 from replicator_apply.stage import Staged
 
 Cursor = psycopg.Cursor[Any]
+
+SHORT = 8
+"""Characters of text in which a random value may well be taken."""
 
 
 @dataclass
@@ -87,6 +90,7 @@ def _enter(cursor: Cursor, staged: Staged) -> None:
 
 def _leave(cursor: Cursor, staged: Staged) -> None:
     cursor.execute(staged.sql.receipts_gone)
+    cursor.execute(staged.sql.receipts_back)
     cursor.execute(staged.sql.receipts_kept)
 
 
@@ -105,17 +109,24 @@ def _upsert_and_delete(
 ) -> Written:
     written = Written()
     for staged in filled:
-        name = staged.table.name
-        for number in range(len(staged.sets)):
-            statement = staged.sql.update(staged.columns(number), number)
-            if statement is not None:
-                written.add(name, "u", cursor.execute(statement).rowcount)
-        if staged in parked:
-            written.add(name, "u", _put_back(cursor, staged))
-        written.add(name, "c", cursor.execute(staged.sql.insert).rowcount)
+        try:
+            _upsert(cursor, staged, written, parked=staged in parked)
+        except (psycopg.DataError, psycopg.ProgrammingError, psycopg.InternalError) as error:
+            raise unwritable(error, staged.table.name) from error
     for staged in reversed(filled):
         written.add(staged.table.name, "d", cursor.execute(staged.sql.delete).rowcount)
     return written
+
+
+def _upsert(cursor: Cursor, staged: Staged, written: Written, *, parked: bool) -> None:
+    name = staged.table.name
+    for number in range(len(staged.sets)):
+        statement = staged.sql.update(staged.columns(number), number)
+        if statement is not None:
+            written.add(name, "u", cursor.execute(statement).rowcount)
+    if parked:
+        written.add(name, "u", _put_back(cursor, staged))
+    written.add(name, "c", cursor.execute(staged.sql.insert).rowcount)
 
 
 def _put_back(cursor: Cursor, staged: Staged) -> int:
@@ -137,7 +148,7 @@ def _free_unique_values(cursor: Cursor, staged: Staged) -> bool:
         cursor.execute(staged.sql.evict_unsure_old(columns))
         _refuse_local_values(cursor, staged, columns)
         cursor.execute(staged.sql.delete_early(columns))
-        if any(key.acts for key in table.shape.incoming):
+        if any(key.minds for key in table.shape.incoming):
             _step_aside(cursor, staged, columns)
         else:
             cursor.execute(staged.sql.create_parking)
@@ -156,20 +167,70 @@ def _refuse_local_values(cursor: Cursor, staged: Staged, columns: Sequence[str])
 
 
 def _step_aside(cursor: Cursor, staged: Staged, columns: Sequence[str]) -> None:
-    """Where deleting a row would take others along, change its unique value for a moment."""
-    cursor.execute(staged.sql.step_aside(columns, passing_value(staged.table, columns[-1])))
+    """Where a row cannot be deleted for a moment, change its unique value for one."""
+    name, value = passing_value(staged.table, columns)
+    cursor.execute(staged.sql.step_aside(columns, name, value))
 
 
-def passing_value(table: Table, name: str) -> sql.Composable:
-    """Give an expression for a value that no row has: NULL, or else a random one of the type."""
-    column = table.shape.columns[name]
-    if not column.not_null:
-        return sql.SQL("NULL")
-    if column.type == "uuid":
-        return sql.SQL("gen_random_uuid()")
-    digits = {"smallint": 3, "integer": 7, "bigint": 7, "numeric": 7}.get(column.type)
-    if digits is not None:
-        return sql.SQL(
-            "-1 - ('x' || left(md5(random()::text || t.ctid::text), {}))::bit({})::integer"
-        ).format(digits, digits * 4)
-    return sql.SQL("md5(random()::text || t.ctid::text)::{}").format(sql.SQL(column.type))
+_PASSING = {
+    "uuid": "gen_random_uuid()",
+    "smallint": "32767 - {random}::bit(12)::integer",
+    "integer": "2147483647 - {random}::bit(28)::integer",
+    "bigint": "9223372036854775807 - {random}::bit(52)::bigint",
+    "date": "date '5000-01-01' + {random}::bit(16)::integer",
+    "timestamp without time zone": "timestamp '5000-01-01' + random() * interval '500 years'",
+    "timestamp with time zone": "timestamptz '5000-01-01' + random() * interval '500 years'",
+    "text": "{text}",
+    "character varying": "{text}",
+}
+"""Values that hardly any row has, by type; positive, for many columns must not be negative."""
+
+
+def passing_value(table: Table, columns: Sequence[str]) -> tuple[str, sql.Composable]:
+    """Choose one of some unique columns, and give an expression for a value that no row has.
+
+    Raises:
+        Unwritable: no such value is known for their types.
+    """
+    shape = table.shape
+    references = {name for key in shape.outgoing for name in key.columns}
+    for name in sorted(columns, key=lambda each: each in references):
+        column = shape.columns[name]
+        if not column.not_null and columns not in shape.nulls_equal:
+            return name, sql.SQL("NULL")
+        kind, _, length = column.type.partition("(")
+        if kind in _PASSING and not (length and int(length[:-1]) < SHORT):
+            text = sql.SQL("md5(random()::text || t.ctid::text)")
+            random = sql.SQL("('x' || {})").format(text)
+            value = sql.SQL(_PASSING[kind]).format(text=text, random=random)
+            return name, sql.SQL("({})::{}").format(value, sql.SQL(column.type))
+    raise Unwritable(
+        f"Rows of {table.name} change their values of the unique column(s) {', '.join(columns)} "
+        "among each other, and no passing value is known for these types.",
+        remedy="Make the foreign keys that point at the table deferrable and without an action "
+        "on delete, as Django does.",
+    )
+
+
+def unwritable(error: psycopg.Error, at: TableName | None = None) -> Unwritable:
+    """Say which table and constraint a row offends, without its values.
+
+    Args:
+        error: the driver's.
+        at: the table that was being written, which Postgres names for some errors only.
+    """
+    diag = error.diag
+    kind = type(error).__name__
+    table = f"{diag.schema_name}.{diag.table_name}" if diag.table_name else at or "a table"
+    where = f" ({diag.constraint_name})" if diag.constraint_name else ""
+    if isinstance(error, psycopg.errors.ForeignKeyViolation):
+        remedy = (
+            "A row points to one that is not here. Add the table it points to to the dataset, or "
+            "create that row here."
+        )
+    else:
+        remedy = (
+            "Compare the table's columns and constraints here with the source's, and migrate both "
+            "to the same state; the stream goes on by itself."
+        )
+    return Unwritable(f"Postgres refuses a row of {table}: {kind}{where}.", remedy=remedy)

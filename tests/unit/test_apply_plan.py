@@ -1,11 +1,13 @@
 """Plans and statements of a target: names of any kind, unions of rules, what pulls what."""
 
+import dataclasses
+
 import psycopg.sql
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.errors import Unfit
+from replicator.errors import Unfit, Unwritable
 from replicator.plan import Compare, DatasetPlan, Or, Release, RowsRule, TableName
 from replicator_apply.catalog import Column, Constraint, TableShape
 from replicator_apply.plan import (
@@ -193,13 +195,26 @@ def test_names_of_any_kind_are_quoted(name: str) -> None:
     assert table.prefix.decode().startswith('["public.')
 
 
-def value_of(kind: str, *, not_null: bool = True) -> str:
+def passing(kind: str, *, not_null: bool = True, nulls_equal: bool = False) -> str:
     table = odd_table("t", "c")
     table.shape.columns["c"] = Column("c", kind, not_null=not_null, generated=False, sequence="")
-    return passing_value(table, "c").as_string()
+    if nulls_equal:
+        same = dataclasses.replace(table.shape, nulls_equal=frozenset({("c",)}))
+        table = dataclasses.replace(table, shape=same)
+    name, value = passing_value(table, ("c",))
+    assert name == "c"
+    return value.as_string()
 
 
 def test_a_passing_value_fits_its_column() -> None:
-    assert value_of("text", not_null=False) == "NULL"
-    assert value_of("uuid") == "gen_random_uuid()"
-    assert value_of("character varying(5)").endswith("::character varying(5)")
+    assert passing("text", not_null=False) == "NULL"
+    assert passing("text", not_null=False, nulls_equal=True).endswith("::text")
+    assert passing("uuid") == "(gen_random_uuid())::uuid"
+    assert passing("character varying(20)").endswith("::character varying(20)")
+
+
+@pytest.mark.parametrize("kind", ["kinds_mood", "character varying(5)", "boolean"])
+def test_where_no_passing_value_is_known_the_remedy_is_told(kind: str) -> None:
+    with pytest.raises(Unwritable, match="unique") as caught:
+        passing(kind)
+    assert "deferrable" in caught.value.remedy

@@ -1,0 +1,133 @@
+"""Apply alone: transactions that are staged in rounds, with the same keys in several of them."""
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from replicator_apply import assemble, batch
+from replicator_apply.copytext import OPTIONS, chunk, line_function
+from replicator_apply.decode import EventReader
+from tests.conftest import DatabaseFactory
+from tests.integration.conftest import StartTarget
+from tests.support.published import Change
+from tests.support.target import change
+
+PAGES = "SELECT id, title, body FROM pages_page ORDER BY id"
+
+
+@pytest.fixture
+def small_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spool and round after a few events."""
+    monkeypatch.setattr(assemble, "SPOOL_AFTER", 3)
+    monkeypatch.setattr(batch, "ROUND", 4)
+
+
+def test_a_transaction_of_more_rows_than_a_round(
+    start: StartTarget, either_way: Callable[[], int]
+) -> None:
+    target, published = start("pages")
+    count = batch.ROUND + 5_000
+    rows = [change("c", "pages_tag", pk, name=f"n{pk}") for pk in range(count)]
+    again = [change("u", "pages_tag", pk, name=f"again {pk}") for pk in range(0, count, 5_000)]
+    gone = [change("d", "pages_tag", pk) for pk in range(1, count, 5_000)]
+    target.reach(published.transaction(*rows, *again, *gone))
+    assert target.rows("SELECT count(*) FROM pages_tag") == [(count - len(gone),)]
+    assert target.rows("SELECT count(*) FROM pages_tag WHERE name LIKE 'again %'") == [
+        (len(again),)
+    ]
+    assert target.rows('SELECT count(*) FROM replicator."public.pages_tag"') == [
+        (count - len(gone),)
+    ]
+
+
+@pytest.mark.usefixtures("small_rounds", "either_way")
+def test_the_last_word_on_each_key_counts(start: StartTarget) -> None:
+    target, published = start("pages")
+    target.reach(
+        published.transaction(*(change("c", "pages_tag", n, name=f"o{n}") for n in (1, 2)))
+    )
+    fill = [change("c", "pages_tag", n, name=f"fill{n}") for n in range(100, 104)]
+    target.reach(
+        published.transaction(
+            change("u", "pages_tag", 1, name="one"),
+            change("d", "pages_tag", 2),
+            change("c", "pages_tag", 3, name="three"),
+            *fill,
+            change("d", "pages_tag", 1),
+            change("c", "pages_tag", 2, name="back"),
+            change("u", "pages_tag", 3, name="drei"),
+            *(change("d", "pages_tag", n) for n in range(100, 104)),
+            change("c", "pages_tag", 1, name="again"),
+            change("d", "pages_tag", 3),
+            change("c", "pages_tag", 4, name="three"),
+        )
+    )
+    assert target.rows("SELECT id, name FROM pages_tag ORDER BY id") == [
+        (1, "again"),
+        (2, "back"),
+        (4, "three"),
+    ]
+    assert target.rows('SELECT id FROM replicator."public.pages_tag" ORDER BY id') == [
+        (1,),
+        (2,),
+        (4,),
+    ]
+
+
+def page(op: str, pk: int, *unchanged: str, **columns: object) -> Change:
+    row = {"slug": f"p{pk}", **columns}
+    return change(op, "pages_page", pk, unchanged=unchanged, **row)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("small_rounds")
+@pytest.mark.parametrize("held", [True, False])
+def test_columns_are_merged_over_the_rounds(start: StartTarget, held: bool) -> None:
+    target, published = start("pages")
+    if held:
+        target.reach(published.transaction(page("c", 1, title="t0", body="b0")))
+    begin = [] if held else [page("c", 1, title="t0", body="b0")]
+    fill = [page("c", pk) for pk in range(10, 14)]
+    target.reach(
+        published.transaction(
+            *begin,
+            page("u", 1, "body", "title", live=False),
+            *fill,
+            page("u", 1, "title", body="b1", live=False),
+            *(page("u", pk) for pk in range(10, 14)),
+            page("u", 1, "body", title="t2", live=False),
+            *(page("d", pk) for pk in range(10, 14)),
+            page("u", 1, "body", "title", live=True),
+        )
+    )
+    assert target.rows(PAGES) == [(1, "t2", "b1")]
+    assert target.rows("SELECT live FROM pages_page") == [(True,)]
+    assert target.wanted == []
+
+
+@pytest.mark.usefixtures("small_rounds", "either_way")
+def test_a_truncate_between_rounds_removes_what_came_before(start: StartTarget) -> None:
+    target, published = start("pages")
+    target.reach(published.transaction(change("c", "pages_tag", 1, name="held")))
+    rows = [change("c", "pages_tag", pk, name=f"n{pk}") for pk in range(2, 9)]
+    after = [change("c", "pages_tag", pk, name=f"a{pk}") for pk in range(8, 15)]
+    target.reach(published.transaction(*rows, Change("t", "public.pages_tag"), *after))
+    assert [n for (n,) in target.rows("SELECT id FROM pages_tag ORDER BY id")] == [*range(8, 15)]
+
+
+def test_every_character_comes_through_copy(database: DatabaseFactory) -> None:
+    reader = EventReader("public.t", ("id", "a", "b"), ("id",))
+    characters = [chr(n) for n in (*range(1, 0x2100), 0xFEFF, 0xFFFF, 0x1F600)]
+    texts = [*characters, *(f"x{c}\\{c}N" for c in characters), "", "\\N", "\\.", "\\."]
+    rows = [reader.row_type(n, text, None) for n, text in enumerate(texts)]
+    fields = ["c0", "c1", "c2"]
+    with psycopg.connect(database()) as connection:
+        connection.execute("CREATE TABLE t (id integer, a text, b text)")
+        for part in (rows, *([row] for row in rows[:200])):
+            with connection.cursor() as cursor:
+                statement = psycopg.sql.SQL("COPY t FROM STDIN {}").format(OPTIONS)
+                with cursor.copy(statement) as copy:
+                    copy.write(chunk(part, fields, line_function(fields)))
+        found = connection.execute("SELECT id, a, b FROM t").fetchall()
+    assert found[: len(texts)] == [(n, text, None) for n, text in enumerate(texts)]
+    assert found[len(texts) :] == found[:200]
