@@ -14,7 +14,7 @@ from replicator.errors import Clash
 from replicator.plan import TableName
 from replicator_apply.catalog import Constraint
 from replicator_apply.plan import Table, TargetPlan, reading_columns
-from replicator_apply.stage import Staged
+from replicator_apply.stage import MANY, Staged
 
 Cursor = psycopg.Cursor[Any]
 Place = Mapping[str, str]
@@ -46,6 +46,9 @@ def _judge(cursor: Cursor, staged: Staged, place: Place) -> None:
         columns = [c for c in reading_columns(staged.table) if c in lacking]
         cursor.execute(staged.sql.complete(columns, number), place)
     cursor.execute(staged.sql.judge)
+    if staged.size >= MANY:
+        # Else it takes one verdict for the only one, and searches the table row by row.
+        cursor.execute(staged.sql.analyze)
     for number in range(1, len(staged.sets)):
         cursor.execute(staged.sql.want_incomplete(staged.missing(number), number))
 

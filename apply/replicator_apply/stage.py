@@ -22,6 +22,8 @@ from replicator_apply.statements import TableSql
 Cursor = psycopg.Cursor[Any]
 
 WHOLE = 0
+MANY = 1_000
+"""Staged rows from which on the planner is told of them: it takes the table for a small one."""
 KEY_ONLY = -1
 """Set of staged rows of which only the key is there."""
 
@@ -33,6 +35,7 @@ class Staged:
     Attributes:
         sets: which columns the rows of each set lack; the first: none.
         rounds: how often something was staged.
+        size: rows staged, those of all rounds.
         filled: whether the staging table may hold rows.
         truncated: whether the table was emptied in the batch.
     """
@@ -41,6 +44,7 @@ class Staged:
     sql: TableSql
     sets: list[tuple[int, ...]] = field(default_factory=lambda: [()])
     rounds: int = 0
+    size: int = 0
     filled: bool = False
     truncated: bool = False
 
@@ -93,6 +97,7 @@ def stage(cursor: Cursor, staged: Staged, changes: TableChanges) -> None:
     if changes.gone:
         _copy_gone(cursor, staged, changes)
     staged.rounds += 1
+    staged.size += changes.size
 
 
 def _copy_group(
@@ -135,8 +140,7 @@ def _copy_gone(cursor: Cursor, staged: Staged, changes: TableChanges) -> None:
 def merge_rounds(cursor: Cursor, staged: Staged) -> None:
     """Leave one row per key, its columns merged; then add what a TRUNCATE removed."""
     if staged.rounds > 1:
-        # Without statistics the planner takes a large staging table for a small one.
-        cursor.execute(staged.sql.compose("ANALYZE {stage}"))
+        cursor.execute(staged.sql.analyze)
     if staged.rounds > 1 and cursor.execute(staged.sql.staged_twice).fetchone():
         for turn in range(1, staged.rounds):
             _merge_round(cursor, staged, turn)

@@ -111,6 +111,11 @@ class TableSql:
         """Drop what another plan's table of the same number has left."""
         return self.compose("DROP TABLE IF EXISTS {stage}, {parking}")
 
+    @cached_property
+    def analyze(self) -> str:
+        """Tell the planner how many rows are staged, and how."""
+        return self.compose("ANALYZE {stage}")
+
     # Staging ---------------------------------------------------------------------------------
 
     @cached_property
