@@ -211,7 +211,7 @@ class Applier:
                 for one in staged.values():
                     merge_rounds(cursor, one)
                 settle(cursor, self.plan, staged, place)
-                written = write(cursor, staged, place)
+                written = write(cursor, self.plan, staged, place)
                 for one in staged.values():
                     if one.filled:
                         self._sequences.follow_stage(cursor, one.table)

@@ -16,8 +16,8 @@ from psycopg import sql
 
 from replicator.errors import Clash, Unwritable
 from replicator.plan import TableName
-from replicator_apply.plan import Table
-from replicator_apply.rules import Place
+from replicator_apply.plan import Table, TargetPlan
+from replicator_apply.rules import Place, mend
 from replicator_apply.stage import Staged
 
 Cursor = psycopg.Cursor[Any]
@@ -51,23 +51,32 @@ class Written:
             self.absent[table] = self.absent.get(table, 0) + count
 
 
-def write(cursor: Cursor, batch: Mapping[TableName, Staged], place: Place) -> Written:
+def write(
+    cursor: Cursor, plan: TargetPlan, batch: Mapping[TableName, Staged], place: Place
+) -> Written:
     """Write what the verdicts say.
 
     Raises:
         Clash: a local row stands on a unique value that a replicated row needs.
         psycopg.IntegrityError: Postgres refuses a row for another reason.
     """
-    filled = [staged for staged in parents_first(batch) if staged.filled]
-    for staged in filled:
-        _enter(cursor, staged)
-    written = _write_rows(cursor, filled)
-    for staged in filled:
+    cursor.execute("SAVEPOINT replicator_rows")
+    try:
+        written = _write_rows(cursor, _filled(batch), freeing=False)
+    except (psycopg.errors.UniqueViolation, psycopg.errors.ExclusionViolation):
+        cursor.execute("ROLLBACK TO SAVEPOINT replicator_rows")
+        _evict_old_versions(cursor, plan, batch)
+        written = _write_rows(cursor, _filled(batch), freeing=True)
+    for staged in _filled(batch):
         _leave(cursor, staged)
         cursor.execute(staged.sql.settled, place)
         cursor.execute(staged.sql.want, place)
     written.judged = True
     return written
+
+
+def _filled(batch: Mapping[TableName, Staged]) -> list[Staged]:
+    return [staged for staged in parents_first(batch) if staged.filled]
 
 
 def parents_first(batch: Mapping[TableName, Staged]) -> list[Staged]:
@@ -94,14 +103,34 @@ def _leave(cursor: Cursor, staged: Staged) -> None:
     cursor.execute(staged.sql.receipts_kept)
 
 
-def _write_rows(cursor: Cursor, filled: Sequence[Staged]) -> Written:
-    cursor.execute("SAVEPOINT replicator_rows")
-    try:
-        return _upsert_and_delete(cursor, filled, parked=())
-    except (psycopg.errors.UniqueViolation, psycopg.errors.ExclusionViolation):
-        cursor.execute("ROLLBACK TO SAVEPOINT replicator_rows")
-    parked = [staged for staged in filled if _free_unique_values(cursor, staged)]
+def _write_rows(cursor: Cursor, filled: Sequence[Staged], *, freeing: bool) -> Written:
+    """Write receipts and rows; `freeing`: take rows off the unique values that others need."""
+    for staged in filled:
+        _enter(cursor, staged)
+    parked = [staged for staged in filled if freeing and _free_unique_values(cursor, staged)]
     return _upsert_and_delete(cursor, filled, parked=parked)
+
+
+def _evict_old_versions(
+    cursor: Cursor, plan: TargetPlan, batch: Mapping[TableName, Staged]
+) -> None:
+    """Let old versions that stand on unique values leave, and what hangs on them."""
+    while sum(_evict(cursor, staged) for staged in _filled(batch)):
+        mend(cursor, plan, batch)
+
+
+def _evict(cursor: Cursor, staged: Staged) -> int:
+    moved = 0
+    for columns in _unique(staged):
+        moved += cursor.execute(staged.sql.evict_unsure(columns)).rowcount
+        moved += cursor.execute(staged.sql.evict_unsure_old(columns)).rowcount
+    return moved
+
+
+def _unique(staged: Staged) -> list[tuple[str, ...]]:
+    """List the unique constraints on columns that replication writes."""
+    table = staged.table
+    return [tuple(each) for each in table.shape.unique if set(each) <= set(table.columns)]
 
 
 def _upsert_and_delete(
@@ -141,11 +170,7 @@ def _put_back(cursor: Cursor, staged: Staged) -> int:
 def _free_unique_values(cursor: Cursor, staged: Staged) -> bool:
     """Take rows off the unique values that others of the batch need; True if any is parked."""
     table, parked = staged.table, 0
-    for columns in table.shape.unique:
-        if not set(columns) <= set(table.columns):
-            continue
-        cursor.execute(staged.sql.evict_unsure(columns))
-        cursor.execute(staged.sql.evict_unsure_old(columns))
+    for columns in _unique(staged):
         _refuse_local_values(cursor, staged, columns)
         cursor.execute(staged.sql.delete_early(columns))
         if any(key.minds for key in table.shape.incoming):
