@@ -69,6 +69,8 @@ class TableShape:
         nulls_equal: those of `unique` that take NULL for a value like any other.
         outgoing: foreign keys of this table.
         incoming: foreign keys of any table that point to this one.
+        excludes: whether rows may be in each other's way otherwise: by a partial unique index, one
+            on an expression, or an exclusion constraint.
     """
 
     name: TableName
@@ -79,6 +81,7 @@ class TableShape:
     outgoing: tuple[Constraint, ...]
     incoming: tuple[Constraint, ...]
     nulls_equal: frozenset[tuple[str, ...]] = frozenset()
+    excludes: bool = False
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -102,12 +105,13 @@ SELECT i.indisprimary,
        array(SELECT a.attname::text
                FROM unnest(i.indkey[:i.indnkeyatts - 1]) WITH ORDINALITY k(n, o)
                JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n ORDER BY k.o),
-       i.indnullsnotdistinct
+       i.indnullsnotdistinct,
+       i.indpred IS NULL AND i.indexprs IS NULL AND NOT i.indisexclusion
   FROM pg_index i
   JOIN pg_class c ON c.oid = i.indrelid
   JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = %s AND c.relname = %s
-   AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL
+   AND (i.indisunique OR i.indisexclusion)
 """
 
 _FOREIGN_KEYS = """
@@ -140,12 +144,13 @@ def read_shape(connection: Connection, table: TableName) -> TableShape:
             remedy="Run `manage.py migrate` against this database.",
         )
     indexes = connection.execute(_INDEXES, name).fetchall()
-    key = next((tuple(names) for primary, names, _ in indexes if primary), ())
+    plain = [found[:3] for found in indexes if found[3]]
+    key = next((tuple(names) for primary, names, _ in plain if primary), ())
     if not key:
         raise Unfit(
             f"Table {table} has no primary key.", remedy="Give it one, or opt its model out."
         )
-    unique = tuple(tuple(names) for primary, names, _ in indexes if not primary)
+    unique = tuple(tuple(names) for primary, names, _ in plain if not primary)
     constraints = [_constraint(row) for row in connection.execute(_FOREIGN_KEYS, name * 2)]
     return TableShape(
         table,
@@ -155,7 +160,8 @@ def read_shape(connection: Connection, table: TableName) -> TableShape:
         unique,
         tuple(k for k in constraints if k.table == table),
         tuple(k for k in constraints if k.to == table),
-        frozenset(tuple(names) for primary, names, equal in indexes if equal and not primary),
+        frozenset(tuple(names) for primary, names, equal in plain if equal and not primary),
+        excludes=len(plain) < len(indexes),
     )
 
 

@@ -506,6 +506,18 @@ class TableSql:
             all=identifiers(self._stored),
         )
 
+    @cached_property
+    def park_all(self) -> str:
+        """Take every written row off the table."""
+        return self.compose(
+            "WITH parked AS (DELETE FROM {table} t USING {stage} w WHERE {tw} "
+            "AND w._verdict = 'w' RETURNING {tcolumns}) "
+            "INSERT INTO {parking} ({all}) SELECT {all} FROM parked",
+            tw=self._same_key("t", "w"),
+            tcolumns=identifiers(self._stored, "t"),
+            all=identifiers(self._stored),
+        )
+
     @property
     def _stored(self) -> list[str]:
         return [name for name, c in self.table.shape.columns.items() if not c.generated]
@@ -564,12 +576,11 @@ class TableSql:
         )
 
     def count_local_values(self, columns: Sequence[str]) -> str:
-        """Count local or kept rows that stand on a unique value."""
+        """Count local or kept rows that stand on a unique value; no other is left there by now."""
         return self.compose(
-            "SELECT count(*) FROM {stage} s JOIN {table} t ON {conflict} WHERE NOT {held} "
-            "AND NOT EXISTS (SELECT FROM {stage} o WHERE {ot} AND o._verdict = 'w')",
+            "SELECT count(*) FROM {stage} s JOIN {table} t ON {conflict} "
+            "WHERE NOT EXISTS (SELECT FROM {stage} o WHERE {ot} AND o._verdict IN ('w', 'l'))",
             conflict=self._conflict(columns),
-            held=self.is_held("t"),
             ot=self._same_key("o", "t"),
         )
 

@@ -261,9 +261,11 @@ class Worker:
             if mark is not None:
                 note_report(cursor, self._place, mark)
 
-        written = self._try(batch, finish)
-        for transaction in batch.transactions:
-            transaction.close()
+        try:
+            written = self._try(batch, finish)
+        finally:
+            for transaction in batch.transactions:
+                transaction.close()
         if self._stopped:
             self._stopped = False
             gauge(metrics.STOPPED).labels(*self._place).set(0)

@@ -170,14 +170,20 @@ def _put_back(cursor: Cursor, staged: Staged) -> int:
 def _free_unique_values(cursor: Cursor, staged: Staged) -> bool:
     """Take rows off the unique values that others of the batch need; True if any is parked."""
     table, parked = staged.table, 0
+    stays = any(key.minds for key in table.shape.incoming)
     for columns in _unique(staged):
         _refuse_local_values(cursor, staged, columns)
         cursor.execute(staged.sql.delete_early(columns))
-        if any(key.minds for key in table.shape.incoming):
+        if stays:
             _step_aside(cursor, staged, columns)
         else:
             cursor.execute(staged.sql.create_parking)
             parked += cursor.execute(staged.sql.park(columns)).rowcount
+    if table.shape.excludes and not stays:
+        # What is in whose way cannot be told by columns.
+        cursor.execute(staged.sql.create_parking)
+        cursor.execute(staged.sql.delete)
+        parked += cursor.execute(staged.sql.park_all).rowcount
     return parked > 0
 
 

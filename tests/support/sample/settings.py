@@ -45,6 +45,7 @@ INSTALLED_APPS = [
     "tests.support.sample.pages",
     "tests.support.sample.shop",
     "tests.support.sample.kinds",
+    "tests.support.sample.witness",
 ]
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",

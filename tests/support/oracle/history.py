@@ -1,0 +1,55 @@
+"""A history: what is declared, how the daemons are set, what happens, step by step. Pure."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+Step = list[Any]
+"""The name of a step and its arguments, as JSON has them.
+
+["tx", [operation, …]]       a transaction on the source
+["open", [operation, …]]     begin a second transaction there; ["close"] commits it
+["local", [statement, …]]    a transaction of local traffic in the target
+["backfill", dataset]        begin a backfill, as the command does
+["pause"], ["resume"]        all runs that are under way
+["restart", side]            stop a daemon and start it again
+["kill", side]               cut all of its connections
+["second", side]             start another one and stop the first
+["wait", seconds]
+["quiet"]                    wait until everything has arrived, and compare
+"""
+
+
+@dataclass
+class History:
+    """All that it takes to play.
+
+    Attributes:
+        seed: from which it was drawn; for the title only.
+        datasets: by name, the rules as label and condition in Python, None for whole tables.
+        knobs: constants of the product that are set to other values, `module.NAME`.
+        source: statements that prepare the source before it starts.
+        target: statements that prepare the target, local rows among them.
+    """
+
+    seed: int
+    datasets: dict[str, list[tuple[str, str | None]]]
+    knobs: dict[str, int | float]
+    source: list[str]
+    target: list[str]
+    steps: list[Step] = field(default_factory=list)
+
+    def dump(self, path: Path) -> None:
+        """Write it as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "History":
+        """Read what `dump` wrote."""
+        return cls(**json.loads(path.read_text()))
+
+    @property
+    def labels(self) -> list[str]:
+        """The models that a rule names, each once."""
+        return list(dict.fromkeys(label for rules in self.datasets.values() for label, _ in rules))

@@ -1,0 +1,373 @@
+"""A seed → a history. Pure."""
+
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any
+
+from tests.support.oracle.history import History, Step
+from tests.support.oracle.tables import (
+    BY_LABEL,
+    BY_NAME,
+    LOCAL,
+    LOCAL_UUID,
+    TableSpec,
+    pick,
+    quoted,
+    referrers,
+)
+
+Rules = list[tuple[str, str | None]]
+Operation = Any
+
+# Datasets ----------------------------------------------------------------------------------------
+
+
+def _filter(label: str, chance: Random) -> str:
+    atoms = BY_LABEL[label].filters
+    first = chance.choice(atoms)
+    other = f"({chance.choice(atoms)})"
+    return chance.choice(
+        [first, first, f"({first}) & {other}", f"({first}) | {other}", f"~({first}) & {other}"]
+    )
+
+
+def _some(label: str, chance: Random, also: str = "") -> Rules:
+    """Give one to three filtered rules: a union."""
+    return [
+        (label, f"({_filter(label, chance)}) & {also}" if also else _filter(label, chance))
+        for _ in range(chance.choice([1, 1, 2, 3]))
+    ]
+
+
+def _whole(*labels: str) -> Rules:
+    return [(label, None) for label in labels]
+
+
+def _maybe(rules: Rules, chance: Random) -> Rules:
+    return rules if chance.random() < 0.5 else []
+
+
+_USER, _QUESTION, _CHOICE, _VOTE = "auth.User", "polls.Question", "polls.Choice", "polls.Vote"
+_PAGE, _TAG = "pages.Page", "pages.Tag"
+_SUPPLIER, _PRODUCT = "shop.Supplier", "shop.Product"
+
+SHAPES: tuple[Callable[[Random], Rules], ...] = (
+    # Foreign keys point at whole tables only, or are NULL: other edges need rules of their own.
+    lambda c: [*_whole(_USER), *_some(_QUESTION, c)],
+    lambda c: _some(_QUESTION, c, "Q(author=None)"),
+    lambda c: [*_whole(_USER, _QUESTION), *_some(_CHOICE, c)],
+    lambda c: [*_whole(_USER, _QUESTION, _CHOICE), *_some(_VOTE, c)],
+    lambda c: _whole(_USER, _QUESTION, _CHOICE, _VOTE),
+    lambda c: _some(_TAG, c),
+    lambda c: [*_whole(_PAGE), *_some("pages.Article", c)],
+    lambda c: [
+        *_whole(_PAGE, _TAG, "pages.Page_tags"),
+        *_some("pages.Labelling", c),
+        *_maybe(_whole("pages.Article"), c),
+    ],
+    lambda c: _some(_PAGE, c, "Q(parent=None)"),
+    lambda c: _some("pages.Remark", c),
+    lambda c: _some(_SUPPLIER, c),
+    lambda c: [*_whole(_SUPPLIER), *_some(_PRODUCT, c, "Q(replaced_by=None)")],
+    lambda c: [*_whole(_SUPPLIER, _PRODUCT), *_some("shop.Stock", c)],
+    lambda c: [
+        *_whole(_USER, _SUPPLIER, _PRODUCT, "shop.Watch", "shop.Order"),
+        *_some("shop.OrderLine", c),
+    ],
+    lambda c: _whole("shop.Team", "shop.Member"),
+    lambda c: _some("shop.Team", c, "Q(captain=None)"),
+    lambda c: _some("kinds.Specimen", c),
+    lambda c: [*_some("kinds.Reading", c), *_maybe(_whole("kinds.Specimen"), c)],
+)
+
+
+def _datasets(chance: Random) -> dict[str, Rules]:
+    """Draw one to three datasets, some of them on the same tables."""
+    number = chance.choice([1, 2, 2, 3])
+    first = chance.randrange(len(SHAPES))
+    # Neighbours are about the same tables.
+    picked = [
+        (first + chance.choice([0, 1, 2])) % len(SHAPES)
+        if chance.random() < 0.5
+        else chance.randrange(len(SHAPES))
+        for _ in range(number)
+    ]
+    datasets = {}
+    for n, shape in enumerate(picked):
+        rules = SHAPES[shape](chance)
+        chance.shuffle(rules)
+        datasets[f"d{n}"] = rules
+    return datasets
+
+
+# Operations --------------------------------------------------------------------------------------
+
+
+def _insert(spec: TableSpec, chance: Random) -> Operation:
+    values = {name: draw(chance) for name, draw in spec.key.items()}
+    values |= {name: draw(chance) for name, draw in spec.columns.items()}
+    for link in spec.links:
+        if link.column not in values:
+            values[link.column] = _link_value(spec, link.column, chance)
+    values |= spec.fixed
+    return _insert_values(spec, values)
+
+
+def _insert_values(spec: TableSpec, values: dict[str, str]) -> str:
+    return f"INSERT INTO {spec.name} ({', '.join(values)}) VALUES ({', '.join(values.values())})"
+
+
+def _link_value(spec: TableSpec, column: str, chance: Random) -> str:
+    link = spec.link(column)
+    assert link is not None
+    if link.nullable and chance.random() < 0.4:
+        return "NULL"
+    to_key = next(iter(BY_NAME[link.to].key))
+    return pick(link.to, to_key, chance)
+
+
+def _assignments(spec: TableSpec, chance: Random) -> str:
+    names = [*spec.columns, *(x.column for x in spec.links if x.column not in spec.key)]
+    if not names:
+        return ", ".join(f"{name} = {draw(chance)}" for name, draw in spec.key.items())
+    some = chance.sample(names, min(len(names), chance.choice([1, 1, 2, 3])))
+    return ", ".join(
+        f"{name} = "
+        + (spec.columns[name](chance) if name in spec.columns else _link_value(spec, name, chance))
+        for name in some
+    )
+
+
+def _update(spec: TableSpec, chance: Random) -> Operation:
+    return f"UPDATE {spec.name} SET {_assignments(spec, chance)} WHERE {spec.key_where(chance)}"
+
+
+def _update_many(spec: TableSpec, chance: Random) -> Operation:
+    salt, key = chance.randrange(10**6), next(iter(spec.key))
+    return (
+        f"UPDATE {spec.name} SET {_assignments(spec, chance)} "
+        f"WHERE hashtext({key}::text || {salt}::text) % {chance.choice([1, 2, 3])} = 0"
+    )
+
+
+def _touch(spec: TableSpec, chance: Random) -> Operation:
+    key = next(iter(spec.key))
+    return f"UPDATE {spec.name} SET {key} = {key}"
+
+
+def _delete(spec: TableSpec, chance: Random) -> Operation:
+    """Delete a row, and what points at it as Django would, or that of a row in the way."""
+    if referrers(spec.name) and chance.random() < 0.8:
+        key = next(iter(spec.key))
+        return ["cascade", spec.label, pick(spec.name, key, chance)]
+    return f"DELETE FROM {spec.name} WHERE {spec.key_where(chance)}"
+
+
+def _swap(spec: TableSpec, chance: Random) -> Operation:
+    """Have a unique value go round among some rows."""
+    if spec.unique is None:
+        return _update(spec, chance)
+    name, kind = spec.unique
+    key, salt = next(iter(spec.key)), chance.randrange(10**6)
+    passing = "-1" if kind == "integer" else "'passing'"
+    return (
+        f"DO $do$ DECLARE k {spec.name}.{key}%TYPE[]; v {kind}[]; i int; BEGIN "
+        f"SELECT array_agg(x.{key}), array_agg(x.{name}) INTO k, v FROM (SELECT * FROM {spec.name} "
+        f"ORDER BY md5({key}::text || '{salt}') LIMIT {chance.choice([2, 2, 3, 5])}) x; "
+        "IF k IS NULL THEN RETURN; END IF; "
+        "FOR i IN 1..array_length(k, 1) LOOP "
+        f"UPDATE {spec.name} SET {name} = {passing}{'- i' if kind == 'integer' else ' || i'} "
+        f"WHERE {key} = k[i]; END LOOP; "
+        "FOR i IN 1..array_length(k, 1) LOOP "
+        f"UPDATE {spec.name} SET {name} = v[1 + i % array_length(k, 1)] WHERE {key} = k[i]; "
+        "END LOOP; END $do$"
+    )
+
+
+def _move(spec: TableSpec, chance: Random) -> Operation:
+    """Give a row another primary key, and what points at it along with it."""
+    if len(spec.key) > 1:
+        return _update(spec, chance)
+    key, draw = next(iter(spec.key.items()))
+    link = spec.link(key)
+    new = _link_value(spec, key, chance) if link else draw(chance)
+    old = pick(spec.name, key, chance)
+    follow = " ".join(
+        f"UPDATE {other.name} SET {x.column} = n WHERE {x.column} = o;"
+        for other, x in referrers(spec.name)
+    )
+    kind = f"{spec.name}.{key}%TYPE"
+    return (
+        f"DO $do$ DECLARE o {kind} := {old}; n {kind} := {new}; BEGIN "
+        f"UPDATE {spec.name} SET {key} = n WHERE {key} = o; {follow} END $do$"
+    )
+
+
+def _again(spec: TableSpec, chance: Random) -> Operation:
+    """Delete a row and create it again: under its key, or its values under another one."""
+    key = next(iter(spec.key))
+    if len(spec.key) > 1 or spec.label == "kinds.Specimen":
+        return f"DELETE FROM {spec.name} WHERE {spec.key_where(chance)}"
+    draw = spec.key[key]
+    change = "" if chance.random() < 0.5 else f"r.{key} := {draw(chance)};"
+    return (
+        f"DO $do$ DECLARE r {spec.name}%ROWTYPE; BEGIN "
+        f"SELECT * INTO r FROM {spec.name} WHERE {key} = {pick(spec.name, key, chance)}; "
+        "IF NOT FOUND THEN RETURN; END IF; "
+        f"DELETE FROM {spec.name} WHERE {key} = r.{key}; {change} "
+        f"INSERT INTO {spec.name} VALUES (r.*); END $do$"
+    )
+
+
+def _truncate(spec: TableSpec, chance: Random) -> Operation:
+    return f"TRUNCATE {spec.name} CASCADE"
+
+
+_WEIGHTS: tuple[tuple[Callable[[TableSpec, Random], Operation], float], ...] = (
+    (_insert, 35),
+    (_update, 25),
+    (_update_many, 6),
+    (_touch, 2),
+    (_delete, 9),
+    (_swap, 7),
+    (_move, 6),
+    (_again, 6),
+    (_truncate, 0.7),
+)
+
+
+def _operation(specs: Sequence[TableSpec], chance: Random) -> Operation:
+    makers = [maker for maker, _ in _WEIGHTS]
+    weights = [weight for _, weight in _WEIGHTS]
+    return chance.choices(makers, weights)[0](chance.choice(specs), chance)
+
+
+def _operations(specs: Sequence[TableSpec], chance: Random) -> list[Operation]:
+    size = chance.choice([1, 1, 2, 3, 5, 8, 15])
+    return [_operation(specs, chance) for _ in range(size)]
+
+
+def _filling(specs: Sequence[TableSpec], chance: Random) -> list[Operation]:
+    """Fill the tables, those pointed at first."""
+    return [_insert(spec, chance) for _ in range(2) for spec in specs for _ in range(5)]
+
+
+# Local rows --------------------------------------------------------------------------------------
+
+
+def _local_row(spec: TableSpec, n: int, chance: Random) -> str:
+    """Write a row of the target's own; its links point at rows of ours, local ones, or nothing."""
+    values = {name: _local_key(spec, name, n) for name in spec.key}
+    values |= {name: draw(chance) for name, draw in spec.columns.items()}
+    if spec.unique:
+        values[spec.unique[0]] = str(n + 1000) if spec.unique[1] == "integer" else f"'local-{n}'"
+    for link in spec.links:
+        if link.column not in spec.key:
+            values[link.column] = _link_value(spec, link.column, chance)
+    return _insert_values(spec, values | spec.fixed)
+
+
+def _local_key(spec: TableSpec, name: str, n: int) -> str:
+    if name == "taken_on":
+        return "'2026-02-02'"
+    kind = spec.key[name](Random(0))
+    return quoted(f"{LOCAL_UUID}-0000-4000-8000-{n:012d}") if "-" in kind else str(LOCAL + n)
+
+
+def may_be_local(spec: TableSpec) -> bool:
+    """Whether a local row of a table has a key of its own."""
+    return all(spec.link(name) is None for name in spec.key)
+
+
+def _local(specs: Sequence[TableSpec], chance: Random) -> list[str]:
+    """A transaction of local traffic."""
+    spec = chance.choice([s for s in specs if may_be_local(s)])
+    n, dice = chance.randrange(6), chance.random()
+    where = " AND ".join(f"{name} = {_local_key(spec, name, n)}" for name in spec.key)
+    if dice < 0.6:
+        return [_local_row(spec, n, chance)]
+    if dice < 0.8 and set(spec.columns) - {spec.unique[0] if spec.unique else ""}:
+        name = next(c for c in spec.columns if not spec.unique or c != spec.unique[0])
+        return [f"UPDATE {spec.name} SET {name} = {spec.columns[name](chance)} WHERE {where}"]
+    return [f"DELETE FROM {spec.name} WHERE {where}"]
+
+
+# All of it ---------------------------------------------------------------------------------------
+
+_KNOBS: dict[str, Sequence[int | float]] = {
+    "replicator_apply.batch.ROUND": (1, 2, 5, 20_000),
+    "replicator_apply.assemble.SPOOL_AFTER": (1, 4, 20_000),
+    "replicator_apply.consume.BATCH_ROWS": (1, 7, 10_000),
+    "replicator_apply.backfill.PAGE": (1, 2, 3, 5, 1000),
+    "replicator_apply.backfill.SWEEP": (1, 3, 1000),
+    "replicator_apply.asking.KEYS": (1, 3, 1000),
+}
+
+
+def written(labels: Sequence[str]) -> list[TableSpec]:
+    """List the tables that are written: those named, and all that they point at, first."""
+    found: dict[str, TableSpec] = {}
+
+    def add(spec: TableSpec, seen: frozenset[str]) -> None:
+        for link in spec.links:
+            if link.to not in seen:
+                add(BY_NAME[link.to], seen | {link.to})
+        found.setdefault(spec.name, spec)
+
+    for label in labels:
+        add(BY_LABEL[label], frozenset({BY_LABEL[label].name}))
+    return list(found.values())
+
+
+def invent(seed: int) -> History:
+    """Draw a history."""
+    chance = Random(seed)
+    history = History(
+        seed,
+        _datasets(chance),
+        {name: chance.choice(values) for name, values in _KNOBS.items()},
+        source=[],
+        target=[],
+    )
+    specs = written(history.labels)
+    history.source = [
+        f"ALTER TABLE {spec.name} REPLICA IDENTITY FULL" for spec in specs if chance.random() < 0.1
+    ]
+    history.steps = _steps(history, specs, chance)
+    return history
+
+
+def _steps(history: History, specs: Sequence[TableSpec], chance: Random) -> list[Step]:
+    steps: list[Step] = []
+    locals_too = chance.random() < 0.5
+    for _ in range(chance.choice([0, 1, 3])):
+        steps.append(["tx", _filling(specs, chance)])
+    if chance.random() < 0.5:
+        steps.append(["quiet"])
+    opened = False
+    for _ in range(chance.choice([15, 30, 60])):
+        step = _step(history, specs, chance, opened=opened, locals_too=locals_too)
+        opened = {"open": True, "close": False}.get(step[0], opened)
+        steps.append(step)
+    return [*steps, ["close"]] if opened else steps
+
+
+def _step(
+    history: History, specs: Sequence[TableSpec], chance: Random, *, opened: bool, locals_too: bool
+) -> Step:
+    dice = chance.random()
+    if dice < 0.06:
+        return ["close"] if opened else ["open", _operations(specs, chance)]
+    if dice < 0.09:
+        return ["backfill", chance.choice(list(history.datasets))]
+    if dice < 0.11:
+        return [chance.choice(["pause", "resume"])]
+    if dice < 0.13:
+        return [chance.choice(["restart", "kill", "second"]), chance.choice(["capture", "apply"])]
+    if dice < 0.19:
+        return ["wait", chance.choice([0.01, 0.05, 0.2])]
+    if dice < 0.20:
+        return ["quiet"]
+    if dice < 0.27 and locals_too:
+        return ["local", _local(specs, chance)]
+    return ["tx", _operations(specs, chance)]

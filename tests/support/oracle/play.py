@@ -1,0 +1,340 @@
+"""Plays a history and compares: what comes out is nothing, or `Broken`."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import psycopg
+from django.db import DatabaseError, connections, transaction
+
+from replicator.compiler import find_model
+from replicator_apply.state import start_run
+from tests.support.oracle.history import History, Step
+from tests.support.oracle.invent import written
+from tests.support.oracle.judge import Broken, Judge
+from tests.support.oracle.states import (
+    SourceState,
+    TargetReader,
+    TargetState,
+    read_rows,
+    source_state,
+)
+from tests.support.oracle.system import System, declared, is_local, knobs, session
+from tests.support.oracle.watch import Watcher
+
+QUIET_WITHIN = 40.0
+_MARK = (
+    "INSERT INTO {} (id, number) VALUES (1, {}) ON CONFLICT (id) DO UPDATE "
+    "SET number = EXCLUDED.number"
+)
+
+
+def play(history: History, source: str, target: str, log: str) -> dict[str, int]:
+    """Play a history on two fresh databases; give some counts.
+
+    Raises:
+        Broken: the target is not what it must be.
+    """
+    tables = [spec.label for spec in written(history.labels)]
+    with (
+        declared(history, tables) as plans,
+        knobs(history.knobs),
+        System(source, target, log, plans) as system,
+    ):
+        player = Player(history, system)
+        try:
+            return player.play()
+        finally:
+            player.close()
+
+
+class Player:
+    """Plays one history."""
+
+    def __init__(self, history: History, system: System) -> None:
+        self._history, self._system = history, system
+        self._states: dict[int, SourceState] = {}
+        self._number = 0
+        self._opened: psycopg.Connection[Any] | None = None
+        self._opened_operations = 0
+        self._watcher: Watcher | None = None
+        self._local = {name: {} for name in system.releases}  # type: ignore[var-annotated]
+        self._counts = {"transactions": 0, "refused": 0, "operations": 0, "skipped": 0}
+
+    def play(self) -> dict[str, int]:
+        """Play all steps, and the end."""
+        system = self._system
+        for statement in self._history.source:
+            system.at_source.execute(_public(statement))
+        for statement in self._history.target:
+            system.at_target.execute(_public(statement))
+        self._local = self._local_rows()
+        b = time.monotonic()
+        self.times = {}
+        system.start("capture")
+        self.times["capture"] = [round(time.monotonic() - b, 2)]
+        self._transaction([])
+        system.start("apply")
+        self._await_receipts()
+        self.times["apply"] = [round(time.monotonic() - b, 2)]
+        reader = TargetReader(session(system.target), system.releases)
+        self._reader = TargetReader(system.at_target, system.releases)
+        self._judge = Judge(self._states, system.subscriptions())
+        self._watcher = Watcher(reader)
+        for step in self._history.steps:
+            self._step(step)
+            system.check()
+            self._watcher.judge(self._judge)
+        b = time.monotonic()
+        self._end()
+        self.times["end"] = [round(time.monotonic() - b, 2)]
+        print({k: (len(v), round(sum(v), 2), max(v)) for k, v in self.times.items()})
+        return {**self._counts, "seen": self._watcher.seen}
+
+    def close(self) -> None:
+        """Let go of everything."""
+        if self._watcher is not None:
+            self._watcher.end()
+            self._watcher._reader.connection.close()
+        if self._opened is not None:
+            self._opened.close()
+        connections["source"].close()
+
+    # Steps ---------------------------------------------------------------------------------------
+
+    def _step(self, step: Step) -> None:
+        name, *arguments = step
+        began = time.monotonic()
+        getattr(self, f"_do_{name}")(*arguments)
+        self.times.setdefault(
+            " ".join(map(str, [name, *arguments]))
+            if name in ("restart", "kill", "second")
+            else name,
+            [],
+        ).append(round(time.monotonic() - began, 2))
+
+    def _do_tx(self, operations: Sequence[Any]) -> None:
+        self._transaction(operations)
+
+    def _do_open(self, operations: Sequence[Any]) -> None:
+        if self._opened is None:
+            self._opened = connection = psycopg.connect(self._system.source)
+            connection.execute("SET lock_timeout = '50ms'")
+            for operation in operations:
+                with contextlib.suppress(psycopg.Error), connection.transaction():
+                    if isinstance(operation, str):
+                        connection.execute(operation)  # type: ignore[call-overload]
+
+    def _do_close(self) -> None:
+        if self._opened is None:
+            return
+        number = self._number + 1
+        try:
+            for table in ("witness_first", "witness_second"):
+                self._opened.execute(_MARK.format(table, number))  # type: ignore[call-overload]
+            self._opened.commit()
+        except psycopg.Error:
+            self._counts["refused"] += 1
+        else:
+            self._committed()
+        finally:
+            self._opened.close()
+            self._opened = None
+
+    def _do_local(self, statements: Sequence[str]) -> None:
+        self._check_local()
+        with contextlib.suppress(psycopg.Error), self._system.at_target.transaction():
+            for statement in statements:
+                self._system.at_target.execute(_public(statement))
+        self._local = self._local_rows()
+
+    def _do_backfill(self, dataset: str) -> None:
+        for number, name in self._system.subscriptions().items():
+            if name == dataset:
+                connection = self._system.at_target
+                with connection.transaction(), connection.cursor() as cursor:
+                    start_run(cursor, number, "command")
+
+    def _do_pause(self) -> None:
+        self._set_runs("running", "paused")
+
+    def _do_resume(self) -> None:
+        self._set_runs("paused", "running")
+
+    def _set_runs(self, before: str, after: str) -> None:
+        self._system.at_target.execute(
+            "UPDATE public.replicator_backfillrun SET state = %s WHERE state = %s", (after, before)
+        )
+
+    def _do_restart(self, side: Any) -> None:
+        self._system.restart(side)
+
+    def _do_kill(self, side: Any) -> None:
+        self._system.kill(side)
+
+    def _do_second(self, side: Any) -> None:
+        self._system.second(side)
+
+    def _do_wait(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def _do_quiet(self) -> None:
+        self._do_resume()
+        self._transaction([])
+        target = self._wait_for_quiet(
+            lambda target: not target.runs and not any(target.wanted.values())
+        )
+        self._judge.rest(target, self._number)
+        self._check_local()
+
+    def _end(self) -> None:
+        """Compare; let local rows go that hold rows of ours, and compare again."""
+        self._do_close()
+        self._do_quiet()
+        self._let_go()
+        self._do_quiet()
+        left = self._wait_for_quiet(lambda target: not _kept(target))
+        self._judge.rest(left, self._number)
+        assert self._watcher is not None
+        self._watcher.judge(self._judge)
+
+    # The source ----------------------------------------------------------------------------------
+
+    def _transaction(self, operations: Sequence[Any]) -> None:
+        """Write to the source; what Postgres refuses is left out."""
+        number = self._number + 1
+        try:
+            with transaction.atomic(using="source"):
+                cursor = connections["source"].cursor()
+                cursor.execute("SET LOCAL lock_timeout = '50ms'")
+                for operation in operations:
+                    self._operation(cursor, operation)
+                for table in ("witness_first", "witness_second"):
+                    cursor.execute(_MARK.format(table, number))
+        except DatabaseError:
+            self._counts["refused"] += 1
+        else:
+            self._committed()
+
+    def _operation(self, cursor: Any, operation: Any) -> None:
+        self._counts["operations"] += 1
+        try:
+            with transaction.atomic(using="source"):
+                if isinstance(operation, str):
+                    cursor.execute(operation)
+                else:
+                    _cascade(cursor, *operation[1:])
+        except DatabaseError:
+            self._counts["skipped"] += 1
+
+    def _committed(self) -> None:
+        self._number += 1
+        self._counts["transactions"] += 1
+        system = self._system
+        state = source_state(system.at_source, system.releases, system.plans)
+        self._states[self._number] = state
+
+    # The target ----------------------------------------------------------------------------------
+
+    def _await_receipts(self) -> None:
+        names = [f"public.{name}" for name in self._system.releases]
+        statement = "SELECT count(*) FROM pg_tables WHERE schemaname = 'replicator'"
+        self._until(
+            lambda: self._system.at_target.execute(statement).fetchone() == (len(names),),
+            lambda: "apply does not begin",
+        )
+
+    def _wait_for_quiet(self, condition: Callable[[TargetState], bool]) -> TargetState:
+        seen: list[TargetState] = []
+
+        def there() -> bool:
+            seen[:] = [self._reader.read()]
+            if "unique column" in seen[0].stopped:
+                # A kept row stands in the way of a row of the dataset: a person lets it go.
+                self._let_go()
+            return self._judge.mark(seen[0]) == self._number and condition(seen[0])
+
+        def state() -> str:
+            one = seen[0]
+            wanted = {table: keys for table, keys in one.wanted.items() if keys}
+            return (
+                f"no quiet: transaction {self._judge.mark(one)} of {self._number}, "
+                f"runs {one.runs}, wanted {wanted}, kept {_kept(one)}, stopped: {one.stopped!r}"
+            )
+
+        self._until(there, state)
+        return seen[0]
+
+    def _until(self, condition: Callable[[], bool], state: Callable[[], str]) -> None:
+        until = time.monotonic() + QUIET_WITHIN
+        while not condition():
+            self._system.check()
+            if time.monotonic() > until:
+                raise Broken(state())
+            time.sleep(0.02)
+
+    # Local rows ----------------------------------------------------------------------------------
+
+    def _local_rows(self) -> dict[str, dict[str, str]]:
+        rows = read_rows(self._system.at_target, self._system.releases.values())
+        return {
+            name: {key: row for key, row in each.items() if is_local(key)}
+            for name, each in rows.items()
+        }
+
+    def _check_local(self) -> None:
+        found = self._local_rows()
+        if found != self._local:
+            raise Broken(f"local rows were {self._local} and are {found}")
+
+    def _let_go(self) -> None:
+        """Delete all local rows."""
+        self._check_local()
+        connection = self._system.at_target
+        with connection.transaction():
+            connection.execute("SET CONSTRAINTS ALL DEFERRED")
+            for spec in written(self._history.labels):
+                if spec.name in self._local:
+                    _delete_local(connection, spec.name, list(self._local[spec.name]))
+        self._local = self._local_rows()
+
+
+def _delete_local(connection: psycopg.Connection[Any], table: str, keys: list[str]) -> None:
+    column = {"kinds_reading": "sensor"}.get(table, "id")
+    for key in keys:
+        value = key.strip("[]").split(", ")[0].strip('"')
+        connection.execute(
+            f'DELETE FROM public."{table}" WHERE {column}::text = %s',  # type: ignore[arg-type]
+            [value],
+        )
+
+
+def _kept(target: TargetState) -> list[str]:
+    return [
+        f"{table} {key}"
+        for table, keys in target.receipts.items()
+        for key in keys
+        if target.kept(table, key)
+    ]
+
+
+def _cascade(cursor: Any, label: str, expression: str) -> None:
+    """Delete a row and what hangs on it by the ORM."""
+    cursor.execute(f"SELECT {expression}")
+    model = find_model(label)
+    for row in model._base_manager.using("source").filter(pk=cursor.fetchone()[0]):
+        row.delete(using="source")
+
+
+def _public(statement: str) -> Any:
+    return f"SET search_path = public; {statement}; SET search_path = ''"
+
+
+def counted(counts: Iterator[dict[str, int]]) -> dict[str, int]:
+    """Add up."""
+    total: dict[str, int] = {}
+    for one in counts:
+        for name, number in one.items():
+            total[name] = total.get(name, 0) + number
+    return total

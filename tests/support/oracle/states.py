@@ -1,0 +1,170 @@
+"""What stands on either side at one moment, as text: rows, memberships, receipts, wanted rows."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from django.db.models import Model
+
+from replicator.compiler import find_model
+from replicator.declare import declared_datasets
+from replicator.plan import DatasetPlan, Release
+from replicator_apply.plan import KEPT
+from tests.support.oracle.system import key_text, row_text
+
+Rows = dict[str, dict[str, str]]
+"""By table and key, both as text."""
+Keys = dict[str, dict[str, set[str]]]
+"""By dataset and table."""
+
+
+@dataclass
+class SourceState:
+    """The source after one of its transactions.
+
+    Attributes:
+        rows: all of the released tables.
+        members: of each dataset, by the ORM.
+    """
+
+    rows: Rows
+    members: Keys
+
+
+def source_state(
+    connection: psycopg.Connection[Any],
+    releases: Mapping[str, Release],
+    plans: Mapping[str, DatasetPlan],
+) -> SourceState:
+    """Read the source; nobody writes to it meanwhile."""
+    return SourceState(read_rows(connection, releases.values()), {n: members(n) for n in plans})
+
+
+def read_rows(connection: psycopg.Connection[Any], releases: Iterable[Release]) -> Rows:
+    """Read tables whole."""
+    found: Rows = {release.table.name: {} for release in releases}
+    parts = [
+        f"SELECT '{release.table.name}', {key_text(release, 't')}, {row_text(release, 't')} "
+        f'FROM public."{release.table.name}" t'
+        for release in releases
+    ]
+    for table, key, row in connection.execute(" UNION ALL ".join(parts)):  # type: ignore[call-overload]
+        found[table][key] = row
+    return found
+
+
+def members(dataset: str) -> dict[str, set[str]]:
+    """Ask the source's ORM for the keys of a dataset's querysets."""
+    found: dict[str, set[str]] = {}
+    for rule in declared_datasets()[dataset].rules:
+        model = find_model(rule.label)
+        rows = model._base_manager.using("source").all()
+        if rule.where is not None:
+            rows = rows.filter(rule.where)
+        keys = found.setdefault(model._meta.db_table, set())
+        keys.update(map(key_of, rows.values_list(*key_names(model))))
+    return found
+
+
+def key_names(model: type[Model]) -> list[str]:
+    """Name the fields of a model's primary key."""
+    return [field.attname for field in model._meta.pk_fields]
+
+
+def key_of(values: Iterable[object]) -> str:
+    """Write a key as the state tables do."""
+    return "[" + ", ".join(f'"{value}"' for value in values) + "]"
+
+
+@dataclass(frozen=True)
+class TargetState:
+    """The target in one snapshot.
+
+    Attributes:
+        rows: all of the replicated tables.
+        receipts: by table and key, the subscriptions; 0 for kept rows.
+        wanted: by table, the keys.
+        runs: unfinished backfills.
+        position: `N`.
+        stopped: why the stream stands.
+    """
+
+    rows: Rows
+    receipts: dict[str, dict[str, set[int]]]
+    wanted: dict[str, set[str]]
+    runs: int
+    position: int
+    stopped: str
+
+    def held(self, table: str, key: str) -> set[int]:
+        """Give the subscriptions that hold a row."""
+        return self.receipts[table].get(key, set()) - {KEPT}
+
+    def kept(self, table: str, key: str) -> bool:
+        """Whether a row left and stays for local rows."""
+        return KEPT in self.receipts[table].get(key, set())
+
+    @property
+    def marks(self) -> list[str]:
+        """What the witnesses say."""
+        return [
+            row for name in ("witness_first", "witness_second") for row in self.rows[name].values()
+        ]
+
+
+@dataclass
+class TargetReader:
+    """Reads the target in one statement, so in one snapshot."""
+
+    connection: psycopg.Connection[Any]
+    releases: Mapping[str, Release]
+    _statement: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        parts = [
+            "SELECT '', 'position', next_lsn::text, stopped_reason "
+            "FROM public.replicator_streamposition",
+            "SELECT '', 'runs', count(*)::text, '' FROM public.replicator_backfillrun "
+            "WHERE state IN ('running', 'paused', 'waiting')",
+            "SELECT table_name, 'wanted', row_key, '' FROM public.replicator_wantedrow",
+        ]
+        for release in self.releases.values():
+            parts += self._parts(release)
+        self._statement = " UNION ALL ".join(parts)
+
+    def _parts(self, release: Release) -> list[str]:
+        name = release.table.name
+        return [
+            f"SELECT '{name}', 'row', {key_text(release, 't')}, {row_text(release, 't')} "
+            f'FROM public."{name}" t',
+            f"SELECT '{name}', 'receipt', {key_text(release, 'r')}, r.subscription_id::text "
+            f'FROM replicator."public.{name}" r',
+        ]
+
+    def raw(self) -> list[tuple[str, str, str, str]]:
+        """Read all lines."""
+        return self.connection.execute(self._statement).fetchall()  # type: ignore[call-overload,no-any-return]
+
+    def read(self) -> TargetState:
+        """Read the target."""
+        return self.parse(self.raw())
+
+    def parse(self, lines: Iterable[tuple[str, str, str, str]]) -> TargetState:
+        """Sort what `raw` gave."""
+        rows: Rows = {name: {} for name in self.releases}
+        receipts: dict[str, dict[str, set[int]]] = {name: {} for name in self.releases}
+        wanted: dict[str, set[str]] = {name: set() for name in self.releases}
+        runs, position, stopped = 0, 0, ""
+        for table, kind, key, value in lines:
+            if kind == "row":
+                rows[table][key] = value
+            elif kind == "receipt":
+                receipts[table].setdefault(key, set()).add(int(value))
+            elif kind == "wanted":
+                wanted[table.removeprefix("public.")].add(key)
+            elif kind == "runs":
+                runs = int(key)
+            else:
+                position, stopped = int(key), value
+        return TargetState(rows, receipts, wanted, runs, position, stopped)

@@ -1,0 +1,206 @@
+"""The real system around a history: two databases, a log, both daemons in threads."""
+
+import contextlib
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import psycopg
+from django.db.models import Q
+
+from replicator import Dataset, Rows, opt_in
+from replicator.compiler import compile_dataset
+from replicator.declare import declared_datasets, no_declarations
+from replicator.plan import DatasetPlan, Release
+from replicator.postgres import connect, connection_parameters
+from replicator.settings import ReplicatorSettings
+from replicator_apply.state import Place
+from replicator_capture.daemon import Capture
+from tests.support.apply_run import RunningApply
+from tests.support.capture_run import (
+    SOURCE,
+    TARGET,
+    Running,
+    capture_settings,
+    capture_task,
+)
+from tests.support.oracle.history import History
+from tests.support.oracle.tables import LOCAL, LOCAL_UUID
+from tests.support.sample.databases import connected
+from tests.support.sample.environments import django_database
+
+Side = Literal["capture", "apply"]
+WITNESS = "witness"
+
+_RELEASED = {
+    "auth.User": {"only": ["id", "username", "email"]},
+    "polls.Vote": {"exclude": ["ip_address"]},
+}
+_PATIENCE: dict[str, float] = {
+    # What waits for a person, or for a daemon that forgot, in seconds: histories are short.
+    "replicator_apply.asking.PATIENCE": 1.0,
+    "replicator_apply.worker.HOUSEKEEPING": 0.05,
+    "replicator_apply.worker.IDLE": 0.05,
+    "replicator_apply.worker.STOPPED_RETRY": 0.3,
+    "replicator_capture.beat.EVERY": 0.5,
+}
+
+
+def condition(text: str | None) -> Q | None:
+    """Read a rule's condition, Python text of our own making."""
+    return None if text is None else eval(text, {"Q": Q})
+
+
+@contextlib.contextmanager
+def declared(history: History, written: list[str]) -> Iterator[dict[str, DatasetPlan]]:
+    """Declare a history's datasets, and the witness; give them compiled, by name."""
+    with no_declarations():
+        for label in [*dict.fromkeys([*history.labels, *written]), "witness.First"]:
+            opt_in(label, **_RELEASED.get(label, {}))
+        opt_in("witness.Second")
+        Dataset(WITNESS, Rows("witness.First"), Rows("witness.Second"))
+        for name, rules in history.datasets.items():
+            Dataset(name, *(Rows(label, where=condition(where)) for label, where in rules))
+        names = [WITNESS, *history.datasets]
+        yield {name: compile_dataset(declared_datasets()[name]) for name in names}
+
+
+@contextlib.contextmanager
+def knobs(values: Mapping[str, int | float]) -> Iterator[None]:
+    """Set constants of modules, also where they are defaults of their functions' arguments."""
+    with contextlib.ExitStack() as stack:
+        for path, value in (_PATIENCE | dict(values)).items():
+            module_name, _, name = path.rpartition(".")
+            module = importlib.import_module(module_name)
+            stack.callback(setattr, module, name, getattr(module, name))
+            _set_defaults(module, name, value, stack)
+            setattr(module, name, value)
+        yield
+
+
+def _set_defaults(module: Any, name: str, value: float, stack: contextlib.ExitStack) -> None:
+    before = getattr(module, name)
+    for _, function in inspect.getmembers(module, inspect.isfunction):
+        if function.__module__ != module.__name__ or type(before) is not int:
+            continue
+        for attribute in ("__defaults__", "__kwdefaults__"):
+            defaults = getattr(function, attribute)
+            changed: Any = defaults
+            if isinstance(defaults, tuple):
+                changed = tuple(value if each is before else each for each in defaults)
+            elif isinstance(defaults, dict):
+                changed = {k: value if each is before else each for k, each in defaults.items()}
+            if changed != defaults:
+                stack.callback(setattr, function, attribute, defaults)
+                setattr(function, attribute, changed)
+
+
+def session(conninfo: str) -> psycopg.Connection[Any]:
+    """Open a session with the settings that decide how values look as text."""
+    parameters = connection_parameters(django_database(conninfo), application="oracle")
+    return connect(parameters)
+
+
+@dataclass
+class System:
+    """Both databases, the log's URL, and what runs."""
+
+    source: str
+    target: str
+    log: str
+    plans: dict[str, DatasetPlan]
+
+    def __post_init__(self) -> None:
+        self.at_source = session(self.source)
+        self.at_target = session(self.target)
+        self.place = Place(SOURCE, "main")
+        self._stack = contextlib.ExitStack()
+        self._running: dict[Side, Running | RunningApply] = {}
+        self.releases: dict[str, Release] = {
+            release.table.name: release for plan in self.plans.values() for release in plan.releases
+        }
+
+    def __enter__(self) -> "System":
+        self._stack.enter_context(connected("default", self.target))
+        self._stack.enter_context(connected("source", self.source))
+        self._stack.callback(self.at_source.close)
+        self._stack.callback(self.at_target.close)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            for running in self._running.values():
+                running.stop.set()
+            for running in self._running.values():
+                running._thread.join(15)
+        finally:
+            self._stack.close()
+
+    def start(self, side: Side) -> None:
+        """Start a daemon, and wait for capture to stream."""
+        self._running[side] = self._begin(side)
+        if side == "capture":
+            running = self._running[side]
+            assert isinstance(running, Running)
+            running.ready()
+
+    def _begin(self, side: Side) -> Running | RunningApply:
+        if side == "capture":
+            return Running(Capture(capture_task(self.source, capture_settings(self.log))))
+        return RunningApply(self._target_settings(), self.place)
+
+    def _target_settings(self) -> ReplicatorSettings:
+        subscriptions = [{"source": SOURCE, "dataset": name, "fuse": 10**6} for name in self.plans]
+        raw = {"ENVIRONMENT": TARGET, "LOG": self.log, "SUBSCRIPTIONS": subscriptions}
+        return ReplicatorSettings.model_validate(raw)
+
+    def restart(self, side: Side) -> None:
+        """Stop a daemon and start it again."""
+        self._running[side].end()
+        self._running[side] = self._begin(side)
+
+    def second(self, side: Side) -> None:
+        """Start another daemon, which waits or takes over, and then stop the first."""
+        first, self._running[side] = self._running[side], self._begin(side)
+        first.end()
+
+    def kill(self, side: Side) -> None:
+        """Cut all connections of a daemon in whatever it is doing."""
+        database = "current_database()"
+        connection = self.at_source if side == "capture" else self.at_target
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            f"WHERE datname = {database} AND application_name LIKE %s",
+            [f"replicator {side}%"],
+        )
+
+    def check(self) -> None:
+        """Raise what ended a daemon."""
+        for running in self._running.values():
+            if running.error is not None:
+                raise running.error
+
+    def subscriptions(self) -> dict[int, str]:
+        """Give the name of each subscription's dataset."""
+        found = self.at_target.execute("SELECT id, dataset FROM public.replicator_subscription")
+        return {int(number): str(name) for number, name in found}
+
+
+def row_text(release: Release, alias: str) -> str:
+    """Give the expression for a row's released values as one text, of bounded length."""
+    cells = ", ".join(f'{alias}."{name}"::text' for name in release.columns)
+    row = f"ROW({cells})::text"
+    return f"CASE WHEN length({row}) > 400 THEN left({row}, 200) || md5({row}) ELSE {row} END"
+
+
+def key_text(release: Release, alias: str) -> str:
+    """Give the expression for a row's key as text, as wanted rows have it."""
+    cells = ", ".join(f'{alias}."{name}"::text' for name in release.key)
+    return f"jsonb_build_array({cells})::text"
+
+
+def is_local(key: str) -> bool:
+    """Whether a key, as text, is one of local rows."""
+    return f'"{str(LOCAL)[:4]}' in key or LOCAL_UUID in key

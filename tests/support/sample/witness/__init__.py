@@ -1,0 +1,1 @@
+"""Two tables that every transaction of the oracle writes the same number to."""
