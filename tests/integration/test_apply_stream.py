@@ -1,0 +1,356 @@
+"""Apply alone: position, fence, holes, epochs, bad records, locks, and rows Postgres refuses."""
+
+import threading
+import time
+
+import psycopg
+import pytest
+
+from replicator.envelope import Answer, At, EpochStart, Record, encode, encode_key
+from replicator.errors import Refused
+from replicator.positions import EpochId, Lsn, RunId
+from replicator.requests import KeysRequest, PageRequest, fingerprint
+from replicator_apply import worker
+from replicator_apply.rebase import rebase, reset_state
+from tests.integration.conftest import StartTarget
+from tests.support.published import Change, Published
+from tests.support.target import Target, change
+
+TAGS = "SELECT id, name FROM pages_tag ORDER BY id"
+
+
+def tag(pk: int, name: str = "", op: str = "c") -> Change:
+    return change(op, "pages_tag", pk, name=name or f"n{pk}")  # type: ignore[arg-type]
+
+
+def names(target: Target) -> list[str]:
+    return [str(name) for _, name in target.rows(TAGS)]
+
+
+def append(published: Published, *records: tuple[bytes, bytes]) -> None:
+    published._append(list(records))
+
+
+# Position and environment
+
+
+def test_it_goes_on_where_it_was(start: StartTarget) -> None:
+    target, published = start("pages")
+    target.reach(published.transaction(tag(1)))
+    target.stop()
+    published.transaction(tag(2))
+    commit = published.transaction(tag(1, "uno", "u"))
+    target.start()
+    target.reach(commit)
+    assert target.rows(TAGS) == [(1, "uno"), (2, "n2")]
+
+
+def test_a_cloned_database_is_refused_until_its_state_is_reset(start: StartTarget) -> None:
+    target, published = start("pages")
+    target.reach(published.transaction(tag(1)))
+    target.stop()
+    target.settings = target.settings.model_copy(update={"environment": "dev"})
+    target.start()
+    with pytest.raises(Refused, match="written by environment 'stage'") as caught:
+        target.until(lambda: False, "the refusal")
+    assert "reset-state" in caught.value.remedy
+    target.stop()
+    reset_state(target.connection)
+    assert target.rows("SELECT FROM replicator_streamposition") == []
+    assert target.rows("SELECT to_regnamespace('replicator')") == [(None,)]
+    assert names(target) == ["n1"]
+
+
+def test_what_another_worker_applied_is_not_applied_again(
+    start: StartTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The advisory lock is bypassed: the position row alone must fence them."""
+    monkeypatch.setattr(worker, "try_lock", lambda *_: True)
+    target, published = start("pages")
+    other = Target.__new__(Target)
+    other.__dict__.update(target.__dict__)
+    other.failures = []
+    other.start()
+    for n in range(40):
+        published.transaction(tag(n), *([tag(n - 1, op="d")] if n else []))
+    commit = published.transaction(tag(100))
+    target.reach(commit)
+    other.stop()
+    assert not other.failures
+    assert not target.failures
+    assert names(target) == ["n39", "n100"]
+
+
+def test_a_second_worker_stands_by_and_takes_over(start: StartTarget) -> None:
+    target, published = start("pages")
+    other = Target.__new__(Target)
+    other.__dict__.update(target.__dict__)
+    other.failures = []
+    other.start()
+    target.reach(published.transaction(tag(1)))
+    target.stop()
+    target.failures = other.failures
+    target.reach(published.transaction(tag(2)))
+    other.stop()
+    assert names(target) == ["n1", "n2"]
+
+
+# Holes and epochs
+
+
+def test_a_hole_stops_and_whoever_repeats_the_lost_lets_it_go_on(start: StartTarget) -> None:
+    target, published = start("pages")
+    target.reach(published.transaction(tag(1)))
+    lost = published.records(tag(2))
+    later = published.records(tag(3))
+    append(published, *later)
+    target.until_stopped("Records are missing")
+    assert "rebase" in str(target.rows("SELECT stopped_remedy FROM replicator_streamposition"))
+    assert names(target) == ["n1"]
+    append(published, *lost, *later)
+    target.until(lambda: not target.stopped, "it goes on by itself")
+    target.reach(published.commit)
+    assert names(target) == ["n1", "n2", "n3"]
+
+
+def test_rebase_goes_on_behind_a_hole_and_backfills(start: StartTarget) -> None:
+    target, published = start("some-tags")
+    target.reach(published.transaction(tag(1), tag(2)))
+    published.transaction(tag(3), gap=5)
+    target.until_stopped("Records are missing")
+    assert rebase(target.connection, target.settings, target.place)
+    rules = (tag(1, op="r"), tag(3, op="r")), (tag(1, op="r"), tag(3, op="r"))
+    for page in rules:
+        target.answer(published, target.request(PageRequest), *page)
+    lost = target.request(KeysRequest)
+    assert lost.keys == {"public.pages_tag": (("2",),)}
+    target.answer(published, lost, change("d", "pages_tag", 2, read=True))
+    assert names(target) == ["n1", "n3"]
+    assert not rebase(target.connection, target.settings, target.place)
+
+
+def test_a_new_epoch_is_followed_and_backfilled(start: StartTarget) -> None:
+    target, published = start("some-tags")
+    target.reach(published.transaction(tag(1)))
+    old = published.records(tag(66))
+    published.epoch, published.run = EpochId("99999999"), RunId(5000)
+    published.next = Lsn(5000)
+    begins = EpochStart(published.epoch, "0a1b2c3d", Lsn(5000), "7", 1, "test")
+    at = At(1, published.epoch, RunId(0), 0, Lsn(5000), Lsn(5000))
+    record = Record("epoch", published._source(Lsn(5000), ""), at, epoch=begins)
+    append(published, (encode_key(""), encode(record)), *old)
+    commit = published.transaction(tag(2))
+    target.reach(commit)
+    assert target.rows("SELECT epoch FROM replicator_streamposition") == [("99999999",)]
+    assert target.rows("SELECT generation FROM replicator_subscription") == [(2,)]
+    for _ in range(2):
+        target.answer(published, target.request(PageRequest), tag(2, op="r"))
+    lost = target.request(KeysRequest)
+    assert lost.keys == {"public.pages_tag": (("1",),)}
+    target.answer(published, lost, change("d", "pages_tag", 1, read=True))
+    assert names(target) == ["n2"]
+
+
+# What the stream cannot go on with
+
+
+@pytest.mark.parametrize("what", ["garbage", "version"])
+def test_a_bad_record_stops_the_stream_behind_what_came_before(
+    start: StartTarget, what: str
+) -> None:
+    target, published = start("pages")
+    good = published.records(tag(1))
+    key, value = published.records(tag(2))[0]
+    bad = b"secret garbage" if what == "garbage" else value.replace(b'"v":1', b'"v":9')
+    append(published, *good, (key, bad))
+    target.until_stopped("format version 9" if what == "version" else "not in Replicator's format")
+    assert "secret" not in target.stopped
+    assert target.rows("SELECT stopped_remedy <> '' FROM replicator_streamposition") == [(True,)]
+    target.until(lambda: names(target) == ["n1"], "what came whole before it is applied")
+
+
+def test_an_unknown_column_stops_until_the_table_has_it(start: StartTarget) -> None:
+    target, published = start("pages")
+    good = published.records(tag(1))
+    newer = published.records(tag(2), tag(3))
+    append(published, *good, *((k, v.replace(b'"name"', b'"title"')) for k, v in newer))
+    target.until_stopped("public.pages_tag has no column 'title'")
+    assert "Migrate" in str(target.rows("SELECT stopped_remedy FROM replicator_streamposition"))
+    target.until(lambda: names(target) == ["n1"], "what came whole before it is applied")
+
+
+def test_a_row_that_postgres_refuses_stops_with_its_table(start: StartTarget) -> None:
+    target, published = start("pages", prepare="ALTER TABLE pages_tag ALTER name TYPE varchar(5)")
+    published.transaction(tag(1, "too long for it"))
+    target.until_stopped("Postgres refuses a row of public.pages_tag: StringDataRightTruncation")
+    assert "too long" not in target.stopped
+    target.execute("ALTER TABLE pages_tag ALTER name TYPE varchar(50)")
+    target.until(lambda: not target.stopped, "it goes on by itself")
+    assert names(target) == ["too long for it"]
+
+
+@pytest.mark.parametrize("error", ["RAISE EXCEPTION 'no'", "PERFORM 1/0"])
+def test_a_trigger_that_fails_stops_with_its_table(start: StartTarget, error: str) -> None:
+    target, published = start(
+        "pages",
+        prepare=f"CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {error}; "
+        "RETURN new; END$$; CREATE TRIGGER no BEFORE INSERT ON pages_tag FOR EACH ROW "
+        "EXECUTE FUNCTION no()",
+    )
+    published.transaction(tag(1))
+    target.until_stopped("Postgres refuses a row of public.pages_tag")
+    target.execute("DROP TRIGGER no ON pages_tag")
+    target.until(lambda: not target.stopped, "it goes on by itself")
+    assert names(target) == ["n1"]
+
+
+def test_a_foreign_key_out_of_the_dataset_stops_with_the_remedy(start: StartTarget) -> None:
+    target, published = start("live-pages")
+    published.transaction(change("c", "pages_page", 2, parent_id=1))
+    target.until_stopped("Postgres refuses a row of public.pages_page: ForeignKeyViolation")
+    assert "points to one that is not here" in str(
+        target.rows("SELECT stopped_remedy FROM replicator_streamposition")
+    )
+
+
+# Locks
+
+
+def test_it_waits_out_locks_of_local_traffic(
+    start: StartTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = worker.connect_target
+
+    def impatient(*arguments: object) -> psycopg.Connection[object]:
+        connection = connect(*arguments)  # type: ignore[arg-type]
+        connection.execute("SET lock_timeout = '200ms'")
+        return connection
+
+    monkeypatch.setattr(worker, "connect_target", impatient)
+    target, published = start("pages")
+    with psycopg.connect(target.connection.info.dsn) as local:
+        local.execute("LOCK TABLE pages_tag IN SHARE MODE")
+        commit = published.transaction(tag(1))
+        time.sleep(0.5)
+        assert not target.stopped
+    target.reach(commit)
+    assert names(target) == ["n1"]
+
+
+def test_it_gets_over_a_deadlock(start: StartTarget) -> None:
+    target, published = start("pages")
+    target.reach(published.transaction(tag(1), change("c", "pages_page", 1)))
+    target.execute("ALTER SYSTEM SET deadlock_timeout = '100ms'")
+    target.execute("SELECT pg_reload_conf()")
+    with psycopg.connect(target.connection.info.dsn) as local:
+        local.execute("UPDATE pages_tag SET name = 'local' WHERE id = 1")
+        commit = published.transaction(
+            change("u", "pages_page", 1, title="new"), tag(1, "theirs", "u")
+        )
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+            "AND application_name = 'replicator apply' AND datname = current_database()"
+        )
+        target.until(lambda: target.rows(waiting) == [(1,)], "apply waits for the local row")
+
+        def cross() -> None:
+            try:
+                local.execute("UPDATE pages_page SET title = 'local' WHERE id = 1")
+                local.commit()
+            except psycopg.errors.DeadlockDetected:
+                local.rollback()
+
+        crossing = threading.Thread(target=cross)
+        crossing.start()
+        crossing.join(10)
+        assert not crossing.is_alive()
+    target.reach(commit)
+    assert names(target) == ["theirs"]
+    assert target.rows("SELECT title FROM pages_page") == [("new",)]
+
+
+# Backfills
+
+
+def test_a_page_of_an_old_plan_does_not_turn_the_run(start: StartTarget) -> None:
+    target, published = start("some-tags", ready=False)
+    target.begin()
+    request = target.request(PageRequest)
+    stale = Answer("stage", request.id, "0" * 16)
+    target.reach(published.transaction(tag(1, op="r"), Change("m", ""), answer=stale))
+    assert target.rows("SELECT rule, rows_done FROM replicator_backfillrun") == [(0, 0)]
+    assert names(target) == []
+    assert fingerprint(request.plan) != "0" * 16
+
+
+def test_pages_go_on_after_a_restart_in_the_middle(start_any: StartTarget) -> None:
+    target, published = start_any("some-tags", ready=False)
+    target.begin()
+    first = target.request(PageRequest)
+    assert (first.rule, first.after) == (0, None)
+    target.answer(published, first, tag(1, op="r"), tag(2, op="r"), last_key=(2,), estimated=3)
+    second = target.request(PageRequest)
+    assert (second.rule, second.after) == (0, (2,))
+    target.stop()
+    target.start()
+    again = target.request(PageRequest)
+    assert (again.rule, again.after, again.id) == (0, (2,), second.id)
+    target.answer(published, again, tag(3, op="r"))
+    target.answer(published, target.request(PageRequest), tag(3, op="r"))
+    target.until(
+        lambda: target.rows("SELECT state FROM replicator_backfillrun") == [("finished",)],
+        "the end",
+    )
+    assert names(target) == ["n1", "n2", "n3"]
+
+
+def refill(target: Target) -> None:
+    """Begin a backfill as the command does."""
+    from replicator_apply.runs import begin_backfill
+
+    ((number,),) = target.rows("SELECT id FROM replicator_subscription")
+    begin_backfill(target.connection, number)
+
+
+def test_a_sweep_deletes_what_the_source_lost_and_refreshes_the_rest(start: StartTarget) -> None:
+    target, published = start("some-tags")
+    target.reach(published.transaction(tag(1), tag(2), tag(3)))
+    refill(target)
+    for _ in range(2):
+        target.answer(published, target.request(PageRequest), tag(1, op="r"))
+    asked = target.request(KeysRequest)
+    assert sorted(asked.keys["public.pages_tag"]) == [("2",), ("3",)]
+    gone = change("d", "pages_tag", 2, read=True)
+    target.answer(published, asked, tag(3, "fresh", "r"), gone)
+    target.until(
+        lambda: (
+            target.rows("SELECT state FROM replicator_backfillrun ORDER BY id DESC LIMIT 1")
+            == [("finished",)]
+        ),
+        "the end",
+    )
+    assert target.rows(TAGS) == [(1, "n1"), (3, "fresh")]
+    assert target.rows(
+        'SELECT count(*) FROM replicator."public.pages_tag" r '
+        "JOIN replicator_subscription s USING (generation)"
+    ) == [(2,)]
+
+
+def test_more_suspects_than_the_fuse_allows_wait_for_a_person(start: StartTarget) -> None:
+    target, published = start("some-tags", fuse=1)
+    target.reach(published.transaction(tag(1), tag(2)))
+    refill(target)
+    for _ in range(2):
+        target.answer(published, target.request(PageRequest))
+    newest = "SELECT state, suspects FROM replicator_backfillrun ORDER BY id DESC LIMIT 1"
+    target.until(lambda: target.rows(newest) == [("waiting", 2)], "it waits")
+    assert names(target) == ["n1", "n2"]
+    target.execute(
+        "UPDATE replicator_backfillrun SET confirmed = true, state = 'running' "
+        "WHERE state = 'waiting'"
+    )
+    asked = target.request(KeysRequest)
+    gone = [change("d", "pages_tag", pk, read=True) for pk in (1, 2)]
+    target.answer(published, asked, *gone)
+    target.until(lambda: target.rows(newest)[0][0] == "finished", "the end")
+    assert names(target) == []
