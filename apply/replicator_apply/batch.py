@@ -23,7 +23,7 @@ from replicator_apply.rules import settle, tables_to_stage
 from replicator_apply.sequences import Sequences
 from replicator_apply.stage import Staged, StagingTables, merge_rounds, stage
 from replicator_apply.state import Place, advance, fence
-from replicator_apply.write import Written, parents_first, unwritable, write
+from replicator_apply.write import Written, naming, parents_first, unwritable, write
 
 Cursor = psycopg.Cursor[Any]
 Round = dict[bytes, TableChanges]
@@ -207,7 +207,8 @@ class Applier:
             with self._transaction(batch, finish) as cursor:
                 for changes in only or self._rounds(batch):
                     for prefix, part in changes.items():
-                        stage(cursor, staged[tables[prefix].name], part)
+                        with naming(tables[prefix].name):
+                            stage(cursor, staged[tables[prefix].name], part)
                 for one in staged.values():
                     merge_rounds(cursor, one)
                 settle(cursor, self.plan, staged, place)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from replicator.envelope import EpochStart, Mark
+from replicator.errors import Hole
 from replicator.log import Chunk
 from replicator.positions import EpochId, Lsn, Offset, Position
 from replicator_apply.assemble import Assembler, Transaction
@@ -38,11 +39,13 @@ class Consumer:
     Attributes:
         assembler: puts transactions together.
         mark: the newest mark since the last batch.
+        hole: what is missing before the next transaction; None once a later run has told it.
     """
 
     assembler: Assembler
     readers: dict[bytes, EventReader]
     mark: Mark | None = None
+    hole: Hole | None = None
     _transactions: list[Transaction] = field(default_factory=list)
     _rows: int = 0
     _position: Lsn = field(init=False)
@@ -71,9 +74,9 @@ class Consumer:
         Gives the start of another epoch, if it meets one: the rest of the chunk is not taken.
 
         Raises:
-            Hole, BadRecord, Stopped: as the assembler and the readers.
+            BadRecord, Stopped: as the readers.
         """
-        readers, feed = self.readers, self.assembler.feed
+        readers = self.readers
         for offset, (key, value) in zip(chunk.offsets, chunk.records, strict=True):
             reader = readers.get(key[: key.find(b'"', 2) + 1])
             event: Event | Skimmed
@@ -81,11 +84,11 @@ class Consumer:
                 event = skim(value)
                 if event.epoch is not None and event.epoch.id != self.assembler.epoch:
                     return NewEpoch(event.epoch, Offset(offset + 1))
-                done = feed(Offset(offset), key, value, event, keep=event.op == "h")
+                done = self._assemble(Offset(offset), key, value, event, keep=event.op == "h")
                 self.mark = event.mark or self.mark
             else:
                 event = reader.read(value)
-                done = feed(Offset(offset), key, value, event)
+                done = self._assemble(Offset(offset), key, value, event)
             if done is not None:
                 done.resume = min(done.resume, chunk.resume)
                 self._transactions.append(done)
@@ -93,6 +96,19 @@ class Consumer:
                 if self._rows >= BATCH_ROWS or done.hashed:
                     hand_over()
         return None
+
+    def _assemble(
+        self, offset: Offset, key: bytes, value: bytes, event: Event | Skimmed, *, keep: bool = True
+    ) -> Transaction | None:
+        """Feed a record; behind a hole read on, for a later run may tell what is missing."""
+        try:
+            done = self.assembler.feed(offset, key, value, event, keep=keep)
+        except Hole as hole:
+            self.hole = self.hole or hole
+            return None
+        if done is not None:
+            self.hole = None
+        return done
 
     def take(self) -> Batch:
         """Give the transactions collected as one batch."""

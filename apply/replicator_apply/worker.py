@@ -77,6 +77,7 @@ class Worker:
         self._stop = stop
         self._health = health
         self._stopped = False
+        self._hole: Hole | None = None
         self._due = 0.0
         self._outdated = False
         self._report_due = 0.0
@@ -119,6 +120,13 @@ class Worker:
 
     def _stand(self, connection: psycopg.Connection[Any], error: Stopped | BadRecord) -> None:
         """Tell why the stream stands, and wait."""
+        self._tell(connection, error)
+        until = time.monotonic() + STOPPED_RETRY
+        while time.monotonic() < until and not self._stop.wait(0.5):
+            self._health.turned()
+
+    def _tell(self, connection: psycopg.Connection[Any], error: Stopped | BadRecord) -> None:
+        """Tell why the stream stands: once to the log, and to whoever asks."""
         if not self._stopped:
             logger.error(
                 "Stream %s of %s stands: %s %s",
@@ -135,9 +143,6 @@ class Worker:
         self._health.ready(False, str(error))
         with driver_errors("noting why the stream stands"), connection.cursor() as cursor:
             note_stop(cursor, self._place, str(error), error.remedy)
-        until = time.monotonic() + STOPPED_RETRY
-        while time.monotonic() < until and not self._stop.wait(0.5):
-            self._health.turned()
 
     # One stretch of the stream: from the stored position until something changes ------------------
 
@@ -209,6 +214,7 @@ class Worker:
         return consumer_at(position, readers)
 
     def _loop(self, connection: psycopg.Connection[Any], reader: LogReader) -> None:
+        self._hole = None
         self._due, self._outdated = 0.0, False
         try:
             while not self._stop.is_set():
@@ -242,8 +248,12 @@ class Worker:
                 self._change_epoch(connection, new_epoch)
                 return False
         quiet = time.monotonic() - self._quiet_since < QUIET_ADVANCE
-        if self._consumer.pending and (self._consumer.rows or not quiet):
+        hole = self._consumer.hole
+        if self._consumer.pending and (self._consumer.rows or not quiet or hole):
             hand_over()
+        if hole is not None and hole is not self._hole:
+            self._tell(connection, hole)
+        self._hole = hole
         return True
 
     def _apply(self, connection: psycopg.Connection[Any], batch: Batch) -> None:
@@ -268,6 +278,7 @@ class Worker:
                 transaction.close()
         if self._stopped:
             self._stopped = False
+            self._health.ready(True, "")
             gauge(metrics.STOPPED).labels(*self._place).set(0)
         self._count(batch, written, time.monotonic() - began)
         if mine or written.judged:

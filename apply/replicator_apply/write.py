@@ -5,8 +5,8 @@ Unique values that change hands inside a batch are freed first; most batches hav
 plain order is tried under a savepoint and only a violation leads there.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
@@ -138,10 +138,8 @@ def _upsert_and_delete(
 ) -> Written:
     written = Written()
     for staged in filled:
-        try:
+        with naming(staged.table.name):
             _upsert(cursor, staged, written, parked=staged in parked)
-        except (psycopg.DataError, psycopg.ProgrammingError, psycopg.InternalError) as error:
-            raise unwritable(error, staged.table.name) from error
     for staged in reversed(filled):
         written.add(staged.table.name, "d", cursor.execute(staged.sql.delete).rowcount)
     return written
@@ -241,6 +239,19 @@ def passing_value(table: Table, columns: Sequence[str]) -> tuple[str, sql.Compos
         remedy="Make the foreign keys that point at the table deferrable and without an action "
         "on delete, as Django does.",
     )
+
+
+@contextmanager
+def naming(table: TableName) -> Iterator[None]:
+    """Name the table that is written in errors in which Postgres does not.
+
+    Raises:
+        Unwritable: Postgres refuses a value, or what a trigger does.
+    """
+    try:
+        yield
+    except (psycopg.DataError, psycopg.ProgrammingError, psycopg.InternalError) as error:
+        raise unwritable(error, table) from error
 
 
 def unwritable(error: psycopg.Error, at: TableName | None = None) -> Unwritable:
