@@ -23,12 +23,13 @@ from replicator_apply.backfill import (
     sweep_id,
 )
 from replicator_apply.plan import TargetPlan
-from replicator_apply.state import Place, Run, unfinished_runs, wanted_to_ask
+from replicator_apply.state import Place, Run, ask_again, unfinished_runs, wanted_to_ask
 
 Cursor = psycopg.Cursor[Any]
 
+FIRST_PATIENCE = 2.0
 PATIENCE = 30.0
-"""Seconds after which a request is sent again."""
+"""Seconds after which a request is sent again: at first, doubled each time, and in the end."""
 KEYS = 1_000
 """Wanted keys of one request."""
 
@@ -54,7 +55,7 @@ class Asker:
         self._place = place
         self._environment = environment
         self._clock = clock
-        self._sent: dict[str, float] = {}
+        self._sent: dict[str, tuple[float, float]] = {}
         self._turn = 0
 
     def ask(self, cursor: Cursor, plan: TargetPlan) -> int:
@@ -87,6 +88,11 @@ class Asker:
         for name in names:
             self._sent.pop(_series(name), None)
 
+    def forget(self, cursor: Cursor) -> None:
+        """Ask for everything anew: capture has started again, and knows of no request."""
+        self._sent.clear()
+        ask_again(cursor, self._place)
+
     def _wanted(self, cursor: Cursor, plan: TargetPlan) -> list[KeysRequest]:
         keys = wanted_to_ask(cursor, self._place, PATIENCE, KEYS)
         known = {name: rows for name, rows in keys.items() if name in map(str, plan.tables)}
@@ -112,10 +118,11 @@ class Asker:
 
     def _due(self, name: str) -> bool:
         """Whether a request was not sent yet, or long ago; notes that it is sent now."""
-        now = self._clock()
-        if now - self._sent.get(_series(name), -PATIENCE) < PATIENCE:
+        now, series = self._clock(), _series(name)
+        due, patience = self._sent.get(series, (now, FIRST_PATIENCE))
+        if now < due:
             return False
-        self._sent[_series(name)] = now
+        self._sent[series] = now + patience, min(PATIENCE, patience * 2)
         return True
 
     def _send(self, value: bytes) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from replicator.envelope import EpochStart, Mark
 from replicator.errors import Hole
 from replicator.log import Chunk
-from replicator.positions import EpochId, Lsn, Offset, Position
+from replicator.positions import EpochId, Lsn, Offset, Position, RunId
 from replicator_apply.assemble import Assembler, Transaction
 from replicator_apply.batch import Batch
 from replicator_apply.decode import Event, EventReader, Skimmed, skim
@@ -40,12 +40,15 @@ class Consumer:
         assembler: puts transactions together.
         mark: the newest mark since the last batch.
         hole: what is missing before the next transaction; None once a later run has told it.
+        new_run: whether capture has started again since this was last looked at.
     """
 
     assembler: Assembler
     readers: dict[bytes, EventReader]
     mark: Mark | None = None
     hole: Hole | None = None
+    new_run: bool = False
+    _run: RunId | None = None
     _transactions: list[Transaction] = field(default_factory=list)
     _rows: int = 0
     _position: Lsn = field(init=False)
@@ -91,6 +94,9 @@ class Consumer:
                 done = self._assemble(Offset(offset), key, value, event)
             if done is not None:
                 done.resume = min(done.resume, chunk.resume)
+                if event.at.run != self._run:
+                    self.new_run = self._run is not None
+                    self._run = event.at.run
                 self._transactions.append(done)
                 self._rows += done.size
                 if self._rows >= BATCH_ROWS or done.hashed:

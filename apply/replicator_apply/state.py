@@ -77,6 +77,7 @@ _ADVANCE = _compose(
 _STOP = _compose(
     "UPDATE {position} SET stopped_reason = %(reason)s, stopped_remedy = %(remedy)s {at}"
 )
+_READ_REPORT = _compose("SELECT source_report FROM {position} {at}")
 _REPORT = _compose(
     "UPDATE {position} SET source_report = %(report)s, source_report_at = now() {at}"
 )
@@ -125,6 +126,12 @@ def advance(cursor: Cursor, place: Place, next_lsn: Lsn, offset: Offset, committ
 def note_stop(cursor: Cursor, place: Place, reason: str, remedy: str) -> None:
     """Store why the stream stands still, for `status`."""
     cursor.execute(_STOP, {**place.parameters, "reason": reason, "remedy": remedy})
+
+
+def source_report(cursor: Cursor, place: Place) -> dict[str, Any]:
+    """Read what the source last told of itself; empty if it has not."""
+    row = cursor.execute(_READ_REPORT, place.parameters).fetchone()
+    return dict(row[0]) if row else {}
 
 
 def note_report(cursor: Cursor, place: Place, mark: Mark) -> None:
@@ -268,6 +275,7 @@ _TO_ASK = _compose(
     "{at} AND (asked_at IS NULL OR asked_at < now() - make_interval(secs => %(patience)s)) "
     "ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED) RETURNING table_name, row_key"
 )
+_ASK_AGAIN = _compose("UPDATE {wanted} SET asked_at = NULL {at}")
 _WANTED_TABLES = _compose("SELECT table_name, count(*) FROM {wanted} {at} GROUP BY table_name")
 
 
@@ -287,6 +295,11 @@ def wanted_to_ask(
     for table, key in cursor.execute(_TO_ASK, values):
         keys.setdefault(table, []).append(tuple(msgspec.json.decode(key)))
     return keys
+
+
+def ask_again(cursor: Cursor, place: Place) -> None:
+    """Forget that wanted rows were asked for: who was asked has gone."""
+    cursor.execute(_ASK_AGAIN, place.parameters)
 
 
 def wanted_by_table(cursor: Cursor, place: Place) -> dict[str, int]:

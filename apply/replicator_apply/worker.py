@@ -26,13 +26,13 @@ from replicator_apply.backfill import turn_pages
 from replicator_apply.batch import Applier, Batch, Overtaken
 from replicator_apply.bootstrap import first_position
 from replicator_apply.consume import Consumer, NewEpoch, consumer_at
+from replicator_apply.marks import take_mark
 from replicator_apply.reports import make_report
 from replicator_apply.state import (
     Place,
     StoredPosition,
     begin_at,
     load_position,
-    note_report,
     note_stop,
     start_run,
     stored_subscriptions,
@@ -269,7 +269,7 @@ class Worker:
                     compare(cursor, self._place, plan, transaction)
             turn_pages(cursor, self._place, plan, mine)
             if mark is not None:
-                note_report(cursor, self._place, mark)
+                take_mark(cursor, self._place, plan, mark)
 
         try:
             written = self._try(batch, finish)
@@ -347,6 +347,9 @@ class Worker:
         self._due = now + HOUSEKEEPING
         plan = self._applier.plan
         with connection.cursor() as cursor:
+            if self._consumer.new_run:
+                self._consumer.new_run = False
+                self._asker.forget(cursor)
             wanted = wanted_by_table(cursor, self._place)
             # Before all else: the next batch of the same poll is written by it.
             kept = tables_with_kept_rows(cursor, plan)
