@@ -117,20 +117,11 @@ def _target(stream: TargetStream) -> Iterator[tuple[str, str]]:
         oldest = "" if stream.oldest_wanted is None else f", oldest {age(stream.oldest_wanted)}"
         yield "wanted", f"{stream.wanted:,} rows{oldest}"
     if stream.source_report:
-    if stream.source_report:
-        told = ", ".join(
         told = ", ".join(
             f"{name} {value}"
-            f"{name} {value}"
             for name, value in sorted(stream.source_report.items())
-            if not name.startswith("table:")
-            for name, value in sorted(stream.source_report.items())
-            if not name.startswith("table:")
-            if name in _TOLD and value not in ("", None)
             if name in _TOLD and value not in ("", None)
         )
-        )
-        yield "source told", f"{age(stream.source_report_age)}: {told}"
         yield "source told", f"{age(stream.source_report_age)}: {told}"
 
 
