@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from replicator.envelope import Answer
-from replicator.errors import Hole
+from replicator.errors import BadRecord, Hole
 from replicator.positions import EpochId, Lsn, Offset, Position, RunId, format_lsn
 from replicator_apply.decode import Event, Skimmed
 
@@ -139,6 +139,7 @@ class Assembler:
 
         Raises:
             Hole: records are missing before the transaction that this one completes.
+            BadRecord: its positions make no sense.
         """
         at, commit = event.at, event.source.lsn
         if at.epoch != self.epoch or commit < self.position:
@@ -172,6 +173,9 @@ class Assembler:
                 f"Records are missing from the log between {format_lsn(self.position)} and "
                 f"{format_lsn(at.from_ or Lsn(0))} of epoch {self.epoch}."
             )
+        if at.to < parts.commit:
+            parts.close()
+            raise BadRecord("A transaction of the log ends before its commit.")
         self.position = at.to
         for run in [r for r, other in self._open.items() if other.commit < self.position]:
             self._open.pop(run).close()

@@ -77,7 +77,7 @@ def skim(value: bytes) -> Skimmed:
     """
     try:
         record = _skim(value)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise bad_record(value) from error
     check_version(record.at)
     return record
@@ -112,7 +112,7 @@ class EventReader:
             event = self._strict(value)
         except msgspec.ValidationError as error:
             return self._read_slowly(value, error)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise bad_record(value) from error
         if event.at.v != VERSION:
             check_version(event.at)

@@ -12,7 +12,7 @@ Source of the names: https://debezium.io/documentation/reference/stable/connecto
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -52,6 +52,10 @@ class Source(msgspec.Struct, frozen=True, gc=False):
     snapshot: str
 
 
+_Stored = Annotated[Lsn, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A position that a target can store."""
+
+
 class At(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The place in the stream. `from` and `to` stand on the last record of a transaction only."""
 
@@ -59,8 +63,8 @@ class At(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     epoch: EpochId
     run: RunId
     ordinal: int
-    from_: Lsn | None = msgspec.field(default=None, name="from")
-    to: Lsn | None = None
+    from_: _Stored | None = msgspec.field(default=None, name="from")
+    to: _Stored | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -179,7 +183,7 @@ def decode(value: bytes) -> Record:
     """
     try:
         record = _decode(value)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise bad_record(value) from error
     check_version(record.at)
     return record
@@ -194,7 +198,7 @@ def decode_tail(value: bytes) -> Tail:
     start = value.rfind(b'"at":{"v":')
     try:
         tail = _decode_tail(b"{" + value[start:])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise bad_record(value) from error
     check_version(tail.at)
     return tail

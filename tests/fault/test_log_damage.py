@@ -17,6 +17,7 @@ from tests.support.traffic import Traffic
 from tests.support.two_environments import BY_RULE, SOURCE, TARGET, WHOLE, TwoEnvironments
 
 TOPIC = stream_topic(SOURCE, "main")
+HOSTILE_KEY = b'["public.shop_team",1000000]'
 
 
 def test_a_dropped_slot_is_refused_until_a_new_epoch(two_environments: Make) -> None:
@@ -54,11 +55,11 @@ def _drop_slots(pair: TwoEnvironments) -> None:
                     time.sleep(0.01)
 
 
-def rows_of_topic(pair: TwoEnvironments, statement: str) -> None:
+def rows_of_topic(pair: TwoEnvironments, statement: str, *values: bytes) -> None:
     """Change the sqlite log's records behind everybody's back; `{}` is the topic's table."""
     with sqlite3.connect(pair.log.removeprefix("sqlite:///"), timeout=20) as connection:
         (number,) = connection.execute("SELECT id FROM topic WHERE name = ?", (TOPIC,)).fetchone()
-        connection.execute(statement.format(f"topic_{number}"))
+        connection.execute(statement.format(f"topic_{number}"), values)
     connection.close()
 
 
@@ -108,7 +109,7 @@ def rebase(pair: TwoEnvironments) -> None:
 def a_record(pair: TwoEnvironments) -> dict:
     """Make a creation of a team, whole and next in the stream, to be spoilt."""
     ((epoch, position),) = pair.on_target("SELECT epoch, next_lsn FROM replicator_streamposition")
-    position += 10**12
+    position += 500  # marks come meanwhile
     return {
         "op": "c",
         "before": None,
@@ -159,12 +160,15 @@ DAMAGED: dict[str, Callable[[dict], bytes]] = {
     "half-a-surrogate": lambda r: json.dumps(r).replace("hostile", "\\ud800").encode(),
     "name-too-long": _spoilt(after__name="x" * 5000),
     "null-for-not-null": _spoilt(after__name=None),
-    "dangling": _spoilt(after__captain_id=10**9),
     "position-beyond-64-bits": _spoilt(at__to=2**64 + 5),
+    "ends-before-its-commit": _spoilt(at__to=1),
     "deeply-nested": lambda r: (
         json.dumps(r).encode()[:-1] + b',"x":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
     ),
 }
+
+
+NEEDS_REBASE = ("garbage", "future-version", "column-of-sql")
 
 
 @pytest.mark.parametrize("datasets", [WHOLE, BY_RULE], ids=["whole", "by-rule"])
@@ -173,26 +177,31 @@ def test_damaged_records_stop_apply_and_are_never_skipped(
 ) -> None:
     pair = two_environments(datasets=datasets)
     pair.start()
-    writer = open_log(pair.log).writer(TOPIC)
-    wrong = []
     for name, damage in DAMAGED.items():
-        value = damage(a_record(pair))
-        before = pair.position()
-        writer.append([(b'["public.shop_team",1000000]', value)], None)
-        try:
-            pair.until(lambda: pair.stopped()[0] != "", f"it stands at {name}", 8, restart=False)
-            assert pair.stopped()[1], name
-            assert pair.position() - before < 10**11
-            assert "hostile" not in pair.stopped()[0]
-        except AssertionError as error:
-            wrong.append(f"{name}: {error}")
-            pair.apply.again()
-        # Capture goes on, and can be started though this is the last of the log.
-        rebase(pair)
-        pair.until(lambda: pair.backfilled() and not pair.stopped()[0], f"goes on after {name}")
-    writer.close(1)
-    assert wrong == []
+        put(pair, damage(a_record(pair)))
+        pair.until(lambda: pair.stopped()[0] != "", f"it stands at {name}", 20, restart=False)
+        assert pair.stopped()[1], name
+        assert "hostile" not in pair.stopped()[0]
+        if name in NEEDS_REBASE and datasets == WHOLE:
+            rebase(pair)
+        else:
+            mend(pair)
+        pair.until(lambda: pair.stopped()[0] == "", f"it goes on after {name}", 20, restart=False)
     pair.settle(restart=False)
+
+
+def put(pair: TwoEnvironments, value: bytes) -> None:
+    """Append a record that nobody should have written."""
+    writer = open_log(pair.log).writer(TOPIC)
+    writer.append([(HOSTILE_KEY, value)], None)
+    writer.close(1)
+
+
+def mend(pair: TwoEnvironments) -> None:
+    """Put something harmless in the place of the record that was put."""
+    place = {"v": 1, "epoch": "", "run": 9, "ordinal": 0}
+    value = json.dumps({**a_record(pair), "at": place}).encode()
+    rows_of_topic(pair, "UPDATE {} SET value = ? WHERE key = ?", value, HOSTILE_KEY)
 
 
 def test_garbage_in_the_requests_topic_is_ignored_and_counted(two_environments: Make) -> None:
