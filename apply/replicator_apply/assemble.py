@@ -126,7 +126,7 @@ class Assembler:
         self._open: dict[RunId, _Fragments] = {}
 
     def feed(
-        self, offset: Offset, key: bytes, value: bytes, event: Event | Skimmed, *, keep: bool = True
+        self, offset: int, key: bytes, value: bytes, event: Event | Skimmed, keep: bool = True
     ) -> Transaction | None:
         """Take the next record of the topic; give the transaction that it completes.
 
@@ -150,16 +150,17 @@ class Assembler:
                 self._open.pop(at.run).close()
             if at.ordinal != 0:
                 return None
-            parts = self._open[at.run] = _Fragments(commit, offset)
+            parts = self._open[at.run] = _Fragments(commit, Offset(offset))
         elif at.ordinal != parts.next_ordinal:
             return None
         parts.next_ordinal += 1
-        if parts.spool is not None and keep:
-            parts.spool.append(key, value)
-        elif keep:
-            parts.events.append((key, event))
-            if len(parts.events) >= SPOOL_AFTER:
-                parts.spool = Spool()
+        if keep:
+            if parts.spool is None:
+                parts.events.append((key, event))
+                if parts.next_ordinal >= SPOOL_AFTER:
+                    parts.spool = Spool()
+            else:
+                parts.spool.append(key, value)
         if at.to is None:
             return None
         return self._complete(parts, event, Offset(offset + 1))

@@ -13,6 +13,9 @@ import msgspec
 
 from replicator_apply.decode import Cell, Event, EventReader, Row, Skimmed
 
+NO_TABLE = b"?"
+"""No record's key of ours begins so; stands for the table of a key that names none."""
+
 
 @dataclass(slots=True)
 class TableChanges:
@@ -112,14 +115,21 @@ def collapse(
         open_table: gives the empty changes of a table, by prefix; None: the target does not
             hold it.
     """
+    prefix, table = NO_TABLE, None
     for key, event in events:
-        end = key.find(b'"', 2)
-        prefix = key[: end + 1]
-        table = changes.get(prefix)
-        if table is None:
-            table = open_table(prefix)
-            if table is None:
-                continue
-            changes[prefix] = table
-        if isinstance(event, Event):
+        if not key.startswith(prefix):  # mostly it is the table of the event before
+            prefix = key[: key.find(b'"', 2) + 1] or NO_TABLE
+            table = _changes_of(prefix, changes, open_table)
+        if table is not None and isinstance(event, Event):
             table.add(key, event)
+
+
+def _changes_of(
+    prefix: bytes,
+    changes: dict[bytes, TableChanges],
+    open_table: Callable[[bytes], TableChanges | None],
+) -> TableChanges | None:
+    """Find or open the changes of a table."""
+    if prefix not in changes and (opened := open_table(prefix)) is not None:
+        changes[prefix] = opened
+    return changes.get(prefix)

@@ -13,7 +13,10 @@ from replicator.log import Chunk
 from replicator.positions import EpochId, Lsn, Offset, Position, RunId
 from replicator_apply.assemble import Assembler, Transaction
 from replicator_apply.batch import Batch
+from replicator_apply.collapse import NO_TABLE
 from replicator_apply.decode import Event, EventReader, Skimmed, skim
+
+_HASHED = b'{"op":"h"'
 
 BATCH_ROWS = 10_000
 """Row events after which a batch is handed over though more has arrived."""
@@ -79,42 +82,41 @@ class Consumer:
         Raises:
             BadRecord, Stopped: as the readers.
         """
-        readers = self.readers
+        feed, prefix, reader = self.assembler.feed, NO_TABLE, None
+        event: Event | Skimmed
         for offset, (key, value) in zip(chunk.offsets, chunk.records, strict=True):
-            reader = readers.get(key[: key.find(b'"', 2) + 1])
-            event: Event | Skimmed
-            if reader is None or b'"op":"h"' in value[:12]:
-                event = skim(value)
-                if event.epoch is not None and event.epoch.id != self.assembler.epoch:
-                    return NewEpoch(event.epoch, Offset(offset + 1))
-                done = self._assemble(Offset(offset), key, value, event, keep=event.op == "h")
-                self.mark = event.mark or self.mark
+            if not key.startswith(prefix):  # mostly it is the table of the record before
+                prefix = key[: key.find(b'"', 2) + 1] or NO_TABLE
+                reader = self.readers.get(prefix)
+            if reader is None or value.startswith(_HASHED):
+                event = skimmed = skim(value)
+                if skimmed.epoch is not None and skimmed.epoch.id != self.assembler.epoch:
+                    return NewEpoch(skimmed.epoch, Offset(offset + 1))
+                self.mark = skimmed.mark or self.mark
+                keep = event.op == "h"
             else:
-                event = reader.read(value)
-                done = self._assemble(Offset(offset), key, value, event)
+                event, keep = reader.read(value), True
+            try:
+                done = feed(offset, key, value, event, keep)
+            except Hole as hole:
+                # Reading goes on behind it, for a later run may tell what is missing.
+                self.hole = self.hole or hole
+                continue
             if done is not None:
-                done.resume = min(done.resume, chunk.resume)
-                if event.at.run != self._run:
-                    self.new_run = self._run is not None
-                    self._run = event.at.run
-                self._transactions.append(done)
-                self._rows += done.size
+                self._collect(done, chunk.resume, event.at.run)
                 if self._rows >= BATCH_ROWS or done.hashed:
                     hand_over()
         return None
 
-    def _assemble(
-        self, offset: Offset, key: bytes, value: bytes, event: Event | Skimmed, *, keep: bool = True
-    ) -> Transaction | None:
-        """Feed a record; behind a hole read on, for a later run may tell what is missing."""
-        try:
-            done = self.assembler.feed(offset, key, value, event, keep=keep)
-        except Hole as hole:
-            self.hole = self.hole or hole
-            return None
-        if done is not None:
-            self.hole = None
-        return done
+    def _collect(self, done: Transaction, resume: Offset, run: RunId) -> None:
+        """Take a whole transaction in."""
+        self.hole = None
+        done.resume = min(done.resume, resume)
+        if run != self._run:
+            self.new_run = self._run is not None
+            self._run = run
+        self._transactions.append(done)
+        self._rows += done.size
 
     def take(self) -> Batch:
         """Give the transactions collected as one batch."""

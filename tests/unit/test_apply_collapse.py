@@ -138,6 +138,7 @@ def test_events_find_their_tables() -> None:
         (encode_key("public.other", [1]), event_of(step)),
         (encode_key("public.thing2", [1]), event_of(step)),
         (encode_key(""), mark),
+        (b"", mark),
         (encode_key("public.thing", [2]), event_of(step)),
     ]
     collapse(events, changes, open_table)
