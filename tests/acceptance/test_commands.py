@@ -1,0 +1,272 @@
+"""The product as its users run it: two environments of the sample project, commands as processes."""
+
+import json
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.conftest import SampleFactory, StartProcess
+from tests.support.kafka import KafkaBroker
+from tests.support.processes import Process, wait_until
+from tests.support.sample.environments import environment
+
+TAGS = "SELECT id, name FROM pages_tag WHERE id < 10 OR name LIKE 'a%' ORDER BY id"
+LAST_RUN = "SELECT state, rows_done FROM replicator_backfillrun ORDER BY id DESC LIMIT 1"
+
+
+class Site:
+    """One environment: its database, and its commands as processes."""
+
+    def __init__(self, start: StartProcess, conninfo: str, replicator: dict[str, object]) -> None:
+        self._start = start
+        self._environment = environment(conninfo, replicator)
+        self.database = psycopg.connect(conninfo, autocommit=True)
+
+    def start(self, *command: str, log: str = "") -> Process:
+        """Start a command."""
+        return self._start("replicator", *command, env=self._environment, log=log)
+
+    def run(self, *command: str, code: int = 0, seconds: float = 60) -> str:
+        """Run a command to its end and give what it printed."""
+        process = self.start(*command)
+        found = process.wait(seconds)
+        assert found == code, process.failure(f"ended with {found} instead of {code}")
+        return process.output()
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        return self.database.execute(statement).fetchall()
+
+    def execute(self, statement: str) -> None:
+        self.database.execute(statement)
+
+
+class Pair:
+    """A source and a target that subscribes to `some-tags`."""
+
+    def __init__(
+        self, start: StartProcess, database: SampleFactory, log: str, **subscription: object
+    ) -> None:
+        source = {"ENVIRONMENT": "prod", "LOG": log, "TARGETS": {"stage": ["*"]}}
+        subscribed = {"source": "prod", "dataset": "some-tags", **subscription}
+        target = {"ENVIRONMENT": "stage", "LOG": log, "SUBSCRIPTIONS": [subscribed]}
+        self.prod = Site(start, database("prod"), source)
+        self.stage = Site(start, database("stage"), target)
+
+    def close(self) -> None:
+        self.prod.database.close()
+        self.stage.database.close()
+
+    def until_backfilled(self) -> None:
+        """Wait until the target's newest backfill is through."""
+
+        def finished() -> bool:
+            found = self.stage.rows(LAST_RUN)
+            return bool(found) and found[0][0] == "finished"
+
+        wait_until(finished, 60, "the backfill is finished")
+
+    def until_equal(self, seconds: float = 30) -> None:
+        """Wait until the target has what the dataset says."""
+        wait_until(
+            lambda: self.stage.rows(TAGS) == self.prod.rows(TAGS), seconds, "both sides are equal"
+        )
+
+
+@pytest.fixture
+def pair(
+    process: StartProcess, sample_database: SampleFactory, tmp_path: Path
+) -> Iterator[Callable[..., Pair]]:
+    """Make a source and a target; no daemon runs yet."""
+    made: list[Pair] = []
+
+    def make(log: str = f"sqlite:///{tmp_path}/log.sqlite3", **subscription: object) -> Pair:
+        made.append(Pair(process, sample_database, log, **subscription))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def many(site: Site, count: int = 60_000) -> None:
+    """Fill the source, so that a backfill has some pages."""
+    site.execute(f"INSERT INTO pages_tag (name) SELECT 'a' || n FROM generate_series(1, {count}) n")
+
+
+def use(both: Pair) -> None:
+    """Go through the life of rows with both daemons, and end them as a supervisor does."""
+    both.prod.execute("INSERT INTO pages_tag (name) VALUES ('before')")
+    capture, apply = both.prod.start("capture"), both.stage.start("apply")
+    both.until_backfilled()
+    both.prod.execute("INSERT INTO pages_tag (name) VALUES ('after'), ('apple')")
+    both.prod.execute("UPDATE pages_tag SET name = 'changed' WHERE name = 'before'")
+    both.prod.execute("DELETE FROM pages_tag WHERE name = 'after'")
+    wait_until(
+        lambda: [name for _, name in both.stage.rows(TAGS)] == ["changed", "apple"],
+        30,
+        "every change arrives",
+    )
+    assert "2 rows compared: 0 missing, 0 extra, 0 different" in both.stage.run(
+        "verify", "--dataset", "some-tags"
+    ) or re.search(
+        r"0 missing, 0 extra, 0 different", both.stage.run("verify", "--dataset", "some-tags")
+    )
+    for daemon in (capture, apply):
+        began = time.monotonic()
+        assert daemon.terminate(10) == 0, daemon.failure("did not end well")
+        assert time.monotonic() - began < 5
+
+
+def test_rows_flow_between_two_environments(pair: Callable[..., Pair]) -> None:
+    use(pair())
+
+
+def test_rows_flow_on_kafka(pair: Callable[..., Pair], kafka: KafkaBroker) -> None:
+    use(pair(kafka.url))
+
+
+def test_verify_finds_just_what_differs_and_backfill_repairs_it(
+    pair: Callable[..., Pair],
+) -> None:
+    both = pair()
+    both.prod.execute("INSERT INTO pages_tag (name) SELECT 'a' || n FROM generate_series(1, 50) n")
+    both.prod.start("capture")
+    both.stage.start("apply")
+    both.until_backfilled()
+    both.stage.execute("UPDATE pages_tag SET name = 'abroad' WHERE id = 11")
+    both.stage.execute("DELETE FROM pages_tag WHERE id = 12")
+    both.stage.execute("INSERT INTO pages_tag (id, name) VALUES (500, 'axtra'), (501, 'alocal')")
+    both.stage.execute(
+        'INSERT INTO replicator."public.pages_tag" '
+        "SELECT 500, id, generation FROM replicator_subscription"
+    )
+    found = both.stage.run("verify", "--dataset", "some-tags", code=1)
+    assert "1 missing, 1 extra, 1 different" in found
+    assert re.findall(r"(missing|extra|different) +public\.pages_tag \[\"(\d+)\"\]", found) == [
+        ("different", "11"),
+        ("missing", "12"),
+        ("extra", "500"),
+    ]
+    would = both.stage.run("backfill", "--dataset", "some-tags", "--dry-run", code=1)
+    assert "insert 1, update 1 and delete 1" in would
+    assert both.stage.rows("SELECT count(*) FROM replicator_backfillrun") == [(1,)]
+    assert "Complete" in both.stage.run("backfill", "--dataset", "some-tags")
+    both.stage.run("verify", "--dataset", "some-tags")
+    assert both.stage.rows("SELECT name FROM pages_tag WHERE id > 100") == [("alocal",)]
+
+
+def test_ctrl_c_pauses_a_backfill_and_the_same_command_resumes_it(
+    pair: Callable[..., Pair],
+) -> None:
+    both = pair()
+    many(both.prod)
+    both.prod.start("capture")
+    # No apply runs: the command applies the stream meanwhile.
+    first = both.stage.start("backfill", "--dataset", "some-tags")
+    wait_until(lambda: pages_done(both) > 0, 60, "the first page is here")
+    first.send(signal.SIGINT)
+    assert first.wait(30) == 1, first.failure("did not pause")
+    assert "is paused; the same command goes on" in first.output()
+    state, done = both.stage.rows(LAST_RUN)[0]
+    assert state == "paused"
+    last = both.stage.run("backfill", "--dataset", "some-tags")
+    assert re.search(r"Going on with run 1\.", last)
+    assert "Complete" in last
+    assert both.stage.rows("SELECT count(*) FROM replicator_backfillrun") == [(1,)]
+    assert both.stage.rows(LAST_RUN)[0][1] > done
+    both.until_equal()
+
+
+def pages_done(both: Pair) -> int:
+    try:
+        found = both.stage.rows(LAST_RUN)
+    except psycopg.errors.UndefinedTable:
+        return 0
+    return int(found[0][1]) if found else 0
+
+
+@pytest.mark.parametrize("victim", ["capture", "apply"])
+def test_a_backfill_survives_the_death_of_a_daemon(pair: Callable[..., Pair], victim: str) -> None:
+    both = pair()
+    many(both.prod)
+    daemons = {"capture": both.prod.start("capture"), "apply": both.stage.start("apply")}
+    wait_until(lambda: pages_done(both) > 0, 60, "the first page is here")
+    daemons[victim].kill9()
+    assert both.stage.rows(LAST_RUN)[0][0] == "running"
+    both.prod.execute("UPDATE pages_tag SET name = 'b' || name WHERE id % 1000 = 0")
+    (both.prod if victim == "capture" else both.stage).start(victim)
+    both.until_backfilled()
+    both.until_equal()
+
+
+def test_a_blown_fuse_waits_for_confirm(pair: Callable[..., Pair]) -> None:
+    both = pair(fuse=1)
+    both.prod.execute("INSERT INTO pages_tag (name) VALUES ('one')")
+    both.prod.start("capture")
+    both.stage.start("apply")
+    both.until_backfilled()
+    both.stage.execute(
+        "INSERT INTO pages_tag (id, name) SELECT n, 'a' || n FROM generate_series(51, 53) n"
+    )
+    both.stage.execute(
+        'INSERT INTO replicator."public.pages_tag" '
+        "SELECT n, id, generation FROM replicator_subscription, generate_series(51, 53) n"
+    )
+    told = both.stage.run("backfill", "--dataset", "some-tags", code=1)
+    assert "would ask for 3 rows" in told
+    command = re.search(r"replicator confirm (\d+)", told)
+    assert command
+    assert both.stage.rows("SELECT count(*) FROM pages_tag") == [(4,)]
+    assert "goes on" in both.stage.run("confirm", command[1])
+    both.until_backfilled()
+    assert both.stage.rows("SELECT name FROM pages_tag") == [("one",)]
+    assert "No run" in both.stage.run("confirm", command[1], code=1)
+
+
+def test_a_second_apply_stands_by_and_takes_over(pair: Callable[..., Pair]) -> None:
+    both = pair()
+    both.prod.start("capture")
+    first = both.stage.start("apply")
+    both.until_backfilled()
+    second = both.stage.start("apply")
+    second.wait_for_output("standing by")
+    first.kill9()
+    both.prod.execute("INSERT INTO pages_tag (name) VALUES ('one')")
+    both.until_equal()
+    assert second.terminate(10) == 0, second.failure("did not end well")
+
+
+def test_status_and_check_tell_of_both_sides(pair: Callable[..., Pair]) -> None:
+    both = pair()
+    both.prod.start("capture")
+    both.stage.start("apply")
+    both.until_backfilled()
+    source = json.loads(both.prod.run("status", "--json"))
+    target = json.loads(both.stage.run("status", "--json"))
+    assert (source["environment"], target["environment"]) == ("prod", "stage")
+    assert "some-tags" in json.dumps(target)
+    for site in (both.prod, both.stage):
+        assert site.run("status")
+        assert "E1" not in site.run("check")
+
+
+def test_prepare_prints_or_does_what_needs_privileges(pair: Callable[..., Pair]) -> None:
+    both = pair()
+    assert "CREATE PUBLICATION" in both.prod.run("prepare", "source", "--sql")
+    assert both.prod.rows("SELECT count(*) FROM pg_publication") == [(0,)]
+    printed = both.stage.run("prepare", "target", "--sql")
+    assert 'CREATE TABLE "replicator"."public.pages_tag"' in printed
+    assert both.stage.rows("SELECT to_regnamespace('replicator')") == [(None,)]
+    both.prod.run("prepare", "source")
+    both.stage.run("prepare", "target")
+    assert both.prod.rows("SELECT count(*) FROM pg_publication") == [(1,)]
+    assert both.stage.rows("SELECT to_regclass('replicator.\"public.pages_tag\"') IS NULL") == [
+        (False,)
+    ]
+    assert "CREATE" not in both.stage.run("prepare", "target", "--sql")
