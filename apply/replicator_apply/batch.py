@@ -220,6 +220,8 @@ class Applier:
         except psycopg.OperationalError:
             raise
         except psycopg.DatabaseError as error:
+            if error.sqlstate is None:
+                raise
             raise unwritable(error) from error
 
     # The target transaction ----------------------------------------------------------------------

@@ -251,6 +251,8 @@ def naming(table: TableName) -> Iterator[None]:
     try:
         yield
     except (psycopg.DataError, psycopg.ProgrammingError, psycopg.InternalError) as error:
+        if error.sqlstate is None:
+            raise
         raise unwritable(error, table) from error
 
 

@@ -1,4 +1,4 @@
-"""The product as its users run it: two environments of the sample project, commands as processes."""
+"""The product as users run it: two environments of the sample project, commands as processes."""
 
 import json
 import re
@@ -112,11 +112,8 @@ def use(both: Pair) -> None:
         30,
         "every change arrives",
     )
-    assert "2 rows compared: 0 missing, 0 extra, 0 different" in both.stage.run(
-        "verify", "--dataset", "some-tags"
-    ) or re.search(
-        r"0 missing, 0 extra, 0 different", both.stage.run("verify", "--dataset", "some-tags")
-    )
+    told = both.stage.run("verify", "--dataset", "some-tags")
+    assert "0 missing, 0 extra, 0 different" in told
     for daemon in (capture, apply):
         began = time.monotonic()
         assert daemon.terminate(10) == 0, daemon.failure("did not end well")

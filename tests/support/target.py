@@ -114,6 +114,8 @@ class Target:
         self.failures: list[BaseException] = []
         self._stop: Stop | None = None
         self._seen = 0
+        self._requests: list[KeysRequest | PageRequest] = []
+        self._answered: set[str] = set()
 
     def skip_backfill(self) -> None:
         """Subscribe, and take the first backfill for done."""
@@ -198,8 +200,8 @@ class Target:
         """Wait until the stream stands for a reason that contains these words."""
         self.until(lambda: reason in self.stopped, f"stopped because {reason}")
 
-    def requests(self) -> Iterator[KeysRequest | PageRequest]:
-        """Give the requests that came since the last call."""
+    def _arrived(self) -> Iterator[KeysRequest | PageRequest]:
+        """Give the requests that came since the last call, repetitions of answered ones aside."""
         reader = self.log.reader(requests_topic(*PLACE, "stage"))
         reader.seek(0)  # type: ignore[arg-type]
         messages = [r for chunk in reader.poll(0.1) for r in chunk.records]
@@ -207,17 +209,19 @@ class Target:
         new, self._seen = messages[self._seen :], len(messages)
         for _, value in new:
             message = parse(value)
-            if isinstance(message, KeysRequest | PageRequest):
+            if isinstance(message, KeysRequest | PageRequest) and message.id not in self._answered:
                 yield message
 
     def request(self, kind: type, seconds: float = 10) -> Any:
-        """Wait for the next request of a kind."""
+        """Wait for the next request of a kind; those of other kinds are kept for later."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if self.failures:
                 raise self.failures[0]
-            for message in self.requests():
+            self._requests += self._arrived()
+            for message in self._requests:
                 if isinstance(message, kind):
+                    self._requests = [r for r in self._requests if r.id != message.id]
                     return message
             time.sleep(0.02)
         raise AssertionError(f"no {kind.__name__} came")
@@ -230,6 +234,8 @@ class Target:
         **more: Any,
     ) -> None:
         """Publish the answer to a request, and wait until it is applied."""
+        self._answered.add(request.id)
+        self._requests = [r for r in self._requests if r.id != request.id]
         answer = Answer("stage", request.id, fingerprint(request.plan), **more)
         self.reach(published.transaction(*changes, Change("m", ""), answer=answer))
 
