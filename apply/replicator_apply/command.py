@@ -62,7 +62,9 @@ def apply_all(settings: ReplicatorSettings, stop: Stop, health: Health) -> None:
     failures: list[Exception] = []
     threads = [
         threading.Thread(
-            target=_guard, args=(settings, place, stop, health, failures.append), name=str(place)
+            target=_guard,
+            args=(settings, place, stop, health.part(place.source), failures.append),
+            name=f"{place.source} {place.stream}",
         )
         for place in all_places
     ]

@@ -37,6 +37,7 @@ class Health:
     ) -> None:
         self._within = within
         self._clock = clock
+        self._parts: list[HealthPart] = []
         self._turned = clock()
         self._ready: tuple[bool, str] = (False, "starting")
         gauge(LOOP_AGE).set_function(self.age)
@@ -53,6 +54,23 @@ class Health:
         self._ready = (is_ready, reason)
         gauge(READY).set(int(is_ready))
 
+    def part(self, name: str) -> "HealthPart":
+        """Give the health of one of several loops; the whole is as well as the worst of them."""
+        part = HealthPart(self, name)
+        self._parts.append(part)
+        return part
+
+    def parts_changed(self) -> None:
+        """Take over what the parts tell."""
+        self._turned = min(part.turned_at for part in self._parts)
+        self._turns.inc()
+        unready = [part.reason for part in self._parts if part.reason]
+        self.ready(not unready, "; ".join(unready))
+
+    def now(self) -> float:
+        """Give the clock's seconds."""
+        return self._clock()
+
     def age(self) -> float:
         """Give the seconds since the loop turned last."""
         return self._clock() - self._turned
@@ -66,6 +84,31 @@ class Health:
         """Say whether the daemon does its work, or why not."""
         is_ready, reason = self._ready
         return is_ready, "ready" if is_ready else f"not ready: {reason}"
+
+
+class HealthPart(Health):
+    """What one loop of several tells of itself; made by `Health.part`.
+
+    Attributes:
+        reason: why it does not do its work, with its name; "" if it does.
+        turned_at: when it turned last, by the whole's clock.
+    """
+
+    def __init__(self, whole: Health, name: str) -> None:
+        self._whole = whole
+        self._name = name
+        self.reason = f"{name}: starting"
+        self.turned_at = whole.now()
+
+    def turned(self) -> None:
+        """Note that this loop has turned."""
+        self.turned_at = self._whole.now()
+        self._whole.parts_changed()
+
+    def ready(self, is_ready: bool, reason: str = "") -> None:
+        """Note whether this loop does its work."""
+        self.reason = "" if is_ready else f"{self._name}: {reason}"
+        self._whole.parts_changed()
 
 
 @contextmanager

@@ -41,6 +41,23 @@ def test_healthz_follows_the_loop() -> None:
         assert get(address, "/healthz") == (200, "the loop turned 0.0 s ago\n")
 
 
+def test_the_whole_is_as_well_as_the_worst_of_its_parts() -> None:
+    clock = Clock()
+    health = Health(within=30, clock=clock)
+    one, two = health.part("one"), health.part("two")
+    one.ready(True)
+    assert health.readiness() == (False, "not ready: two: starting")
+    two.ready(False, "a hole")
+    assert health.readiness() == (False, "not ready: two: a hole")
+    two.ready(True)
+    assert health.readiness() == (True, "ready")
+    clock.now += 40
+    one.turned()
+    assert health.liveness() == (False, "the loop turned 40.0 s ago")
+    two.turned()
+    assert health.liveness() == (True, "the loop turned 0.0 s ago")
+
+
 def test_readyz_says_why_not() -> None:
     health = Health()
     with serve_http(("127.0.0.1", 0), health) as address:
