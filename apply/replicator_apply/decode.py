@@ -5,7 +5,7 @@ are all there takes the strict decoder; one with columns missing (unchanged TOAS
 another shape) the lenient one, which tells absent from null.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -28,6 +28,9 @@ Row = Any
 """A generated Struct with one field per column, `c0`, `c1` … in the reader's order."""
 
 Cell = int | str | bool | None
+
+NEW = frozenset("cr")
+"""Ops whose rows are whole: what they lack, their source does not have."""
 
 
 class Origin(msgspec.Struct, gc=False, frozen=True):
@@ -89,12 +92,20 @@ class EventReader:
     Attributes:
         columns: names of the columns, in the order of a row's fields.
         key: the primary key's columns.
+        absent: what new rows have in columns that their source does not have yet; else NULL.
     """
 
-    def __init__(self, table: str, columns: Sequence[str], key: Sequence[str]) -> None:
+    def __init__(
+        self,
+        table: str,
+        columns: Sequence[str],
+        key: Sequence[str],
+        absent: Mapping[str, Cell] | None = None,
+    ) -> None:
         self.table = table
         self.columns = tuple(columns)
         self.key = tuple(key)
+        self.absent = absent or {}
         self.row_type = _row_type(self.columns, strict=True)
         self.lenient_type = _row_type(self.columns, strict=False)
         key_type = _row_type(self.columns, strict=False, forbid=False)
@@ -131,7 +142,18 @@ class EventReader:
                 ) from error
             raise bad_record(value) from first
         check_version(event.at)
+        if event.op in NEW and event.after is not None:
+            event.after = self._filled(event.after, event.unchanged)
         return event
+
+    def _filled(self, row: Row, unchanged: Sequence[str]) -> Row:
+        """Fill the columns that a new row does not have because its source has none such."""
+        cells = [getattr(row, f"c{i}") for i in range(len(self.columns))]
+        for place, name in enumerate(self.columns):
+            if cells[place] is UNSET and name not in unchanged and name not in self.key:
+                cells[place] = self.absent.get(name)
+        complete = not any(cell is UNSET for cell in cells)
+        return (self.row_type if complete else self.lenient_type)(*cells)
 
     def missing(self, row: Row) -> tuple[int, ...]:
         """Positions of the columns that the row does not have."""

@@ -53,3 +53,37 @@ def defaults(
                 remedy="Release the column, or give its field or the database a default.",
             )
     return texts
+
+
+_DEFAULTS = """
+SELECT a.attname::text, pg_get_expr(d.adbin, d.adrelid)
+  FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+ WHERE d.adrelid = %s AND a.attgenerated = ''
+"""
+
+
+def absent_values(
+    connection: psycopg.Connection[Any], release: Release, shape: TableShape, alias: str
+) -> dict[str, str]:
+    """Give the text that a new row has in each column that its source does not have yet.
+
+    That is where this environment was migrated first. The database's default, or else that of the
+    model's field; columns without either are left out: they are NULL.
+    """
+    expressions = dict(connection.execute(_DEFAULTS, (shape.oid,)).fetchall())
+    fields = {field.column: field for field in find_model(release.label)._meta.concrete_fields}
+    texts: dict[str, sql.Composable] = {}
+    for name in release.columns:
+        column = shape.columns[name]
+        if name in release.key or column.sequence:
+            continue
+        if name in expressions:
+            texts[name] = sql.SQL("({})::text").format(sql.SQL(expressions[name]))
+        elif (field := fields.get(name)) is not None:
+            value = field.get_db_prep_save(field.get_default(), connections[alias])
+            texts[name] = sql.SQL("{}::{}::text").format(value, sql.SQL(column.type))
+    if not texts:
+        return {}
+    row = connection.execute(sql.SQL("SELECT {}").format(sql.SQL(", ").join(texts.values())))
+    cells = zip(texts, row.fetchone() or (), strict=True)
+    return {name: cell for name, cell in cells if cell is not None}

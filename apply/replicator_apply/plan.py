@@ -6,7 +6,7 @@ names it in every request; an answer to another plan counts for nothing.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 
@@ -67,6 +67,7 @@ class Table:
         pulled: foreign keys to tables that every such subscription holds wholly: a row that they
             point at belongs, so if it is missing it is on its way.
         defaults: text of a value for each column of new rows that nothing else fills.
+        absent: text of a value for released columns that the source does not have yet.
     """
 
     number: int
@@ -76,6 +77,7 @@ class Table:
     adopts: bool
     pulled: tuple[Constraint, ...]
     defaults: Mapping[str, str]
+    absent: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> TableName:
@@ -90,7 +92,7 @@ class Table:
     @cached_property
     def reader(self) -> EventReader:
         """Reads the table's events."""
-        return EventReader(str(self.name), self.columns, self.key)
+        return EventReader(str(self.name), self.columns, self.key, self.absent)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -177,6 +179,7 @@ def make_plan(
     subscriptions: Sequence[SubscribedDataset],
     shapes: Mapping[TableName, TableShape],
     defaults: Mapping[TableName, Mapping[str, str]],
+    absent: Mapping[TableName, Mapping[str, str]] | None = None,
 ) -> TargetPlan:
     """Compile subscriptions against the target's tables.
 
@@ -196,6 +199,7 @@ def make_plan(
             adopts=all(s.on_clash == "adopt" for s in holders),
             pulled=tuple(k for k in shapes[name].outgoing if _is_pulled(k, release, holders)),
             defaults=defaults[name],
+            absent=(absent or {}).get(name, {}),
         )
     return TargetPlan(tuple(subscriptions), tables)
 

@@ -9,7 +9,7 @@ from replicator.errors import ConfigurationError
 from replicator.plan import DatasetPlan
 from replicator.settings import ReplicatorSettings, Subscription
 from replicator_apply.catalog import read_shapes
-from replicator_apply.defaults import defaults
+from replicator_apply.defaults import absent_values, defaults
 from replicator_apply.plan import SubscribedDataset, TargetPlan, make_plan
 from replicator_apply.prepare import ensure_receipts
 from replicator_apply.state import (
@@ -93,6 +93,10 @@ def load_plan(connection: Connection, settings: ReplicatorSettings, place: Place
             name: defaults(connection, release, shapes[name], settings.database)
             for name, release in releases.items()
         }
-        plan = make_plan(subscribed, shapes, filled)
+        absent = {
+            name: absent_values(connection, release, shapes[name], settings.database)
+            for name, release in releases.items()
+        }
+        plan = make_plan(subscribed, shapes, filled, absent)
         ensure_receipts(connection, shapes, may_prepare=settings.auto_prepare)
     return plan

@@ -214,3 +214,25 @@ def test_a_local_row_is_adopted_where_that_is_the_policy(start: StartTarget) -> 
     assert target.rows(local) == [("theirs", "secret", True)]
     target.reach(published.transaction(change("d", "auth_user", 1)))
     assert target.rows(local) == []
+
+
+@pytest.mark.usefixtures("either_way")
+def test_a_column_that_only_this_side_has_yet_takes_its_default(start: StartTarget) -> None:
+    """The target was migrated first: the source does not know the column."""
+    target, published = start(
+        "published-polls", prepare="ALTER TABLE polls_question ALTER priority SET DEFAULT 7"
+    )
+
+    def question(op: str, text: str) -> Change:
+        whole = change(op, "polls_question", 1, published=True, question_text=text)  # type: ignore[arg-type]
+        assert whole.after is not None
+        del whole.after["priority"], whole.after["body"]
+        return whole
+
+    rows = "SELECT question_text, priority, body FROM polls_question"
+    target.reach(published.transaction(question("c", "old")))
+    assert target.rows(rows) == [("old", 7, "")]
+    target.execute("UPDATE polls_question SET priority = 8")
+    target.reach(published.transaction(question("u", "new")))
+    assert target.rows(rows) == [("new", 8, "")]
+    assert target.wanted == []
