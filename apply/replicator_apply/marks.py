@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import psycopg
 
 from replicator.envelope import Mark
@@ -25,7 +26,9 @@ logger = logging.getLogger(__name__)
 def take_mark(cursor: Cursor, place: Place, plan: TargetPlan, mark: Mark) -> None:
     """Store what the source tells of itself; begin the backfills that it calls for."""
     before = source_report(cursor, place)
-    note_report(cursor, place, mark)
+    note_report(
+        cursor, place, msgspec.structs.replace(mark, health=with_tables(before, mark.health))
+    )
     joined = joined_tables(before, mark.health)
     for subscription in plan.subscriptions:
         found = sorted(joined & {str(r.table) for r in subscription.dataset.releases})
@@ -37,6 +40,14 @@ def take_mark(cursor: Cursor, place: Place, plan: TargetPlan, mark: Mark) -> Non
                 extra={"event": "table_joined", "dataset": subscription.dataset.name},
             )
             start_run(cursor, subscription.id, "table joined")
+
+
+def with_tables(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to a mark's health the tables that it does not name, as an earlier one named them.
+
+    A capture that has just started names none yet, and nobody has left the stream.
+    """
+    return {k: v for k, v in before.items() if k.startswith(TABLE)} | dict(now)
 
 
 def joined_tables(before: Mapping[str, object], now: Mapping[str, object]) -> set[str]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from replicator_apply.marks import joined_tables
+from replicator_apply.marks import joined_tables, with_tables
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,12 @@ def test_a_new_token_means_that_the_table_joined(
     before: dict[str, object], now: dict[str, object], joined: set[str]
 ) -> None:
     assert joined_tables(before, now) == joined
+
+
+def test_a_capture_that_starts_again_lets_no_table_join() -> None:
+    """Its first mark names no table yet."""
+    report: dict[str, object] = {"table:public.thing": 1, "wal_status": "reserved"}
+    report = with_tables(report, {"wal_status": "extended"})
+    assert report == {"table:public.thing": 1, "wal_status": "extended"}
+    assert joined_tables(report, {"table:public.thing": 1}) == set()
+    assert joined_tables(report, {"table:public.thing": 2}) == {"public.thing"}
