@@ -109,7 +109,7 @@ def rebase(pair: TwoEnvironments) -> None:
 def a_record(pair: TwoEnvironments) -> dict:
     """Make a creation of a team, whole and next in the stream, to be spoilt."""
     ((epoch, position),) = pair.on_target("SELECT epoch, next_lsn FROM replicator_streamposition")
-    position += 500  # marks come meanwhile
+    position += 1_000_000  # marks come meanwhile
     return {
         "op": "c",
         "before": None,
