@@ -350,6 +350,16 @@ def test_removing_everything_is_a_hole_too(
     assert read(log, topic, 10) == [(10, (b"k", b"next"))]
 
 
+def test_the_offsets_show_a_record_removed_from_the_middle_of_a_file(tmp_path: Path) -> None:
+    log = open_log(f"sqlite:///{tmp_path}/log.sqlite3")
+    log.create("topic")
+    store(log, "topic", numbered(10))
+    with sqlite3.connect(tmp_path / "log.sqlite3") as connection:
+        connection.execute("DELETE FROM topic_1 WHERE id = 6")
+    connection.close()
+    assert [offset for offset, _ in read(log, "topic", 0)] == [0, 1, 2, 3, 4, 6, 7, 8, 9]
+
+
 def test_records_removed_under_a_reader_are_a_hole(
     log: Log, topic: str, request: pytest.FixtureRequest
 ) -> None:

@@ -1,5 +1,6 @@
 """Two environments that outlive a test: one more fault each, after which all must be equal."""
 
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,7 @@ from tests.conftest import SampleFactory
 from tests.support.postgres import PostgresServer
 from tests.support.sample.databases import SampleTemplates
 from tests.support.traffic import Watch, begin
-from tests.support.two_environments import TwoEnvironments
+from tests.support.two_environments import SOURCE, TwoEnvironments
 
 Make = Callable[..., TwoEnvironments]
 
@@ -48,7 +49,9 @@ class Shared:
             source, target = map(self._server.conninfo, names)
             begin(source)
             folder = self._folders.mktemp("environments")
-            pair = TwoEnvironments(folder, source, target, log=log, datasets=datasets)
+            # A name of its own, because topics of a shared broker outlive it.
+            name = f"prod-{uuid.uuid4().hex[:8]}" if log else SOURCE
+            pair = TwoEnvironments(folder, source, target, log=log, datasets=datasets, name=name)
             try:
                 pair.start()
             except BaseException:

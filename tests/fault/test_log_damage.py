@@ -109,7 +109,7 @@ def rebase(pair: TwoEnvironments) -> None:
 def a_record(pair: TwoEnvironments) -> dict:
     """Make a creation of a team, whole and next in the stream, to be spoilt."""
     ((epoch, position),) = pair.on_target("SELECT epoch, next_lsn FROM replicator_streamposition")
-    position += 1_000_000  # marks come meanwhile
+    position += 10**6  # marks come meanwhile
     return {
         "op": "c",
         "before": None,
@@ -168,7 +168,8 @@ DAMAGED: dict[str, Callable[[dict], bytes]] = {
 }
 
 
-NEEDS_REBASE = ("garbage", "future-version", "column-of-sql")
+ROWS = ("unknown-column", "text-for-a-number", "nul-in-text", "name-too-long", "null-for-not-null")
+NEEDS_REBASE = ("garbage", "future-version", "deeply-nested")
 
 
 @pytest.mark.parametrize("datasets", [WHOLE, BY_RULE], ids=["whole", "by-rule"])
@@ -178,6 +179,8 @@ def test_damaged_records_stop_apply_and_are_never_skipped(
     pair = two_environments(datasets=datasets)
     pair.start()
     for name, damage in DAMAGED.items():
+        if datasets == BY_RULE and name not in ROWS:
+            continue
         put(pair, damage(a_record(pair)))
         pair.until(lambda: pair.stopped()[0] != "", f"it stands at {name}", 20, restart=False)
         assert pair.stopped()[1], name

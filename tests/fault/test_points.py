@@ -1,11 +1,15 @@
 """A fault between any two steps of a row event's life: all rows, once, whole, in the end."""
 
+import functools
 import zlib
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 from tests.fault.conftest import Shared
-from tests.support.faulty import EXIT_CODE, POINTS, Kind
+from tests.support.faulty import EXIT_CODE, POINTS, SMALL, Kind
+from tests.support.kafka import KafkaBroker
 from tests.support.traffic import Traffic, Watch
 from tests.support.two_environments import BY_RULE, WHOLE, TwoEnvironments
 
@@ -106,3 +110,43 @@ def test_backfill(shared: Shared, point: str, kind: Kind) -> None:
 @pytest.mark.parametrize("point", ["capture.taken", "capture.appended", "apply.before_commit"])
 def test_slow(shared: Shared, point: str) -> None:
     meet(*shared.get(BY_RULE, None), point, "slow")
+
+
+@pytest.mark.parametrize(
+    ("point", "kind"),
+    [
+        ("capture.taken", "sigkill"),
+        ("capture.handed_over", "sigkill"),
+        ("capture.handed_over", "fail"),
+        ("capture.acknowledged", "exit"),
+        ("fetch.half_published", "sigkill"),
+        ("apply.polled", "fail"),
+        ("apply.before_commit", "sigkill"),
+        ("apply.asked", "exit"),
+    ],
+)
+def test_on_kafka(shared: Shared, kafka: KafkaBroker, point: str, kind: Kind) -> None:
+    fetch = point.startswith("fetch") or point == "apply.asked"
+    meet(*shared.get(BY_RULE, kafka.url), point, kind, fetch=fetch)
+
+
+def test_every_point_is_there() -> None:
+    """What a point names must exist, or its fault would never be met."""
+    for point in POINTS.values():
+        module, _, names = point.where.partition(":")
+        functools.reduce(getattr, names.split("."), import_module(module))
+    for path in SMALL:
+        module, _, name = path.partition(":")
+        assert hasattr(import_module(module), name), path
+
+
+def test_every_point_is_met() -> None:
+    """A point that no test arms is a step that nobody has let die."""
+    mine = Path(__file__).read_text() + Path(__file__).with_name("test_two_daemons.py").read_text()
+    lists = f"{CAPTURE} {FETCH} {APPLY} {DIRECT}".split()
+    left = [
+        name
+        for name in POINTS
+        if name.partition(".")[2] not in lists and name.partition(".")[2] not in mine
+    ]
+    assert left == []

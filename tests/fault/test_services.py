@@ -114,7 +114,7 @@ def test_deadlocks_with_local_traffic(two_environments: Make) -> None:
         stack.callback(thread.join)
         stack.callback(end.set)
         thread.start()
-        survive(pair, lambda: time.sleep(2))
+        survive(pair, lambda: time.sleep(1))
     wait_until(lambda: pair.on_target(deadlocks)[0][0] > 0, 10, "a deadlock has happened")
 
 
