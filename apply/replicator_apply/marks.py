@@ -51,8 +51,8 @@ def with_tables(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
 
 
 def joined_tables(before: Mapping[str, object], now: Mapping[str, object]) -> set[str]:
-    """Name the tables that joined between two marks; none before the first."""
-    if not before:
+    """Name the tables that joined between two marks; none if no mark has named any before."""
+    if not any(key.startswith(TABLE) for key in before):
         return set()
     return {
         key.removeprefix(TABLE)

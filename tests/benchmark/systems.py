@@ -95,13 +95,8 @@ class Replicator:
         for name, process in self._running.items():
             if not process.running:
                 raise process.failure(f"{name} ended")
-        # The first marks name the tables that have joined, which brings a backfill of its own.
-        told = connection.execute(
-            "SELECT 1 FROM replicator_streamposition WHERE source_report::text LIKE '%table:%'"
-        ).fetchall()
         states = connection.execute("SELECT state FROM replicator_backfillrun").fetchall()
-        ended = ("finished", "cancelled")
-        return bool(told and states) and all(state in ended for (state,) in states)
+        return bool(states) and all(state == ("finished",) for state in states)
 
     def stop(self) -> None:
         """See `System.stop`."""

@@ -9,7 +9,8 @@ from replicator_apply.marks import joined_tables, with_tables
     ("before", "now", "joined"),
     [
         ({}, {"table:public.a": 1}, set()),
-        ({"slot": "s"}, {"table:public.a": 1}, {"public.a"}),
+        ({"slot": "s"}, {"table:public.a": 1}, set()),
+        ({"table:public.a": 1}, {"table:public.a": 1, "table:public.b": 7}, {"public.b"}),
         ({"table:public.a": 1}, {"table:public.a": 1}, set()),
         ({"table:public.a": 1}, {"table:public.a": 2, "slot": "s"}, {"public.a"}),
         ({"table:public.a": 1}, {}, set()),
