@@ -220,13 +220,15 @@ _NEW_RUN = _compose(
     "INSERT INTO {run} (subscription_id, generation, reason) VALUES (%s, %s, %s) RETURNING id"
 )
 _SAVE_RUN = _compose(
-    "UPDATE {run} SET state = %(state)s::text, rule = %(rule)s, after_key = %(after_key)s, "
+    "UPDATE {run} SET state = CASE WHEN state = 'paused' AND %(state)s::text <> 'finished' "
+    "THEN state ELSE %(state)s::text END, rule = %(rule)s, after_key = %(after_key)s, "
     "sweeping = %(sweeping)s, rows_done = %(rows_done)s, updated_at = now(), note = '', "
     "rows_estimated = coalesce(%(estimated)s, rows_estimated), "
     "suspects = coalesce(%(suspects)s, suspects), "
-    "finished_at = CASE WHEN %(state)s::text = 'finished' THEN now() END WHERE id = %(id)s"
+    "finished_at = CASE WHEN %(state)s::text = 'finished' THEN now() END "
+    # A command may have paused or cancelled it since it was read.
+    "WHERE id = %(id)s AND state IN ('running', 'paused', 'waiting')"
 )
-
 _NOTE_RUN = _compose("UPDATE {run} SET note = %s, updated_at = now() WHERE id = %s")
 
 

@@ -117,6 +117,12 @@ class Keeper:
         """
         return {**self._figures, **{f"table:{k}": v for k, v in self._tokens.items()}}
 
+    def begin(self) -> None:
+        """Write the run's first beat, which tells of the tables if no transaction is under way."""
+        self._remember_members()
+        self._look()
+        self.write_beat()
+
     def run(self) -> None:
         """Keep until it is to stop.
 
@@ -198,14 +204,17 @@ class Keeper:
         todo = prepare.statements(connection, duty.stream, duty.releases)
         if duty.auto_prepare:
             todo = prepare.run(connection, todo)
-        found = publication.read(connection, publication.name_of(duty.stream))
-        if found is not None and self.snapshot is not None:
-            # A snapshot from before the members were read would tell of them too early.
-            self._look()
-            self._memberships.update(list(found.members.values()), self.snapshot)
+        self._remember_members()
         problems = [each.problem for each in todo if each.needed]
         problems += prepare.unreplicable(connection, duty.releases)
         gauge(metrics.UNPREPARED).labels(duty.stream).set(len(problems))
         for problem in problems:
             logger.warning("%s Run `replicator prepare source`.", problem, extra={"event": "check"})
         self._problems = tuple(problems)
+
+    def _remember_members(self) -> None:
+        found = publication.read(self._connection, publication.name_of(self._duty.stream))
+        # A snapshot from before the members were read would tell of them too early.
+        self._look()
+        if found is not None and self.snapshot is not None:
+            self._memberships.update(list(found.members.values()), self.snapshot)

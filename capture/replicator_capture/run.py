@@ -203,7 +203,7 @@ def _begin_keeping(task: Task, site: facts.Site, start: facts.Start, stop: Stop)
     with driver_errors("writing the first beat"):
         newest = beat.read(site.connection, task.beat_table)
         keeper = Keeper(site.connection, _duty(task, start), newest, stop)
-        keeper.write_beat()
+        keeper.begin()
     return keeper
 
 

@@ -223,6 +223,17 @@ def test_a_table_that_joins_again_has_another_token(
         tape.wait_for(lambda r: token(r) not in (None, first))
 
 
+def test_the_first_mark_of_a_run_tells_of_the_tables(
+    task: Task, source: str, log_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "LOOK_EVERY", 60.0)
+    tape = Tape.of(log_url)
+    with capturing(task):
+        mark = tape.wait_for(lambda r: r.op == "m").mark
+    assert mark is not None
+    assert mark.health["table:public.polls_question"]
+
+
 def test_a_walsender_that_is_ended_is_begun_again(task: Task, source: str, log_url: str) -> None:
     tape = Tape.of(log_url)
     with capturing(task) as running:

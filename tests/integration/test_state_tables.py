@@ -1,6 +1,7 @@
 """The fixed tables, made by the migrations: their defaults and what they refuse."""
 
 import io
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -8,6 +9,7 @@ from django.core.management import call_command
 from django.db import connections
 
 from replicator.models import BackfillRun, Beat, StreamPosition, Subscription
+from replicator_apply.state import Place, save_run, unfinished_runs
 from tests.support.sample.databases import connected
 
 SUBSCRIPTION = (
@@ -70,6 +72,30 @@ def test_at_most_one_unfinished_backfill_per_subscription(sample_database, first
                 connection.execute(RUN, [subscription, second])
         else:
             connection.execute(RUN, [subscription, second])
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "saved", "stored"),
+    [
+        ("running", "running", "running"),
+        ("running", "waiting", "waiting"),
+        ("paused", "running", "paused"),
+        ("paused", "finished", "finished"),
+        ("cancelled", "running", "cancelled"),
+    ],
+)
+def test_progress_of_a_run_does_not_undo_what_a_command_did(
+    sample_database, meanwhile, saved, stored
+):
+    with psycopg.connect(sample_database(), autocommit=True) as connection:
+        (subscription,) = connection.execute(SUBSCRIPTION).fetchone()
+        connection.execute(RUN, [subscription, "running"])
+        with connection.cursor() as cursor:
+            (run,) = unfinished_runs(cursor, Place("prod", "main"))
+            cursor.execute("UPDATE replicator_backfillrun SET state = %s", [meanwhile])
+            save_run(cursor, replace(run, state=saved))
+        (found,) = connection.execute("SELECT state FROM replicator_backfillrun").fetchall()
+        assert found == (stored,)
 
 
 @pytest.mark.parametrize(
