@@ -105,11 +105,12 @@ def run_backfill(arguments: Arguments) -> int:
     place, subscribed = chosen(settings, arguments.dataset, arguments.source)
     with connect_target(settings) as connection, driver_errors("backfilling"):
         subscription = _stored(connection, settings, place, subscribed)
-        with worker_for(settings, connection, place):
+        with worker_for(settings, connection, place) as must_work:
             run, resumed = begin_backfill(connection, subscription)
             if resumed:
                 _say(f"Going on with run {run}.")
-            follower = Follower[Backfill](connection, place, f"Backfill of {subscribed.dataset}")
+            what = f"Backfill of {subscribed.dataset}"
+            follower = Follower[Backfill](connection, place, what, must_work)
             try:
                 last = follower.follow(lambda: look_at_backfill(connection, run))
             except KeyboardInterrupt:
@@ -150,9 +151,10 @@ def _verify(arguments: Arguments, tell: Callable[[Verification], None]) -> int:
     place, subscribed = chosen(settings, arguments.dataset, arguments.source)
     with connect_target(settings) as connection, driver_errors("comparing"):
         subscription = _stored(connection, settings, place, subscribed)
-        with worker_for(settings, connection, place):
+        with worker_for(settings, connection, place) as must_work:
             run = begin_verification(connection, subscription)
-            follower = Follower[Verification](connection, place, f"Comparing {subscribed.dataset}")
+            what = f"Comparing {subscribed.dataset}"
+            follower = Follower[Verification](connection, place, what, must_work)
             try:
                 last = follower.follow(lambda: look_at_verification(connection, run))
             finally:
@@ -231,12 +233,21 @@ def run_reset_state(arguments: Arguments) -> int:
             f"{info.host}:{info.port} (environment {settings.environment}).\n"
             "Rows of your tables stay; replicated ones become local rows."
         )
-        if not arguments.yes and input("Type the database's name to go on: ") != info.dbname:
+        if not arguments.yes and _typed("Type the database's name to go on: ") != info.dbname:
             _say("Nothing was changed.")
             return 1
         reset_state(connection)
     _say("The state is gone.")
     return 0
+
+
+def _typed(question: str) -> str:
+    """Ask a person; nothing, where there is none."""
+    try:
+        return input(question)
+    except EOFError:
+        _say("")
+        return ""
 
 
 def chosen(

@@ -23,7 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from replicator.errors import ReplicatorError, Stopped
+from replicator.errors import Stopped
 from replicator.http import Health
 from replicator.settings import ReplicatorSettings
 from replicator.stop import Stop, supervise
@@ -65,12 +65,20 @@ class Follower(Generic[State]):
         connection: of the target, in autocommit mode.
         place: the stream.
         what: what is done, for the lines: "backfill of polls".
+        must_work: raises if the worker can no longer carry it out.
     """
 
-    def __init__(self, connection: psycopg.Connection[Any], place: Place, what: str) -> None:
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        place: Place,
+        what: str,
+        must_work: Callable[[], None],
+    ) -> None:
         self._connection = connection
         self._place = place
         self._what = what
+        self._must_work = must_work
         self._console = Console(highlight=False, soft_wrap=True)
         self._note = ""
 
@@ -79,6 +87,7 @@ class Follower(Generic[State]):
 
         Raises:
             Stopped: the stream stands.
+            ReplicatorError: as `must_work`.
             KeyboardInterrupt: Ctrl-C.
         """
         shown = self._bar if self._console.is_terminal else self._lines
@@ -89,6 +98,7 @@ class Follower(Generic[State]):
                 self._tell(state)
                 if state.ended:
                     return state
+                self._must_work()
                 self._raise_if_stopped()
                 time.sleep(LOOK_EVERY)
 
@@ -166,33 +176,34 @@ class Rate:
 @contextmanager
 def worker_for(
     settings: ReplicatorSettings, connection: psycopg.Connection[Any], place: Place
-) -> Iterator[None]:
+) -> Iterator[Callable[[], None]]:
     """See to it that a worker applies the stream while the body runs.
 
-    Raises:
-        ReplicatorError: the worker that this process ran has failed.
+    Gives what raises the error that ended the worker of this process, if one did.
     """
     if not try_lock(connection, place):
-        yield
+        yield lambda: None
         return
     connection.execute("SELECT pg_advisory_unlock_all()")
     sys.stdout.write("No apply worker runs here; this command applies the stream meanwhile.\n")
     stop = Stop()
-    failures: list[ReplicatorError] = []
+    failures: list[Exception] = []
 
     def run() -> None:
         try:
             supervise(lambda: Worker(settings, place, stop, Health()).run(), stop)
-        except ReplicatorError as error:
+        except Exception as error:  # noqa: BLE001 (the thread's top frame: raised by `must_work`)
             failures.append(error)
+
+    def must_work() -> None:
+        if failures:
+            raise failures[0]
 
     thread = threading.Thread(target=run, name="apply")
     thread.start()
     try:
-        yield
+        yield must_work
     finally:
         stop.set()
         thread.join()
         stop.close()
-    if failures:
-        raise failures[0]

@@ -6,6 +6,7 @@ that keeps two workers from applying the same batch, whatever the lock does.
 
 import logging
 import time
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -156,10 +157,13 @@ class Worker:
             plan = load_plan(connection, settings, place)
         if not self._wait_for_topic(log, topic):
             return
-        reader = log.reader(topic)
-        log.create(requests_topic(*place, settings.environment))
-        writer = log.writer(requests_topic(*place, settings.environment))
-        try:
+        requests = requests_topic(*place, settings.environment)
+        log.create(requests)
+        with ExitStack() as stack:
+            reader = log.reader(topic)
+            stack.callback(reader.close)
+            writer = log.writer(requests)
+            stack.callback(writer.close, 1.0)
             with driver_errors("loading the position"):
                 stored = self._load_or_begin(connection, log, topic)
             if stored is None:
@@ -171,9 +175,6 @@ class Worker:
             self._health.ready(True, "")
             with driver_errors("applying"):
                 self._loop(connection, reader)
-        finally:
-            reader.close()
-            writer.close(1.0)
 
     def _wait_for_topic(self, log: Log, topic: str) -> bool:
         """Wait until the source has published something; False if told to stop."""
