@@ -39,7 +39,8 @@ class Publisher:
     Args:
         assembler: where the records come from.
         writer: of the stream's topic.
-        between: called at least every 0.2 s while this waits for the log.
+        between: called at least every 0.2 s while this waits for the log; what it raises ends
+            the answer, and with it the run: its transaction is never closed.
 
     Every method raises LostLog once an append has failed: the process must end.
     """

@@ -42,6 +42,10 @@ _STOP_WITHIN = 1.0
 _GRACE = 0.7
 
 
+class _Halted(Exception):
+    """It was told to stop while the log did not take the rest of an answer."""
+
+
 class Run:
     """One run of one stream: from START_REPLICATION to its end. The listener of its assembler.
 
@@ -73,6 +77,7 @@ class Run:
         self._show_due = 0.0
         self._workers: list[Worker] = []
         self._health: Health | None = None
+        self._halt = self._stop
         fetching = connect(task.database)
         stack.callback(fetching.close)
         self._connections = (site.connection, fetching)
@@ -104,16 +109,17 @@ class Run:
 
     def loop(self, stop: Stop, health: Health) -> None:
         """Turn until it is told to stop."""
-        self._health = health
-        while not stop.is_set():
-            health.turned()
-            self._pump.turn(_TURN)
-            self._settle()
-            self._desk.turn(self._assembler, self._unseen)
-            self._measure()
-            for worker in self._workers:
-                worker.raise_failure()
-        self._finish()
+        self._health, self._halt = health, stop
+        with suppress(_Halted):
+            while not stop.is_set():
+                health.turned()
+                self._pump.turn(_TURN)
+                self._settle()
+                self._desk.turn(self._assembler, self._unseen)
+                self._measure()
+                for worker in self._workers:
+                    worker.raise_failure()
+            self._finish()
 
     def _finish(self) -> None:
         """Hand over what is assembled, and confirm what has been stored meanwhile."""
@@ -124,10 +130,12 @@ class Run:
         self._pump.confirm()
 
     def _between(self) -> None:
-        """Keep the walsender's patience while a long answer is published."""
+        """Keep the walsender's patience while a long answer is published; not longer than told."""
         self._stream.tick()
         if self._health is not None:
             self._health.turned()
+        if self._halt.is_set():
+            raise _Halted
 
     def _settle(self) -> None:
         snapshot = self._keeper.snapshot

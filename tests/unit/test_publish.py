@@ -140,6 +140,27 @@ def test_a_long_answer_is_bounded_in_memory_and_in_flight() -> None:
     assert [until for _, until in writer.appends if until] == [208]
 
 
+def test_an_answer_that_the_log_does_not_take_can_be_given_up() -> None:
+    class Stuck(RecordingWriter):
+        def wait(self, timeout: float) -> None:  # noqa: ARG002
+            self.waited += 1
+
+    class GivenUp(Exception):
+        pass
+
+    assembler, writer = _assembler(), Stuck(at_once=False)
+
+    def between() -> None:
+        if writer.waited == 3:
+            raise GivenUp
+
+    row = (b'["public.t",1]', b'{"op":"r","before":null,"after":{"id":1},')
+    rows = ((row, _TABLE, True) for _ in range(10 * FLUSH_ROWS))
+    with pytest.raises(GivenUp):
+        Publisher(assembler, writer, between).publish_answer(_ANSWER, rows, _COMMITMENT)
+    assert all(decode(value).at.to is None for _, value in writer.records)
+
+
 def test_an_answer_without_rows_closes_all_the_same() -> None:
     assembler, writer = _assembler(), RecordingWriter()
     publisher = _publisher(assembler, writer)
