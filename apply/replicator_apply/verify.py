@@ -164,12 +164,9 @@ def _difference(
     """Select kind and key of each row that differs: missing, extra or different."""
     rule = subscription.dataset.rules[check.rule]
     same = equal(table.key, "t", table.key, "h")
-    texts = sql.SQL(", ").join(
-        sql.SQL("{}::text").format(column(name, "t")) for name in table.columns
-    )
     return sql.SQL(
         "SELECT CASE WHEN t._hash IS NULL THEN 'missing' WHEN h._hash IS NULL THEN 'extra' "
-        "ELSE 'different' END, {key} FROM (SELECT {tkey}, md5(ROW({texts})::text) AS _hash "
+        "ELSE 'different' END, {key} FROM (SELECT {tkey}, md5(ROW({cells})::text) AS _hash "
         "FROM {table} t JOIN {receipts} r ON {tr} AND r.subscription_id = {subscription} "
         "WHERE {belongs} AND {span}) t FULL JOIN pg_temp.replicator_hashes h ON {same} "
         "WHERE t._hash IS DISTINCT FROM h._hash AND NOT EXISTS "
@@ -181,7 +178,7 @@ def _difference(
         name=sql.Literal(str(table.name)),
         key=_either_key(table),
         tkey=identifiers(table.key, "t"),
-        texts=texts,
+        cells=identifiers(table.columns, "t"),
         table=table.identifier,
         receipts=table.receipts,
         tr=equal(table.key, "t", table.key, "r"),

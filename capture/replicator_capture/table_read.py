@@ -173,9 +173,13 @@ class TableRead:
 
 
 def row_hash(columns: Sequence[str]) -> sql.Composed:
-    """Compose the hash of a row as verify compares it, over these columns of `t`."""
-    texts = sql.SQL(", ").join(sql.SQL("{}::text").format(_column(name)) for name in columns)
-    return sql.SQL("pg_catalog.md5(ROW({})::text)").format(texts)
+    """Compose the hash of a row as verify compares it, over these columns of `t`.
+
+    A row's text has the output text of each column. A cast of a column to text may be something
+    else: that of xml shows a declaration that does not travel.
+    """
+    cells = sql.SQL(", ").join(map(_column, columns))
+    return sql.SQL("pg_catalog.md5(ROW({})::text)").format(cells)
 
 
 def _column(name: str) -> sql.Identifier:

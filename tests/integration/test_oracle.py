@@ -1,8 +1,12 @@
-"""The one property that the product lives by, on random histories; see `tests.support.oracle`."""
+"""The one property that the product lives by, on random histories; see `tests.support.oracle`.
+
+REPLICATOR_ORACLE_HISTORIES   how many are played
+REPLICATOR_ORACLE_SEED        seed of the first
+REPLICATOR_ORACLE_SCRIPT      plays one history that failed, as it was stored
+"""
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,11 +17,17 @@ from tests.support.oracle.history import History
 from tests.support.oracle.invent import invent
 from tests.support.oracle.play import play
 
-HISTORIES = int(os.environ.get("REPLICATOR_ORACLE_HISTORIES", "12"))
+HISTORIES = int(os.environ.get("REPLICATOR_ORACLE_HISTORIES", "15"))
 SEED = int(os.environ.get("REPLICATOR_ORACLE_SEED", "0"))
+ON_KAFKA = max(1, HISTORIES // 10)
+CORPUS = sorted((Path(__file__).parents[1] / "support/oracle/corpus").glob("*.json"))
+
+played: list[float] = []
+"""Seconds that each history took."""
 
 
 def run(history: History, sample_database: SampleFactory, log: str, folder: Path) -> None:
+    """Play a history; if it breaks, store it and say how to play it again."""
     source, target = sample_database("source"), sample_database("target")
     began = time.monotonic()
     try:
@@ -25,9 +35,26 @@ def run(history: History, sample_database: SampleFactory, log: str, folder: Path
     except BaseException as error:
         script = folder / f"history-{history.seed}.json"
         history.dump(script)
-        error.add_note(f"Replay: REPLICATOR_ORACLE_SCRIPT={script} pytest {__file__}")
+        error.add_note(f"Replay: REPLICATOR_ORACLE_SCRIPT={script} pytest {__file__} -k script")
         raise
-    print(f"history {history.seed}: {time.monotonic() - began:.1f} s, {counts}")
+    played.append(time.monotonic() - began)
+    print(
+        f"history {history.seed}: {played[-1]:.1f} s, {counts}; "
+        f"{len(played)} histories in {sum(played):.0f} s"
+    )
+
+
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
+def test_history_that_once_failed(
+    path: Path, sample_database: SampleFactory, tmp_path: Path
+) -> None:
+    run(History.load(path), sample_database, f"sqlite:///{tmp_path}/log.sqlite3", tmp_path)
+
+
+@pytest.mark.skipif("REPLICATOR_ORACLE_SCRIPT" not in os.environ, reason="no script is given")
+def test_script(sample_database: SampleFactory, tmp_path: Path) -> None:
+    history = History.load(Path(os.environ["REPLICATOR_ORACLE_SCRIPT"]))
+    run(history, sample_database, f"sqlite:///{tmp_path}/log.sqlite3", tmp_path)
 
 
 @pytest.mark.parametrize("seed", range(SEED, SEED + HISTORIES))
@@ -35,7 +62,14 @@ def test_random_history(seed: int, sample_database: SampleFactory, tmp_path: Pat
     run(invent(seed), sample_database, f"sqlite:///{tmp_path}/log.sqlite3", tmp_path)
 
 
-@pytest.mark.skipif("REPLICATOR_ORACLE_SCRIPT" not in os.environ, reason="no script is given")
-def test_script(sample_database: SampleFactory, tmp_path: Path) -> None:
-    history = History.load(Path(os.environ["REPLICATOR_ORACLE_SCRIPT"]))
-    run(history, sample_database, f"sqlite:///{tmp_path}/log.sqlite3", tmp_path)
+@pytest.mark.parametrize("seed", range(SEED + 10**6, SEED + 10**6 + ON_KAFKA))
+def test_random_history_on_kafka(
+    seed: int,
+    sample_database: SampleFactory,
+    tmp_path: Path,
+    kafka: KafkaBroker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = kafka.topic("oracle").replace(".", "-")
+    monkeypatch.setattr("tests.support.oracle.system.SOURCE", name)
+    run(invent(seed), sample_database, kafka.url, tmp_path)

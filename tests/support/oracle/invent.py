@@ -57,7 +57,7 @@ SHAPES: tuple[Callable[[Random], Rules], ...] = (
     lambda c: _some(_QUESTION, c, "Q(author=None)"),
     lambda c: [*_whole(_USER, _QUESTION), *_some(_CHOICE, c)],
     lambda c: [*_whole(_USER, _QUESTION, _CHOICE), *_some(_VOTE, c)],
-    lambda c: _whole(_USER, _QUESTION, _CHOICE, _VOTE),
+    lambda _: _whole(_USER, _QUESTION, _CHOICE, _VOTE),
     lambda c: _some(_TAG, c),
     lambda c: [*_whole(_PAGE), *_some("pages.Article", c)],
     lambda c: [
@@ -74,7 +74,7 @@ SHAPES: tuple[Callable[[Random], Rules], ...] = (
         *_whole(_USER, _SUPPLIER, _PRODUCT, "shop.Watch", "shop.Order"),
         *_some("shop.OrderLine", c),
     ],
-    lambda c: _whole("shop.Team", "shop.Member"),
+    lambda _: _whole("shop.Team", "shop.Member"),
     lambda c: _some("shop.Team", c, "Q(captain=None)"),
     lambda c: _some("kinds.Specimen", c),
     lambda c: [*_some("kinds.Reading", c), *_maybe(_whole("kinds.Specimen"), c)],
@@ -294,6 +294,27 @@ def _local(specs: Sequence[TableSpec], chance: Random) -> list[str]:
 
 # All of it ---------------------------------------------------------------------------------------
 
+_INDEXES = {
+    "polls_question": "CREATE UNIQUE INDEX oracle_top ON polls_question (priority) WHERE published",
+    "shop_member": "CREATE UNIQUE INDEX oracle_name ON shop_member (lower(name), team_id)",
+    "kinds_specimen": "ALTER TABLE kinds_specimen ADD CONSTRAINT oracle_apart "
+    "EXCLUDE USING gist (span WITH &&) WHERE (NOT isempty(span))",
+}
+"""What rows exclude each other by, on both sides: no plain unique index."""
+_TARGET_ONLY = {
+    "pages_tag": ("ALTER TABLE pages_tag ADD COLUMN own integer NOT NULL DEFAULT 7",),
+    "shop_supplier": (
+        "ALTER TABLE shop_supplier ADD COLUMN own text NOT NULL DEFAULT 'x'",
+        "CREATE TABLE oracle_note (id serial PRIMARY KEY, supplier_id uuid "
+        "REFERENCES shop_supplier ON DELETE SET NULL)",
+    ),
+    "polls_choice": (
+        "CREATE TABLE oracle_mark (id serial PRIMARY KEY, choice_id bigint "
+        "REFERENCES polls_choice ON DELETE CASCADE)",
+    ),
+}
+"""What only the target has: columns, and foreign keys that act."""
+
 _KNOBS: dict[str, Sequence[int | float]] = {
     "replicator_apply.batch.ROUND": (1, 2, 5, 20_000),
     "replicator_apply.assemble.SPOOL_AFTER": (1, 4, 20_000),
@@ -333,6 +354,16 @@ def invent(seed: int) -> History:
     history.source = [
         f"ALTER TABLE {spec.name} REPLICA IDENTITY FULL" for spec in specs if chance.random() < 0.1
     ]
+    history.target = [
+        statement
+        for name, statements in _TARGET_ONLY.items()
+        if name in {spec.name for spec in specs} and chance.random() < 0.3
+        for statement in statements
+    ]
+    for name, statement in _INDEXES.items():
+        if name in {spec.name for spec in specs} and chance.random() < 0.3:
+            history.source.append(statement)
+            history.target.append(statement)
     history.steps = _steps(history, specs, chance)
     return history
 
@@ -340,8 +371,7 @@ def invent(seed: int) -> History:
 def _steps(history: History, specs: Sequence[TableSpec], chance: Random) -> list[Step]:
     steps: list[Step] = []
     locals_too = chance.random() < 0.5
-    for _ in range(chance.choice([0, 1, 3])):
-        steps.append(["tx", _filling(specs, chance)])
+    steps += [["tx", _filling(specs, chance)] for _ in range(chance.choice([0, 1, 3]))]
     if chance.random() < 0.5:
         steps.append(["quiet"])
     opened = False
@@ -352,22 +382,36 @@ def _steps(history: History, specs: Sequence[TableSpec], chance: Random) -> list
     return [*steps, ["close"]] if opened else steps
 
 
+_STEPS: tuple[tuple[str, float], ...] = (
+    ("tx", 72),
+    ("turn", 6),
+    ("backfill", 3),
+    ("pause", 1),
+    ("resume", 1),
+    ("restart", 1),
+    ("kill", 1),
+    ("second", 1),
+    ("wait", 6),
+    ("quiet", 1),
+    ("verify", 1.5),
+    ("local", 7),
+)
+
+
 def _step(
     history: History, specs: Sequence[TableSpec], chance: Random, *, opened: bool, locals_too: bool
 ) -> Step:
-    dice = chance.random()
-    if dice < 0.06:
-        return ["close"] if opened else ["open", _operations(specs, chance)]
-    if dice < 0.09:
-        return ["backfill", chance.choice(list(history.datasets))]
-    if dice < 0.11:
-        return [chance.choice(["pause", "resume"])]
-    if dice < 0.13:
-        return [chance.choice(["restart", "kill", "second"]), chance.choice(["capture", "apply"])]
-    if dice < 0.19:
-        return ["wait", chance.choice([0.01, 0.05, 0.2])]
-    if dice < 0.20:
-        return ["quiet"]
-    if dice < 0.27 and locals_too:
-        return ["local", _local(specs, chance)]
-    return ["tx", _operations(specs, chance)]
+    name = chance.choices([n for n, _ in _STEPS], [w for _, w in _STEPS])[0]
+    if name == "turn":
+        name = "close" if opened else "open"
+    if name == "local" and not locals_too:
+        name = "tx"
+    arguments: dict[str, Callable[[], Any]] = {
+        "tx": lambda: _operations(specs, chance),
+        "open": lambda: _operations(specs, chance),
+        "local": lambda: _local(specs, chance),
+        "backfill": lambda: chance.choice(list(history.datasets)),
+        "wait": lambda: chance.choice([0.01, 0.05, 0.2]),
+        **dict.fromkeys(("restart", "kill", "second"), lambda: chance.choice(["capture", "apply"])),
+    }
+    return [name, arguments[name]()] if name in arguments else [name]

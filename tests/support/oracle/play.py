@@ -2,13 +2,14 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
 from django.db import DatabaseError, connections, transaction
 
 from replicator.compiler import find_model
+from replicator_apply.runs import begin_verification
 from replicator_apply.state import start_run
 from tests.support.oracle.history import History, Step
 from tests.support.oracle.invent import written
@@ -60,7 +61,13 @@ class Player:
         self._opened_operations = 0
         self._watcher: Watcher | None = None
         self._local = {name: {} for name in system.releases}  # type: ignore[var-annotated]
-        self._counts = {"transactions": 0, "refused": 0, "operations": 0, "skipped": 0}
+        self._counts = {
+            "transactions": 0,
+            "refused": 0,
+            "operations": 0,
+            "skipped": 0,
+            "verified": 0,
+        }
 
     def play(self) -> dict[str, int]:
         """Play all steps, and the end."""
@@ -70,14 +77,10 @@ class Player:
         for statement in self._history.target:
             system.at_target.execute(_public(statement))
         self._local = self._local_rows()
-        b = time.monotonic()
-        self.times = {}
         system.start("capture")
-        self.times["capture"] = [round(time.monotonic() - b, 2)]
         self._transaction([])
         system.start("apply")
         self._await_receipts()
-        self.times["apply"] = [round(time.monotonic() - b, 2)]
         reader = TargetReader(session(system.target), system.releases)
         self._reader = TargetReader(system.at_target, system.releases)
         self._judge = Judge(self._states, system.subscriptions())
@@ -86,10 +89,7 @@ class Player:
             self._step(step)
             system.check()
             self._watcher.judge(self._judge)
-        b = time.monotonic()
         self._end()
-        self.times["end"] = [round(time.monotonic() - b, 2)]
-        print({k: (len(v), round(sum(v), 2), max(v)) for k, v in self.times.items()})
         return {**self._counts, "seen": self._watcher.seen}
 
     def close(self) -> None:
@@ -105,14 +105,7 @@ class Player:
 
     def _step(self, step: Step) -> None:
         name, *arguments = step
-        began = time.monotonic()
         getattr(self, f"_do_{name}")(*arguments)
-        self.times.setdefault(
-            " ".join(map(str, [name, *arguments]))
-            if name in ("restart", "kill", "second")
-            else name,
-            [],
-        ).append(round(time.monotonic() - began, 2))
 
     def _do_tx(self, operations: Sequence[Any]) -> None:
         self._transaction(operations)
@@ -176,6 +169,27 @@ class Player:
     def _do_second(self, side: Any) -> None:
         self._system.second(side)
 
+    def _do_verify(self) -> None:
+        """Begin to compare all subscriptions, unless rows may still be missing."""
+        if not self._reader.read().runs:
+            for number in self._system.subscriptions():
+                begin_verification(self._system.at_target, number)
+                self._counts["verified"] += 1
+
+    @property
+    def _verified(self) -> bool:
+        found = self._system.at_target.execute(
+            "SELECT count(*) FROM public.replicator_verifyrun WHERE state = 'running'"
+        )
+        return found.fetchone() == (0,)
+
+    def _check_verified(self) -> None:
+        statement = "SELECT state, missing, extra, different, findings::text FROM public.{}"
+        runs = self._system.at_target.execute(statement.format("replicator_verifyrun")).fetchall()
+        for state, *differences, findings in runs:
+            if state != "finished" or any(differences):
+                raise Broken(f"verify: {state}, {differences}: {findings}")
+
     def _do_wait(self, seconds: float) -> None:
         time.sleep(seconds)
 
@@ -196,6 +210,9 @@ class Player:
         self._do_quiet()
         left = self._wait_for_quiet(lambda target: not _kept(target))
         self._judge.rest(left, self._number)
+        self._do_verify()
+        self._wait_for_quiet(lambda _: self._verified)
+        self._check_verified()
         assert self._watcher is not None
         self._watcher.judge(self._judge)
 
@@ -329,12 +346,3 @@ def _cascade(cursor: Any, label: str, expression: str) -> None:
 
 def _public(statement: str) -> Any:
     return f"SET search_path = public; {statement}; SET search_path = ''"
-
-
-def counted(counts: Iterator[dict[str, int]]) -> dict[str, int]:
-    """Add up."""
-    total: dict[str, int] = {}
-    for one in counts:
-        for name, number in one.items():
-            total[name] = total.get(name, 0) + number
-    return total

@@ -148,7 +148,9 @@ class System:
 
     def _begin(self, side: Side) -> Running | RunningApply:
         if side == "capture":
-            return Running(Capture(capture_task(self.source, capture_settings(self.log))))
+            return Running(
+                Capture(capture_task(self.source, capture_settings(self.log, ENVIRONMENT=SOURCE)))
+            )
         return RunningApply(self._target_settings(), self.place)
 
     def _target_settings(self) -> ReplicatorSettings:
@@ -190,7 +192,7 @@ class System:
 
 def row_text(release: Release, alias: str) -> str:
     """Give the expression for a row's released values as one text, of bounded length."""
-    cells = ", ".join(f'{alias}."{name}"::text' for name in release.columns)
+    cells = ", ".join(f'{alias}."{name}"' for name in release.columns)
     row = f"ROW({cells})::text"
     return f"CASE WHEN length({row}) > 400 THEN left({row}, 200) || md5({row}) ELSE {row} END"
 
