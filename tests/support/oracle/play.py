@@ -116,7 +116,8 @@ class Player:
             connection.execute("SET lock_timeout = '50ms'")
             for operation in operations:
                 with contextlib.suppress(psycopg.Error), connection.transaction():
-                    if isinstance(operation, str):
+                    # A TRUNCATE would keep everybody from reading until it is committed.
+                    if isinstance(operation, str) and not operation.startswith("TRUNCATE"):
                         connection.execute(operation)  # type: ignore[call-overload]
 
     def _do_close(self) -> None:
