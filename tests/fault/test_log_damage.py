@@ -27,10 +27,10 @@ def test_a_dropped_slot_is_refused_until_a_new_epoch(two_environments: Make) -> 
     with Traffic(pair.source, 1) as traffic:
         traffic.at_least(20)
         _drop_slots(pair)
-        assert pair.capture.process.wait(20) == 3, pair.capture.output()
+        assert pair.capture.process.wait(60) == 3, pair.capture.output()
         traffic.at_least(20)
         refused = pair.capture.start()
-        assert refused.wait(20) == 3
+        assert refused.wait(60) == 3
         assert "--new-epoch" in refused.output()
         pair.capture.start("--new-epoch")
         traffic.at_least(20)
@@ -103,7 +103,7 @@ def _wait_for_log(pair: TwoEnvironments, more: int) -> None:
 def rebase(pair: TwoEnvironments) -> None:
     """Run the command that goes on behind a gap; it must do so."""
     command = pair.run("rebase")
-    assert command.wait(30) == 0, command.output()
+    assert command.wait(60) == 0, command.output()
 
 
 def a_record(pair: TwoEnvironments) -> dict:
@@ -182,14 +182,14 @@ def test_damaged_records_stop_apply_and_are_never_skipped(
         if datasets == BY_RULE and name not in ROWS:
             continue
         put(pair, damage(a_record(pair)))
-        pair.until(lambda: pair.stopped()[0] != "", f"it stands at {name}", 20, restart=False)
+        pair.until(lambda: pair.stopped()[0] != "", f"it stands at {name}", 60, restart=False)
         assert pair.stopped()[1], name
         assert "hostile" not in pair.stopped()[0]
         if name in NEEDS_REBASE and datasets == WHOLE:
             rebase(pair)
         else:
             mend(pair)
-        pair.until(lambda: pair.stopped()[0] == "", f"it goes on after {name}", 20, restart=False)
+        pair.until(lambda: pair.stopped()[0] == "", f"it goes on after {name}", 60, restart=False)
     pair.settle(restart=False)
 
 
@@ -233,8 +233,8 @@ def test_garbage_in_the_requests_topic_is_ignored_and_counted(two_environments: 
         name = "replicator_capture_bad_requests_total{"
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
-    pair.until(lambda: counted() == len(garbage), "all are counted", 10, restart=False)
+    pair.until(lambda: counted() == len(garbage), "all are counted", 60, restart=False)
     pair.on_target("UPDATE replicator_wantedrow SET asked_at = NULL RETURNING 1")
     command = pair.run("backfill", "--dataset", "shop")
-    assert command.wait(30) == 0, command.output()
+    assert command.wait(60) == 0, command.output()
     pair.settle(restart=False)

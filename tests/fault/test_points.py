@@ -29,9 +29,9 @@ def meet(
         daemon.fault.arm(point, kind, skip=2 if kind in _ENDS and not fetch else 0)
         if fetch:
             begin_backfills(pair)
-        pair.wait(lambda: daemon.fault.fired, f"{point} is reached", 15)
+        pair.wait(lambda: daemon.fault.fired, f"{point} is reached", 60)
         if kind in _ENDS:
-            assert process.wait(10) == _ENDS[kind]
+            assert process.wait(30) == _ENDS[kind]
         traffic.at_least(15)
         pair.until(lambda: pair.capture.running and pair.apply.running, "both run")
         traffic.at_least(10)

@@ -21,7 +21,7 @@ from tests.support.two_environments import BY_RULE, TwoEnvironments
 
 
 def survive(
-    pair: TwoEnvironments, *faults: Callable[[], object], timeout: float = 40, exits: bool = False
+    pair: TwoEnvironments, *faults: Callable[[], object], timeout: float = 60, exits: bool = False
 ) -> None:
     """Write while the faults happen one after the other; the daemons live, and all is equal."""
     with Watch(pair.target) as watch, Traffic(pair.source, len(faults)) as traffic:
@@ -63,7 +63,7 @@ def test_sessions_of_apply_are_terminated(two_environments: Make) -> None:
 
     def inside(point: str) -> None:
         pair.apply.fault.arm(point, "hang")
-        wait_until(lambda: pair.apply.fault.fired, 20, f"{point} is reached")
+        wait_until(lambda: pair.apply.fault.fired, 60, f"{point} is reached")
         assert end_sessions(pair.target, "replicator apply") == 1
         pair.apply.fault.release()
 
@@ -182,7 +182,7 @@ def test_kafka_is_killed_in_the_middle_of_a_batch(
 
     def kill() -> None:
         pair.capture.fault.arm("capture.handed_over", "slow")
-        wait_until(lambda: pair.capture.fault.fired, 20, "in the middle of a batch")
+        wait_until(lambda: pair.capture.fault.fired, 60, "in the middle of a batch")
         own_kafka.kill9()
         time.sleep(1)
         own_kafka.restart()

@@ -88,7 +88,7 @@ class Traffic(_Loop):
         ]
         super().__init__(conninfo, pause)
 
-    def at_least(self, count: int, timeout: float = 20) -> None:
+    def at_least(self, count: int, timeout: float = 60) -> None:
         """Wait until so many further transactions are committed."""
         target, until = self.count + count, time.monotonic() + timeout
         while self.count < target:

@@ -159,7 +159,7 @@ class TwoEnvironments:
         """Start both daemons, and wait until the first backfill is through."""
         self.capture.start()
         self.apply.start()
-        self.until(self.backfilled, "first backfill", 60, restart=False)
+        self.until(self.backfilled, "first backfill", 90, restart=False)
 
     def close(self) -> None:
         """Kill the daemons."""
@@ -200,7 +200,7 @@ class TwoEnvironments:
         return int(found[0][0]) if found else 0
 
     def until(
-        self, condition: Callable[[], bool], what: str, timeout: float = 30, *, restart: bool = True
+        self, condition: Callable[[], bool], what: str, timeout: float = 60, *, restart: bool = True
     ) -> None:
         """Wait for a condition; daemons that have ended are started again meanwhile.
 
@@ -217,7 +217,7 @@ class TwoEnvironments:
 
         self.wait(met, what, timeout)
 
-    def wait(self, condition: Callable[[], bool], what: str, timeout: float = 30) -> None:
+    def wait(self, condition: Callable[[], bool], what: str, timeout: float = 60) -> None:
         """Wait for a condition, over lost connections; the error tells all that is known."""
         end = time.monotonic() + timeout
         while True:
@@ -242,7 +242,7 @@ class TwoEnvironments:
 
     # Quiet ----------------------------------------------------------------------------------------
 
-    def settle(self, timeout: float = 30, *, restart: bool = True) -> None:
+    def settle(self, timeout: float = 60, *, restart: bool = True) -> None:
         """Wait until everything has been applied, then compare."""
         with psycopg.connect(self.source) as connection, connection.cursor() as cursor:
             last = next_number(cursor)
