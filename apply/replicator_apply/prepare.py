@@ -91,7 +91,7 @@ def prepare_target(
         Unfit: a table is missing.
         DatabaseUnavailable, LogUnavailable: what it prepares is away.
     """
-    entry = databases[settings.database]
+    entry = settings.entry_of(databases)
     parameters = connection_parameters(entry, settings.direct, application="replicator prepare")
     datasets = [find_dataset(each.name) for each in settings.subscriptions]
     tables = {release.table for dataset in datasets for release in dataset.releases}

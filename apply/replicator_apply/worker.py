@@ -381,7 +381,7 @@ def connect_target(settings: ReplicatorSettings) -> psycopg.Connection[Any]:
     """
     from django.conf import settings as django  # noqa: PLC0415 (after setup)
 
-    database = django.DATABASES[settings.database]
+    database = settings.entry_of(django.DATABASES)
     connection = connect(
         connection_parameters(database, settings.direct, application="replicator apply")
     )

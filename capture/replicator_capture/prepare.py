@@ -140,7 +140,7 @@ def prepare_source(
         DatabaseUnavailable, LogUnavailable: try again.
     """
     parameters = connection_parameters(
-        databases[settings.database], settings.direct, application="replicator prepare"
+        settings.entry_of(databases), settings.direct, application="replicator prepare"
     )
     done: list[str] = []
     with connect(parameters) as connection, driver_errors("preparing the source"):

@@ -52,11 +52,11 @@ def task_of(
         beat_table: table of the model Beat.
 
     Raises:
-        ConfigurationError: the database has no name.
+        ConfigurationError: there is no such database, or it has no name.
     """
     releases, datasets = declared
     parameters = connection_parameters(
-        databases[settings.database], settings.direct, application=f"replicator capture {stream}"
+        settings.entry_of(databases), settings.direct, application=f"replicator capture {stream}"
     )
     carried = {dataset.name: dataset for dataset in datasets if dataset.stream == stream}
     return Task(settings, stream, parameters, releases, carried, beat_table)

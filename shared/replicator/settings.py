@@ -207,6 +207,19 @@ class ReplicatorSettings(_Part):
             return self.log, self.log_options if options is None else options
         return subscription.log, subscription.log_options or {}
 
+    def entry_of(self, databases: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Give the entry of `settings.DATABASES` that is captured or written.
+
+        Raises:
+            ConfigurationError: there is none of that alias.
+        """
+        if self.database not in databases:
+            raise ConfigurationError(
+                f"REPLICATOR['DATABASE'] is {self.database!r}, which is not in DATABASES.",
+                remedy=f"Name one of: {', '.join(sorted(databases))}.",
+            )
+        return databases[self.database]
+
     def allows(self, target: str, dataset: str) -> bool:
         """Say whether a target may ask for a dataset (by its name, without arguments)."""
         allowed = self.targets.get(target, ())

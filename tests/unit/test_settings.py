@@ -209,3 +209,13 @@ def test_topics():
 def test_redacted():
     assert redacted("kafka://u:p@a:1,b:2") == "kafka://a:1,b:2"
     assert redacted("sqlite:////var/log.sqlite3?key=p") == "sqlite:////var/log.sqlite3"
+
+
+def test_an_unknown_database_is_named_with_those_there_are():
+    settings = ReplicatorSettings.model_validate(
+        {"ENVIRONMENT": "prod", "LOG": "kafka://k:9092", "DATABASE": "replica"}
+    )
+    with pytest.raises(ConfigurationError, match="'replica'") as raised:
+        settings.entry_of({"default": {"NAME": "app"}})
+    assert raised.value.remedy == "Name one of: default."
+    assert settings.entry_of({"replica": {"NAME": "app"}}) == {"NAME": "app"}

@@ -18,5 +18,5 @@ def open_database(settings: ReplicatorSettings, command: str) -> psycopg.Connect
         ConfigurationError: the settings name none.
         DatabaseUnavailable: it is away.
     """
-    entry = django_settings.DATABASES[settings.database]
+    entry = settings.entry_of(django_settings.DATABASES)
     return connect(connection_parameters(entry, settings.direct, application=command))
