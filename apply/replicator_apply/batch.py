@@ -230,7 +230,6 @@ class Applier:
     def _transaction(self, batch: Batch, finish: Finish) -> Iterator[Cursor]:
         """Begin with the fence, end with the position."""
         with self._connection.transaction(), self._connection.cursor() as cursor:
-            cursor.execute("SET CONSTRAINTS ALL DEFERRED")
             stored = fence(cursor, self._place)
             if stored is None or stored.position.next != batch.position:
                 raise Overtaken

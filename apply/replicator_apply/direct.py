@@ -1,9 +1,10 @@
 """The fast path: changes written without a verdict, because the rules leave no choice.
 
 Only for tables of which every row belongs, all are known and none is wanted, suspect or kept: what
-the source did is then what the target must do. New rows go by COPY straight into the table, changed
-and deleted ones by way of the staging table. Whatever does not come out as expected raises, the
-target transaction is rolled back, and the batch takes the way through `rules`.
+the source did is then what the target must do. New rows go straight into the table, changed and
+deleted ones by way of the staging table; by COPY if they are many, else in one round trip. Whatever
+does not come out as expected raises, the target transaction is rolled back, and the batch takes the
+way through `rules`.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -14,10 +15,11 @@ import psycopg
 from replicator.plan import TableName
 from replicator_apply.collapse import TableChanges, key_cells
 from replicator_apply.copytext import DELIMITER, chunk, escaped, escaped_line, line_function
-from replicator_apply.decode import EventReader
+from replicator_apply.decode import EventReader, Row
 from replicator_apply.plan import Membership, Table
 from replicator_apply.sequences import Sequences
 from replicator_apply.statements import TableSql
+from replicator_apply.values import SMALL, cells_of, values
 from replicator_apply.write import Written
 
 Cursor = psycopg.Cursor[Any]
@@ -42,9 +44,31 @@ class DirectWriter:
             f"{escaped(text)}{DELIMITER}" for text in self.table.defaults.values()
         )
 
-    def insert(self, cursor: Cursor, changes: TableChanges) -> None:
-        """COPY the rows that were created, and their receipts."""
+    def insert(self, cursor: Cursor, changes: TableChanges, sequences: Sequences) -> None:
+        """Write the rows that were created and their receipts, and advance the sequences."""
         rows = changes.born.values()
+        if len(rows) <= SMALL:
+            self._insert_few(cursor, rows, sequences)
+        else:
+            self._insert_many(cursor, rows)
+            sequences.follow_rows(cursor, self.table, rows)
+
+    def _insert_few(self, cursor: Cursor, rows: Collection[Row], sequences: Sequences) -> None:
+        """Send all of it in one round trip."""
+        ahead, noted = sequences.statements_for(self.table, rows)
+        receipts = (
+            values(rows, self._key_fields, (membership.subscription, membership.generation))
+            for membership in self.table.memberships
+        )
+        _run(
+            cursor,
+            self.sql.insert_values + values(rows, self._fields, [*self.table.defaults.values()]),
+            self.sql.insert_receipts + ", ".join(receipts),
+            *ahead,
+        )
+        sequences.note(noted)
+
+    def _insert_many(self, cursor: Cursor, rows: Collection[Row]) -> None:
         with cursor.copy(self.sql.copy_table) as copy:
             copy.write(chunk(rows, self._fields, self._line, self._defaults))
         with cursor.copy(self.sql.copy_receipts) as copy:
@@ -52,32 +76,48 @@ class DirectWriter:
                 start = _start(membership)
                 copy.write(chunk(rows, self._key_fields, self._key_line, start))
 
-    def stage(self, cursor: Cursor, changes: TableChanges) -> None:
-        """COPY what changed and what is gone into the staging table."""
-        if changes.changed:
-            with cursor.copy(self.sql.copy_changed) as copy:
-                start = f"true{DELIMITER}"
-                copy.write(chunk(changes.changed.values(), self._fields, self._line, start))
-        if changes.gone:
-            with cursor.copy(self.sql.copy_gone) as copy:
-                lines = (escaped_line((False, *key_cells(key))) for key in changes.gone)
-                copy.write("".join(lines))
+    def _stage_changed(self, cursor: Cursor, changes: TableChanges) -> list[str]:
+        """Bring the changed rows into the staging table, or give the statement that does."""
+        rows = changes.changed.values()
+        if len(rows) <= SMALL:
+            return [self.sql.insert_changed + values(rows, self._fields, (True,))]
+        with cursor.copy(self.sql.copy_changed) as copy:
+            copy.write(chunk(rows, self._fields, self._line, f"true{DELIMITER}"))
+        return []
+
+    def _stage_gone(self, cursor: Cursor, changes: TableChanges) -> list[str]:
+        """Bring the deleted keys into the staging table, or give the statement that does."""
+        cells = ((False, *key_cells(key)) for key in changes.gone)
+        if len(changes.gone) <= SMALL:
+            return [self.sql.insert_gone + cells_of(cells)]
+        with cursor.copy(self.sql.copy_gone) as copy:
+            copy.write("".join(map(escaped_line, cells)))
+        return []
 
     def update(self, cursor: Cursor, changes: TableChanges) -> int:
         """Write the changed rows; all of them must be ours."""
         statement = self.sql.update_held
         if statement is None:
             raise Unexpected
-        count = cursor.execute(statement).rowcount
+        count = _run(cursor, *self._stage_changed(cursor, changes), statement)[-1]
         if count != len(changes.changed):
             raise Unexpected
         return count
 
-    def delete(self, cursor: Cursor) -> int:
+    def delete(self, cursor: Cursor, changes: TableChanges) -> int:
         """Delete the rows that are gone, and their receipts; give the number of rows."""
-        count = cursor.execute(self.sql.delete_held).rowcount
-        cursor.execute(self.sql.delete_receipts)
-        return count
+        staged = self._stage_gone(cursor, changes)
+        return _run(cursor, *staged, self.sql.delete_held, self.sql.delete_receipts)[-2]
+
+
+def _run(cursor: Cursor, *statements: str) -> list[int]:
+    """Run statements in one round trip; give the number of rows of each."""
+    # One text of several statements cannot be prepared.
+    cursor.execute("; ".join(statements), prepare=False)
+    counts = [cursor.rowcount]
+    while cursor.nextset():
+        counts.append(cursor.rowcount)
+    return counts
 
 
 def _start(membership: Membership) -> str:
@@ -132,17 +172,14 @@ def write_directly(
     for name in order:
         writer, changes = batch[name]
         if changes.born:
-            writer.insert(cursor, changes)
+            writer.insert(cursor, changes, sequences)
             written.add(name, "c", len(changes.born))
-            sequences.follow_rows(cursor, writer.table, changes.born.values())
-        if changes.changed or changes.gone:
-            writer.stage(cursor, changes)
         if changes.changed:
             written.add(name, "u", writer.update(cursor, changes))
     for name in reversed(order):
         writer, changes = batch[name]
         if changes.gone:
-            count = writer.delete(cursor)
+            count = writer.delete(cursor, changes)
             written.add(name, "d", count)
             if (absent := len(changes.gone) - changes.fleeting - count) > 0:
                 written.absent[name] = absent

@@ -5,7 +5,7 @@
 leave a sequence ahead, which does no harm.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import psycopg
@@ -25,10 +25,24 @@ class Sequences:
 
     def follow_rows(self, cursor: Cursor, table: Table, rows: Iterable[Row]) -> None:
         """Advance the sequences of a table beyond the values of these rows."""
+        statements, noted = self.statements_for(table, rows)
+        for statement in statements:
+            cursor.execute(statement)
+        self.note(noted)
+
+    def statements_for(self, table: Table, rows: Iterable[Row]) -> tuple[list[str], dict[str, int]]:
+        """Give what advances the sequences beyond the values of these rows, and how far it does."""
+        noted = {}
         for name, sequence in _owned(table):
             field = f"c{table.columns.index(name)}"
-            values = (getattr(row, field) for row in rows)
-            self._advance(cursor, sequence, max((v for v in values if type(v) is int), default=0))
+            found = [value for row in rows if type(value := getattr(row, field)) is int]
+            if found and max(found) > self._at_least.get(sequence, 0):
+                noted[sequence] = max(found)
+        return [_setval(sequence, value) for sequence, value in noted.items()], noted
+
+    def note(self, noted: Mapping[str, int]) -> None:
+        """Remember how far sequences were advanced."""
+        self._at_least |= noted
 
     def follow_stage(self, cursor: Cursor, table: Table) -> None:
         """Advance the sequences of a table beyond the values of the rows staged for writing."""
@@ -38,23 +52,22 @@ class Sequences:
                     sql.Identifier(name), table.stage
                 )
             ).fetchone()
-            if found and found[0] is not None:
-                self._advance(cursor, sequence, int(found[0]))
+            value = int(found[0]) if found and found[0] is not None else 0
+            if value > self._at_least.get(sequence, 0):
+                cursor.execute(_setval(sequence, value))
+                self._at_least[sequence] = value
 
-    def _advance(self, cursor: Cursor, sequence: str, value: int) -> None:
-        if value <= self._at_least.get(sequence, 0):
-            return
-        # The name comes from pg_get_serial_sequence, which quotes it.
-        cursor.execute(
-            # A sequence that was never used says last_value 1 and has not given it away.
-            sql.SQL(
-                "SELECT setval({name}, {value}) FROM {sequence} "
-                "WHERE last_value < {value} OR last_value = {value} AND NOT is_called"
-            ).format(
-                name=sql.Literal(sequence), value=sql.Literal(value), sequence=sql.SQL(sequence)
-            )
-        )
-        self._at_least[sequence] = value
+
+def _setval(sequence: str, value: int) -> str:
+    # The name comes from pg_get_serial_sequence, which quotes it. A sequence that was never used
+    # says last_value 1 and has not given it away.
+    statement = sql.SQL(
+        "SELECT setval({name}, {value}) FROM {sequence} "
+        "WHERE last_value < {value} OR last_value = {value} AND NOT is_called"
+    )
+    return statement.format(
+        name=sql.Literal(sequence), value=sql.Literal(value), sequence=sql.SQL(sequence)
+    ).as_string()
 
 
 def _owned(table: Table) -> list[tuple[str, str]]:

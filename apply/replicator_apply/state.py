@@ -6,6 +6,7 @@ The tables are Django models (`replicator.models`), read and written here by SQL
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -61,7 +62,6 @@ def _compose(text: str) -> sql.Composed:
 
 
 _LOAD = _compose("SELECT environment, epoch, next_lsn, log_offset FROM {position} {at}")
-_FENCE = _compose("SELECT epoch, next_lsn, log_offset FROM {position} {at} FOR UPDATE")
 _BEGIN = _compose(
     "INSERT INTO {position} (environment, source, stream, epoch, next_lsn, log_offset) "
     "VALUES (%(environment)s, %(source)s, %(stream)s, %(epoch)s, %(next)s, %(offset)s) "
@@ -103,11 +103,26 @@ def load_position(cursor: Cursor, place: Place, environment: str) -> StoredPosit
 
 
 def fence(cursor: Cursor, place: Place) -> StoredPosition | None:
-    """Lock the position row until the transaction ends, and read it."""
-    row = cursor.execute(_FENCE, place.parameters).fetchone()
+    """Begin to apply: defer constraints, lock the position row until the end, and read it."""
+    cursor.execute(_begin_statement(place), prepare=False)
+    cursor.nextset()
+    row = cursor.fetchone()
     if row is None:
         return None
     return StoredPosition(Position(EpochId(row[0]), Lsn(row[1])), Offset(row[2]))
+
+
+@cache
+def _begin_statement(place: Place) -> str:
+    """Give both statements as one text, so that they take one round trip."""
+    return (
+        sql.SQL(
+            "SET CONSTRAINTS ALL DEFERRED; SELECT epoch, next_lsn, log_offset FROM {} "
+            "WHERE source = {} AND stream = {} FOR UPDATE"
+        )
+        .format(state_table(StreamPosition), place.source, place.stream)
+        .as_string()
+    )
 
 
 def begin_at(cursor: Cursor, place: Place, environment: str, stored: StoredPosition) -> None:

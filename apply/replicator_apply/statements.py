@@ -627,6 +627,29 @@ class TableSql:
         )
 
     @cached_property
+    def insert_values(self) -> str:
+        """Begin to insert new rows, behind the defaults of other columns; VALUES follow."""
+        return self.compose(
+            "INSERT INTO {table} ({filled}) OVERRIDING SYSTEM VALUE VALUES ",
+            filled=identifiers((*self.table.defaults, *self.table.columns)),
+        )
+
+    @cached_property
+    def insert_receipts(self) -> str:
+        """Begin to insert the receipts of new rows; VALUES follow."""
+        return self.compose("INSERT INTO {receipts} (subscription_id, generation, {key}) VALUES ")
+
+    @cached_property
+    def insert_changed(self) -> str:
+        """Begin to stage changed rows; VALUES follow."""
+        return self.compose("INSERT INTO {stage} (_present, {columns}) VALUES ")
+
+    @cached_property
+    def insert_gone(self) -> str:
+        """Begin to stage deleted keys; VALUES follow."""
+        return self.compose("INSERT INTO {stage} (_present, {key}) VALUES ")
+
+    @cached_property
     def copy_receipts(self) -> str:
         """COPY the receipts of new rows."""
         return self.compose(

@@ -26,6 +26,7 @@ SESSION_SETTINGS: Mapping[str, str] = {
     "lc_monetary": "C",
     "array_nulls": "on",
     "xmloption": "content",
+    "standard_conforming_strings": "on",
     "search_path": "",
 }
 """Values travel as Postgres' text, and a setting of the database or role would change that text."""
