@@ -17,7 +17,9 @@ from replicator.positions import EpochId, Lsn, Offset, Position, RunId, format_l
 from replicator_apply.decode import Event, Skimmed
 
 SPOOL_AFTER = 20_000
-"""Events of one transaction that are kept in memory; the rest goes to a temporary file."""
+SPOOL_BYTES = 32 << 20
+"""Events, and bytes of records, of one transaction that are kept in memory; the rest goes to a
+temporary file. A page of a backfill has few rows, but each may be large."""
 
 VERIFY = "verify-"
 """How the ids of verify's requests begin."""
@@ -104,6 +106,7 @@ class _Fragments:
     commit: Lsn
     first: Offset
     next_ordinal: int = 0
+    size: int = 0
     events: list[Parsed] = field(default_factory=list)
     spool: Spool | None = None
 
@@ -157,7 +160,8 @@ class Assembler:
         if keep:
             if parts.spool is None:
                 parts.events.append((key, event))
-                if parts.next_ordinal >= SPOOL_AFTER:
+                parts.size += len(value)
+                if parts.next_ordinal >= SPOOL_AFTER or parts.size >= SPOOL_BYTES:
                     parts.spool = Spool()
             else:
                 parts.spool.append(key, value)

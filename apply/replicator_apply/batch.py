@@ -29,7 +29,8 @@ Cursor = psycopg.Cursor[Any]
 Round = dict[bytes, TableChanges]
 
 ROUND = 20_000
-"""Events that are collapsed at once."""
+ROUND_BYTES = 32 << 20
+"""Events that are collapsed at once, and bytes of those that come from a spool."""
 
 
 class Overtaken(Exception):
@@ -80,6 +81,7 @@ class Applier:
         self._staging = StagingTables(connection)
         self._sequences = Sequences()
         self._writers: dict[TableName, DirectWriter] = {}
+        self._unspooled = 0
         self.plan = plan
         self.unsettled: Collection[TableName] = frozenset()
         self.kept = False
@@ -113,10 +115,18 @@ class Applier:
     def _rounds(self, batch: Batch) -> Iterator[Round]:
         """Collapse the batch's events, some at a time."""
         events = self._events(batch)
-        while part := list(islice(events, ROUND)):
+        spooled = any(transaction.spool for transaction in batch.transactions)
+        while part := list(self._until_large(events) if spooled else islice(events, ROUND)):
             changes: Round = {}
             collapse(part, changes, self._open_table)
             yield changes
+
+    def _until_large(self, events: Iterator[Parsed]) -> Iterator[Parsed]:
+        self._unspooled = 0
+        for event in islice(events, ROUND):
+            yield event
+            if self._unspooled >= ROUND_BYTES:
+                return
 
     def _events(self, batch: Batch) -> Iterator[Parsed]:
         for transaction in batch.transactions:
@@ -138,6 +148,7 @@ class Applier:
         for key, value in transaction.spool.records():
             table = tables.get(key[: key.find(b'"', 2) + 1])
             if table is not None:
+                self._unspooled += len(value)
                 yield key, table.reader.read(value)
 
     def _open_table(self, prefix: bytes) -> TableChanges | None:

@@ -16,11 +16,15 @@ from tests.support.target import change
 PAGES = "SELECT id, title, body FROM pages_page ORDER BY id"
 
 
-@pytest.fixture
-def small_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spool and round after a few events."""
-    monkeypatch.setattr(assemble, "SPOOL_AFTER", 3)
-    monkeypatch.setattr(batch, "ROUND", 4)
+@pytest.fixture(params=["events", "bytes"])
+def small_rounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spool and round after a few events, or a few bytes."""
+    if request.param == "events":
+        monkeypatch.setattr(assemble, "SPOOL_AFTER", 3)
+        monkeypatch.setattr(batch, "ROUND", 4)
+    else:
+        monkeypatch.setattr(assemble, "SPOOL_BYTES", 1_000)
+        monkeypatch.setattr(batch, "ROUND_BYTES", 1_000)
 
 
 def test_a_transaction_of_more_rows_than_a_round(

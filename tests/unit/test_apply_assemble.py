@@ -269,3 +269,15 @@ def test_only_verifys_answers_are_hashes() -> None:
     assert transaction("verify-1-0-").hashed
     assert not transaction("page-1").hashed
     assert not transaction(None).hashed
+
+
+def test_large_records_are_spooled_however_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assemble, "SPOOL_AFTER", 1_000)
+    monkeypatch.setattr(assemble, "SPOOL_BYTES", 250)
+    done = None
+    with closing(Assembler(Position(EPOCH, Lsn(START)))) as assembler:
+        for offset, each in enumerate(run_of([(START, tuple("abcdefghij"))], 1, 0)):
+            done = assembler.feed(offset, each.key, b"x" * 100, each.event)
+    assert done is not None
+    with closing(done):
+        assert (len(done.events), done.size) == (3, 10)
