@@ -67,7 +67,7 @@ class Applier:
     """Writes the batches of one stream through one connection.
 
     Attributes:
-        plan: what the target holds; replaced when subscriptions or tables change.
+        plan: what the target holds.
         unsettled: tables with wanted, suspect or kept rows: their changes need verdicts.
         kept: whether any row is kept for local ones: it is tried again with every mark.
     """
@@ -85,11 +85,6 @@ class Applier:
         self.plan = plan
         self.unsettled: Collection[TableName] = frozenset()
         self.kept = False
-
-    def replan(self, plan: TargetPlan) -> None:
-        """Go on with another plan."""
-        self.plan = plan
-        self._writers.clear()
 
     def apply(self, batch: Batch, finish: Finish) -> Written:
         """Write a batch.

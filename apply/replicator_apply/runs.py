@@ -138,11 +138,6 @@ def begin_backfill(connection: Connection, subscription: int) -> tuple[int, bool
         return int(number), True
 
 
-def unfinished_backfill(connection: Connection, subscription: int) -> bool:
-    """Whether a backfill of the subscription is not through."""
-    return connection.execute(_UNFINISHED, (subscription,)).fetchone() is not None
-
-
 def pause_backfill(connection: Connection, run: int) -> None:
     """Let a run rest until it is resumed."""
     connection.execute(_SET_STATE, ("paused", run))

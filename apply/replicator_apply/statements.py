@@ -118,13 +118,6 @@ class TableSql:
 
     # Staging ---------------------------------------------------------------------------------
 
-    @cached_property
-    def copy_stage(self) -> str:
-        """COPY whole rows into the staging table."""
-        return self.compose(
-            "COPY {stage} ({loaded}, {columns}) FROM STDIN {options}", options=OPTIONS
-        )
-
     def copy_stage_columns(self, columns: Sequence[str]) -> str:
         """COPY rows of which only some columns came, or keys, into the staging table."""
         return self.compose(

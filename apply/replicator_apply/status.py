@@ -16,7 +16,7 @@ from replicator.status import Held, Problem, Run, TargetStream
 _SCHEMA = "public"
 _RECEIPTS = "replicator"
 _STALE = 120.0
-"""Seconds without a batch or beat after which apply is taken to stand still."""
+"""Seconds without a batch or beat, or without an answer to a backfill, that are too many."""
 
 Rows = list[dict[str, Any]]
 
@@ -79,10 +79,23 @@ def _problems(position: Mapping[str, Any], held: tuple[Held, ...]) -> list[Probl
         found.append(Problem(what, "See whether capture runs there and apply runs here."))
     for each in held:
         run = each.backfill
+        if run is not None and run.state == BackfillRun.State.RUNNING:
+            found += _unanswered(run, each.dataset)
         if run is not None and run.state == BackfillRun.State.WAITING:
             what = f"Backfill {run.run} of {each.dataset} would delete {run.suspects:,} rows."
             found.append(Problem(what, f"Look, then run `replicator confirm {run.run}`."))
     return found
+
+
+def _unanswered(run: Run, dataset: str) -> list[Problem]:
+    if run.refused:
+        what = f"The source refuses backfill {run.run} of {dataset}: {run.refused}"
+        return [Problem(what, "Bring code and TARGETS of the source in line; it is asked again.")]
+    if run.age < _STALE:
+        return []
+    what = f"Backfill {run.run} of {dataset} has had no answer for {run.age:,.0f} s."
+    remedy = "See that capture runs there, and that its TARGETS name this environment and dataset."
+    return [Problem(what, remedy)]
 
 
 def _held(connection: psycopg.Connection) -> dict[tuple[str, str], tuple[Held, ...]]:
@@ -106,6 +119,7 @@ def _run(row: Mapping[str, Any]) -> Run:
         estimated=row["rows_estimated"],
         suspects=row["suspects"],
         age=row["age"],
+        refused=row["note"],
     )
 
 
@@ -150,7 +164,7 @@ _SUBSCRIPTIONS = _compose(
     "SELECT id, source, stream, dataset, arguments, generation FROM {} ORDER BY id", Subscription
 )
 _RUNS = _compose(
-    "SELECT id, subscription_id, state, reason, rows_done, rows_estimated, suspects,"
+    "SELECT id, subscription_id, state, reason, rows_done, rows_estimated, suspects, note,"
     " extract(epoch FROM now() - updated_at)::float8 AS age"
     " FROM {} WHERE state IN ('running', 'paused', 'waiting')",
     BackfillRun,

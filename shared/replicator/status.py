@@ -79,6 +79,7 @@ class Run(msgspec.Struct, frozen=True):
 
     Attributes:
         age: since it last made progress.
+        refused: why the source does not answer it, "" if it does.
     """
 
     run: int
@@ -88,6 +89,7 @@ class Run(msgspec.Struct, frozen=True):
     estimated: int | None
     suspects: int | None
     age: float
+    refused: str = ""
 
 
 class Held(msgspec.Struct, frozen=True):

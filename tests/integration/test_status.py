@@ -174,6 +174,22 @@ def test_a_target_that_stopped_or_stands_still(conninfo: str, tmp_path: Path) ->
     assert (where, stopped.what, stopped.remedy) == ("source prod, stream main", "A hole.", "R.")
 
 
+def test_a_backfill_that_the_source_does_not_answer(conninfo: str, tmp_path: Path) -> None:
+    with psycopg.connect(conninfo) as connection:
+        connection.execute(TARGET_STATE)
+        connection.execute(
+            "UPDATE replicator_backfillrun SET state = 'running', "
+            "updated_at = now() - interval '5 minutes'"
+        )
+    ((_, silent),) = gather(settings(tmp_path)).problems()
+    assert "of polls:3,4 has had no answer for 300 s" in silent.what
+    assert "TARGETS" in silent.remedy
+    with psycopg.connect(conninfo) as connection:
+        connection.execute("UPDATE replicator_backfillrun SET note = 'Not so.'")
+    ((_, refused),) = gather(settings(tmp_path)).problems()
+    assert refused.what.endswith("of polls:3,4: Not so.")
+
+
 def test_words() -> None:
     assert [size(n) for n in (None, 0, 1023, 1024, 5 * 2**30)] == [
         "unknown",
