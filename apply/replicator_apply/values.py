@@ -1,4 +1,4 @@
-"""Rows → `VALUES` of an INSERT, for small batches: a COPY's round trips are most of their cost. Pure.
+"""Rows → `VALUES` of an INSERT, for batches that are mostly a COPY's round trips. Pure.
 
 Every value is a quoted constant that Postgres reads by the column's own type, as COPY would. The
 session pins `standard_conforming_strings`, so that only the quote needs care.
