@@ -99,7 +99,10 @@ _UNFINISHED = _compose(
     "SELECT id, state FROM {run} WHERE subscription_id = %s "
     "AND state IN ('running', 'paused', 'waiting')"
 )
-_SET_STATE = _compose("UPDATE {run} SET state = %s, updated_at = now() WHERE id = %s")
+_SET_STATE = _compose(
+    "UPDATE {run} SET state = %s, updated_at = now() WHERE id = %s "
+    "AND state IN ('running', 'paused', 'waiting')"
+)
 _BACKFILL = _compose(
     "SELECT id, state, rows_done, rows_estimated, sweeping, suspects, note FROM {run} WHERE id = %s"
 )

@@ -9,6 +9,7 @@ from django.core.management import call_command
 from django.db import connections
 
 from replicator.models import BackfillRun, Beat, StreamPosition, Subscription
+from replicator_apply.runs import look_at_backfill, pause_backfill
 from replicator_apply.state import Place, save_run, unfinished_runs
 from tests.support.sample.databases import connected
 
@@ -96,6 +97,15 @@ def test_progress_of_a_run_does_not_undo_what_a_command_did(
             save_run(cursor, replace(run, state=saved))
         (found,) = connection.execute("SELECT state FROM replicator_backfillrun").fetchall()
         assert found == (stored,)
+
+
+def test_a_run_that_has_ended_is_not_paused(sample_database):
+    with psycopg.connect(sample_database(), autocommit=True) as connection:
+        (subscription,) = connection.execute(SUBSCRIPTION).fetchone()
+        connection.execute(RUN, [subscription, "finished"])
+        (run,) = connection.execute("SELECT id FROM replicator_backfillrun").fetchone()
+        pause_backfill(connection, run)
+        assert look_at_backfill(connection, run).state == "finished"
 
 
 @pytest.mark.parametrize(
