@@ -24,6 +24,24 @@ KEPT = 0
 
 MAX_IDENTIFIER = 63
 
+ONE_SPELLING = frozenset(
+    {
+        "smallint",
+        "integer",
+        "bigint",
+        "uuid",
+        "text",
+        "character varying",
+        "date",
+        "timestamp without time zone",
+        "timestamp with time zone",
+        "boolean",
+        "bytea",
+        "inet",
+    }
+)
+"""Types of which equal values have the same text."""
+
 
 @dataclass(frozen=True, slots=True)
 class SubscribedDataset:
@@ -103,6 +121,13 @@ class Table:
     def key(self) -> tuple[str, ...]:
         """The primary key's columns."""
         return self.release.key
+
+    @cached_property
+    def respelled(self) -> bool:
+        """Whether two texts may be one key: 1.0 and 1.00 as numeric, `a` and `A` as citext."""
+        return any(
+            self.shape.columns[name].type.partition("(")[0] not in ONE_SPELLING for name in self.key
+        )
 
     @property
     def whole(self) -> bool:

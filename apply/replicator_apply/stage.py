@@ -146,6 +146,8 @@ def merge_rounds(cursor: Cursor, staged: Staged) -> None:
             _merge_round(cursor, staged, turn)
         cursor.execute(staged.sql.carry_read)
         cursor.execute(staged.sql.older_rounds)
+    if staged.table.respelled:
+        cursor.execute(staged.sql.respelled)
     if staged.truncated:
         cursor.execute(staged.sql.stage_truncated)
 

@@ -159,6 +159,14 @@ class TableSql:
         )
 
     @cached_property
+    def respelled(self) -> str:
+        """Drop keys that are gone and stand in another spelling: the row is still there."""
+        return self.compose(
+            "DELETE FROM {stage} s USING {stage} o WHERE {same} AND NOT s._present AND o._present",
+            same=self._same_key("s", "o"),
+        )
+
+    @cached_property
     def carry_read(self) -> str:
         """What a fetch read in an earlier round counts as read."""
         return self.compose(
@@ -421,7 +429,7 @@ class TableSql:
 
     def update(self, columns: Sequence[str], number: int) -> str | None:
         """Write the columns that came to rows that are here; None: there is nothing but the key."""
-        settable = [name for name in columns if name not in self.table.key]
+        settable = self._settable(columns)
         if not settable:
             return None
         return self.compose(
@@ -430,6 +438,12 @@ class TableSql:
             assignments=self._assignments(settable),
             number=sql.Literal(number),
         )
+
+    def _settable(self, columns: Sequence[str]) -> list[str]:
+        """Leave out the key, unless it may be here in another spelling."""
+        if self.table.respelled:
+            return list(columns)
+        return [name for name in columns if name not in self.table.key]
 
     def _assignments(self, columns: Sequence[str]) -> Sql:
         return sql.SQL(", ").join(
@@ -517,7 +531,7 @@ class TableSql:
 
     def update_parked(self, columns: Sequence[str], number: int) -> str | None:
         """As `update`, on the rows that are parked."""
-        settable = [name for name in columns if name not in self.table.key]
+        settable = self._settable(columns)
         if not settable:
             return None
         return self.compose(

@@ -407,3 +407,31 @@ def test_keys_of_many_types_are_told_apart(pair: tuple[str, str], tmp_path: Path
         await_equal(system, models)
         await_verified(system, len(kinds))
         print(f"{len(kinds)} types of keys")
+
+
+def test_a_key_may_change_into_one_that_is_equal_to_it(
+    pair: tuple[str, str], tmp_path: Path
+) -> None:
+    """The scale of a numeric, say: the row must stay, and look as it does on the source."""
+    spellings = {
+        "numeric": ("1.0", "1.00", "1"),
+        "interval": ("1 day", "24:00:00", "24:00:00"),
+    }
+    with contextlib.ExitStack() as stack:
+        kinds = list(spellings)
+        models = [
+            stack.enter_context(any_model(f"Equal{n}", {"k": kind, "v": "text"}, "k"))
+            for n, kind in enumerate(kinds)
+        ]
+        system = stack.enter_context(replicated(models, pair, f"sqlite:///{tmp_path}/log"))
+        execute = system.at_source.execute
+        for n, kind in enumerate(kinds):
+            execute(f"INSERT INTO public.kinds_equal{n} VALUES ('{spellings[kind][0]}', 'a')")
+        system.start("capture")
+        system.start("apply")
+        await_backfill(system)
+        for at in (1, 2):
+            for n, kind in enumerate(kinds):
+                execute(f"UPDATE public.kinds_equal{n} SET k = '{spellings[kind][at]}'")
+            await_equal(system, models)
+        await_verified(system, len(kinds))
