@@ -118,6 +118,8 @@ def _compare(
     table = plan.tables[subscription.dataset.release(rule.label).table]
     hashes, exempt = _sort(transaction.keys_and_events(), table)
     _load(cursor, table, hashes, exempt)
+    # As the source's: the text of a regclass depends on it.
+    cursor.execute("SET LOCAL search_path = ''")
     # Without parameters: a filter may hold percent signs.
     found = cursor.execute(_difference(table, subscription, check, answer)).fetchall()
     rules = len(subscription.dataset.rules)

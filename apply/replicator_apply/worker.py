@@ -377,7 +377,9 @@ class Worker:
 def connect_target(settings: ReplicatorSettings) -> psycopg.Connection[Any]:
     """Open the session that applies.
 
-    `synchronous_commit` is off: a crash of the target loses rows and position alike.
+    `synchronous_commit` is off: a crash of the target loses rows and position alike. Names
+    are searched as in the project's own sessions, for the triggers and operators (citext) of its
+    tables; our statements qualify all of theirs.
     """
     from django.conf import settings as django  # noqa: PLC0415 (after setup)
 
@@ -387,6 +389,7 @@ def connect_target(settings: ReplicatorSettings) -> psycopg.Connection[Any]:
     )
     connection.execute("SET synchronous_commit = off; SET lock_timeout = '10s'")
     connection.execute("SET temp_buffers = '32MB'")
+    connection.execute('SET search_path = "$user", public')
     return connection
 
 

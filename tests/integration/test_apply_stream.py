@@ -189,6 +189,18 @@ def test_a_row_that_postgres_refuses_stops_with_its_table(start: StartTarget) ->
     assert names(target) == ["too long for it"]
 
 
+def test_a_trigger_finds_what_it_names_without_a_schema(start: StartTarget) -> None:
+    target, published = start(
+        "pages",
+        prepare="CREATE TABLE seen (name text); "
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$BEGIN INSERT INTO seen VALUES (NEW.name); RETURN NEW; END$$; "
+        "CREATE TRIGGER note AFTER INSERT ON pages_tag FOR EACH ROW EXECUTE FUNCTION note()",
+    )
+    target.reach(published.transaction(change("c", "pages_tag", 1, name="a")))
+    assert target.rows("SELECT name FROM seen") == [("a",)]
+
+
 @pytest.mark.parametrize("error", ["RAISE EXCEPTION 'no'", "PERFORM 1/0"])
 def test_a_trigger_that_fails_stops_with_its_table(start: StartTarget, error: str) -> None:
     target, published = start(
