@@ -43,6 +43,8 @@ Request = KeysRequest | PageRequest
 
 LAG_FOR_PAGES = 5.0
 """Seconds by which the reader may be behind while pages are read."""
+STATEMENT_TIMEOUT = 60.0
+"""Seconds that one statement may read; a page that needs more is refused."""
 _CONTENT = b"fetch:"
 _HASHES_PER_RECORD = 1_000
 _PATIENCE = 20.0
@@ -65,7 +67,9 @@ _SETTINGS = (
     "SET LOCAL synchronous_commit = local",
     "SET LOCAL row_security = off",
     "SET LOCAL lock_timeout = '2s'",
-    "SET LOCAL statement_timeout = '60s'",
+)
+_TOO_SLOW = (
+    "reading a page took longer than {:g} s: index the columns that the dataset's filter looks at"
 )
 
 _dumps = msgspec.json.Encoder().encode
@@ -192,7 +196,8 @@ class Fetcher:
     ) -> Reading:
         """Read until a snapshot sees all that was noted; commit the message.
 
-        Waiting for locks, a deadlock or a cancelled statement is tried again as well, for a while.
+        Waiting for locks, a deadlock or a cancelled statement is tried again as well, for a while;
+        a page that is too slow is not: the next try would be as slow.
         """
         until = time.monotonic() + _PATIENCE
         while True:
@@ -222,7 +227,7 @@ class Fetcher:
             if not all(visible(xid, snapshot) for xid in retention.noted):
                 raise _NotYetVisible
             retention.snapshot = snapshot
-            answer = _RowReader(self._connection, plan, rows).read(request)
+            answer = self._answer_in_time(request, plan, rows)
             reading = Reading(answer, rows, snapshot, retention)
             self._desk.register(content, reading)
             beat.emit(self._connection, content)
@@ -230,9 +235,24 @@ class Fetcher:
         counter(metrics.FETCHED_ROWS).labels(*labels).inc(len(rows))
         return reading
 
+    def _answer_in_time(self, request: Request, plan: AnswerPlan, rows: Spool) -> Answer:
+        """Read the rows. Raises Refusal if a statement timeout cancelled the reading of a page."""
+        began = time.monotonic()
+        try:
+            return _RowReader(self._connection, plan, rows).read(request)
+        except psycopg.errors.QueryCanceled as error:
+            # By the clock: Postgres has one code for every cancellation, and translates the text.
+            timed_out = time.monotonic() - began >= STATEMENT_TIMEOUT
+            if timed_out and request.kind == "page" and not self._stop.is_set():
+                raise Refusal(_TOO_SLOW.format(STATEMENT_TIMEOUT)) from error
+            raise
+
     def _lock_and_snapshot(self, tables: Iterable[TableName]) -> Snapshot:
         for setting in _SETTINGS:
             self._connection.execute(setting)
+        self._connection.execute(
+            "SELECT set_config('statement_timeout', %s, true)", (f"{STATEMENT_TIMEOUT * 1e3:.0f}",)
+        )
         self._connection.execute(
             sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(
                 sql.SQL(", ").join(identifier(table) for table in sorted(tables))

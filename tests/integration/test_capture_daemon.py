@@ -13,7 +13,7 @@ from replicator.envelope import Record
 from replicator.errors import LostLog, Refused
 from replicator.positions import parse_lsn
 from replicator.requests import PlanItem
-from replicator_capture import beat, keeper, prepare, run
+from replicator_capture import beat, fetch, keeper, prepare, run
 from replicator_capture.daemon import Capture
 from replicator_capture.task import Task
 from tests.conftest import SampleFactory, StartProcess
@@ -348,6 +348,31 @@ def test_refusals(task: Task, source: str, log_url: str) -> None:
             asker.keys(["polls"], {"public.polls_question": ["x'); DROP TABLE polls_vote; --"]})
         )
         assert reason(asker.keys(["polls"], question)) == ""
+
+
+def test_a_page_that_takes_too_long_is_refused(
+    task: Task, source: str, log_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "STATEMENT_TIMEOUT", 0.2)
+    with psycopg.connect(source) as connection:
+        # Their hashes take seconds.
+        connection.execute(
+            "INSERT INTO polls_question (id, question_text, body, published, pub_date)"
+            " SELECT n, '', repeat('x', 30000000), true, now() FROM generate_series(1, 10) AS n"
+        )
+    tape = Tape.of(log_url)
+    with capturing(task):
+        asker = Asker(log_url)
+        request = asker.page("published-polls", rule=1, hashes=True)
+        (closing,) = tape.answer(request, timeout=15)
+        assert closing.answer is not None
+        assert closing.answer.refused == (
+            "reading a page took longer than 0.2 s: "
+            "index the columns that the dataset's filter looks at"
+        )
+        (closing,) = tape.answer(asker.page("published-polls", rule=1, after=10, hashes=True))
+        assert closing.answer is not None
+        assert closing.answer.refused is None, "the next one is none the worse"
 
 
 def test_a_target_gets_only_the_datasets_it_may_ask_for(source: str, log_url: str) -> None:
