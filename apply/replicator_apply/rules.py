@@ -83,6 +83,9 @@ def _mend_table(
         moved += _execute(cursor, staged.sql.step_back(key, batch[key.to].table))
         if batch[key.to].filled:
             moved += _execute(cursor, staged.sql.evict_old(key, batch[key.to].table))
+    if any(key.acts for key in staged.table.shape.incoming):
+        # A local row that is committed after the look at it would go with what it points at.
+        cursor.execute(staged.sql.lock_leaving)
     for key in staged.table.shape.incoming:
         moved += _keep(cursor, batch, staged, key, plan.tables.get(key.table))
     return moved

@@ -327,6 +327,14 @@ class TableSql:
             zy=equal(to.key, "z", to.key, "y"),
         )
 
+    @cached_property
+    def lock_leaving(self) -> str:
+        """Lock the rows that leave, so that no local row can come to point at one any more."""
+        return self.compose(
+            "SELECT count(*) FROM (SELECT FROM {table} t JOIN {stage} s ON {ts} "
+            "WHERE s._verdict = 'l' ORDER BY {skey} FOR UPDATE OF t) locked"
+        )
+
     def keep_for_local(self, key: Constraint) -> str:
         """Keep leaving rows that local rows of a table without receipts point at."""
         return self.compose(

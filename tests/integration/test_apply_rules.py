@@ -1,5 +1,6 @@
 """Apply alone, through the rules: who enters, stays, leaves, is kept or wanted."""
 
+import psycopg
 import pytest
 
 from replicator.envelope import Answer
@@ -296,6 +297,29 @@ def test_no_foreign_key_action_takes_a_local_row_along(start: StartTarget, actio
             change("d", "shop_product", uuid(1)), change("d", "shop_product", uuid(2))
         )
     )
+    assert ids(target, PRODUCTS) == ["p1", "p2"]
+    assert target.rows("SELECT product::text FROM note") == [(uuid(2),)]
+
+
+def test_a_local_row_committed_meanwhile_keeps_what_it_points_at(start: StartTarget) -> None:
+    target, published = start(
+        "catalogue",
+        prepare="CREATE TABLE note (product uuid REFERENCES shop_product ON DELETE CASCADE)",
+    )
+    with_draft(target, published)
+    with psycopg.connect(target.connection.info.dsn) as other:
+        other.execute("INSERT INTO note VALUES (%s)", (uuid(2),))
+        commit = published.transaction(change("d", "shop_product", uuid(2)))
+        target.until(
+            lambda: target.rows(
+                "SELECT FROM pg_stat_activity "
+                "WHERE application_name = 'replicator apply' AND wait_event_type = 'Lock'"
+            )
+            != [],
+            "apply waits for the other session",
+        )
+        other.commit()
+    target.reach(commit)
     assert ids(target, PRODUCTS) == ["p1", "p2"]
     assert target.rows("SELECT product::text FROM note") == [(uuid(2),)]
 
