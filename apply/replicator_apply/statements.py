@@ -345,13 +345,15 @@ class TableSql:
         )
 
     def keep_for_ours(self, key: Constraint, referrer: Table) -> str:
-        """Keep leaving rows that local or kept rows of a replicated table point at."""
+        """Keep leaving rows that local, kept or another stream's rows of a table point at."""
         return self.compose(
             "UPDATE {stage} s SET _verdict = 'k' WHERE s._verdict = 'l' AND EXISTS "
             "(SELECT FROM {referrer} x WHERE {xs} AND NOT EXISTS (SELECT FROM {other_stage} y "
-            "WHERE {yx} AND y._verdict IN ('w', 'l')) AND (EXISTS (SELECT FROM {other_stage} z "
+            "WHERE {yx} AND (y._verdict = 'w' OR y._verdict = 'l' AND NOT {elsewhere})) "
+            "AND ({elsewhere} OR EXISTS (SELECT FROM {other_stage} z "
             "WHERE {zx} AND z._verdict = 'k') OR NOT EXISTS (SELECT FROM {other_receipts} q "
             "WHERE {qx} AND q.subscription_id {others})))",
+            elsewhere=TableSql(referrer).is_held_elsewhere("x"),
             others=among(m.subscription for m in referrer.memberships),
             referrer=referrer.identifier,
             other_stage=referrer.stage,
@@ -474,8 +476,12 @@ class TableSql:
 
     @cached_property
     def delete(self) -> str:
-        """Delete the rows that leave."""
-        return self.compose("DELETE FROM {table} t USING {stage} s WHERE {ts} AND s._verdict = 'l'")
+        """Delete the rows that leave, but for those that another stream holds too."""
+        return self.compose(
+            "DELETE FROM {table} t USING {stage} s WHERE {ts} AND s._verdict = 'l' "
+            "AND NOT {elsewhere}",
+            elsewhere=self.is_held_elsewhere("s"),
+        )
 
     # Unique values that change hands -----------------------------------------------------------
 
@@ -504,8 +510,9 @@ class TableSql:
         """Delete the leaving rows that stand on a unique value first."""
         return self.compose(
             "DELETE FROM {table} t USING {stage} l WHERE {tl} AND l._verdict = 'l' "
-            "AND EXISTS (SELECT FROM {stage} s WHERE {conflict})",
+            "AND NOT {elsewhere} AND EXISTS (SELECT FROM {stage} s WHERE {conflict})",
             tl=self._same_key("t", "l"),
+            elsewhere=self.is_held_elsewhere("l"),
             conflict=self._conflict(columns),
         )
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -60,40 +61,69 @@ def position(target: psycopg.Connection, published: Published) -> int:
     return row[0] if row else 0
 
 
-def test_two_sources_share_a_table(target: psycopg.Connection, tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/log.sqlite3"
+@contextmanager
+def both_applied(
+    target: psycopg.Connection, folder: Path, **subscription: str
+) -> Iterator[tuple[Published, Published]]:
+    """Apply two sources' streams of the same dataset, their backfills done."""
+    url = f"sqlite:///{folder}/log.sqlite3"
     log = open_log(url)
-    streams = [Published(log, environment=name) for name in ("one", "two")]
-    for published in streams:
+    one, two = (Published(log, environment=name) for name in ("one", "two"))
+    for published in (one, two):
         log.create(requests_topic(published.environment, "main", "stage"))
     settings = ReplicatorSettings.model_validate(
         {
             "ENVIRONMENT": "stage",
             "LOG": url,
-            "SUBSCRIPTIONS": [{"source": s.environment, "dataset": "some-tags"} for s in streams],
+            "SUBSCRIPTIONS": [
+                {"source": s.environment, "dataset": "some-tags", **subscription}
+                for s in (one, two)
+            ],
         }
     )
     stop = Stop()
     thread = threading.Thread(target=apply_all, args=(settings, stop, Health()))
     thread.start()
     try:
-        for published in streams:
+        for published in (one, two):
             answer_page(log, published, target)
-        one, two = streams
+        yield one, two
+    finally:
+        stop.set()
+        thread.join(10)
+        stop.close()
+
+
+def reach(target: psycopg.Connection, published: Published) -> None:
+    wait_until(lambda: position(target, published) >= published.next, 15, "the stream is applied")
+
+
+def test_two_sources_share_a_table(target: psycopg.Connection, tmp_path: Path) -> None:
+    with both_applied(target, tmp_path) as (one, two):
         one.transaction(tag("c", 1, "a"), tag("c", 2, "b"))
         two.transaction(tag("c", 3, "c"))
         wait_until(lambda: len(names(target)) == 3, 15, "rows of both")
         two.transaction(tag("d", 1), tag("d", 2), tag("u", 3, "cc"))
         one.transaction(tag("d", 2))
-        for published in streams:
-            wait_until(
-                lambda p=published: position(target, p) >= p.next, 15, "both streams are applied"
-            )
+        for published in (one, two):
+            reach(target, published)
         assert names(target) == [(1, "a"), (3, "cc")]
-    finally:
-        stop.set()
-        thread.join(10)
-        stop.close()
+
+
+@pytest.mark.usefixtures("by_rules")
+def test_a_row_of_two_sources_stays_until_both_have_deleted_it(
+    target: psycopg.Connection, tmp_path: Path
+) -> None:
+    with both_applied(target, tmp_path, on_clash="adopt") as (one, two):
+        for published in (one, two):
+            published.transaction(tag("c", 1, "a"))
+            reach(target, published)
+        one.transaction(tag("d", 1))
+        reach(target, one)
+        assert names(target) == [(1, "a")]
+        two.transaction(tag("d", 1))
+        reach(target, two)
+        assert names(target) == []
 
 
 def names(target: psycopg.Connection) -> list[tuple[int, str]]:
