@@ -4,7 +4,7 @@ All of it is written in the transaction that writes the rows, so that a crash le
 The tables are Django models (`replicator.models`), read and written here by SQL.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -171,7 +171,11 @@ class StoredSubscription:
 
 _SUBSCRIPTIONS = _compose(
     "SELECT id, dataset, arguments, fingerprint, generation, on_clash FROM {subscription} "
-    "{at} ORDER BY id"
+    "{at} AND declared ORDER BY id"
+)
+_UNDECLARE = _compose(
+    "UPDATE {subscription} SET declared = false {at} AND declared AND id <> ALL(%(kept)s) "
+    "RETURNING id, dataset"
 )
 _SUBSCRIBE = _compose(
     "INSERT INTO {subscription} (source, stream, dataset, arguments, fingerprint, declared, "
@@ -182,7 +186,7 @@ _SUBSCRIBE = _compose(
 
 
 def stored_subscriptions(cursor: Cursor, place: Place) -> list[StoredSubscription]:
-    """Read the subscriptions of a stream, oldest first."""
+    """Read the subscriptions of a stream that the settings declare, oldest first."""
     rows = cursor.execute(_SUBSCRIPTIONS, place.parameters)
     return [StoredSubscription(*row) for row in rows]
 
@@ -198,6 +202,17 @@ def store_subscription(
         "on_clash": declared.on_clash,
     }
     cursor.execute(_SUBSCRIBE, {**place.parameters, **values})
+
+
+def undeclare_others(cursor: Cursor, place: Place, kept: Collection[int]) -> list[str]:
+    """Let subscriptions rest that the settings declare no more; gives their datasets' names.
+
+    Their rows and receipts stay. Declared again, they are backfilled.
+    """
+    found = cursor.execute(_UNDECLARE, {**place.parameters, "kept": list(kept)}).fetchall()
+    for subscription, _ in found:
+        cursor.execute(_CANCEL, (subscription,))
+    return [str(dataset) for _, dataset in found]
 
 
 # Backfill runs -----------------------------------------------------------------------------------
@@ -221,7 +236,7 @@ class Run:
 _RUNS = _compose(
     "SELECT b.id, b.subscription_id, b.generation, b.state, b.rule, b.after_key, b.sweeping, "
     "b.confirmed, b.rows_done FROM {run} b JOIN {subscription} s ON s.id = b.subscription_id "
-    "WHERE s.source = %(source)s AND s.stream = %(stream)s "
+    "WHERE s.source = %(source)s AND s.stream = %(stream)s AND s.declared "
     "AND b.state IN ('running', 'paused', 'waiting') ORDER BY b.id"
 )
 _CANCEL = _compose(

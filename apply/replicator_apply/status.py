@@ -32,7 +32,7 @@ def collect(
     with driver_errors("reading the replication state"):
         positions = {(row["source"], row["stream"]): row for row in _read(connection, _POSITIONS)}
         wanted = {(row["source"], row["stream"]): row for row in _read(connection, _WANTED)}
-        held = _held(connection)
+        held = _held(connection, settings)
     declared = {(each.source, each.stream) for each in settings.subscriptions}
     places = sorted({*positions, *held, *declared})
     return tuple(
@@ -74,10 +74,13 @@ def _problems(position: Mapping[str, Any], held: tuple[Held, ...]) -> list[Probl
     found = []
     if position["stopped_reason"]:
         found.append(Problem(position["stopped_reason"], position["stopped_remedy"]))
-    elif position["applied_age"] > _STALE:
+    elif position["applied_age"] > _STALE and any(each.declared for each in held):
         what = f"Nothing has been applied for {position['applied_age']:,.0f} s, not even a beat."
         found.append(Problem(what, "See whether capture runs there and apply runs here."))
     for each in held:
+        if not each.declared:
+            found.append(_undeclared(each))
+            continue
         run = each.backfill
         if run is not None and run.state == BackfillRun.State.RUNNING:
             found += _unanswered(run, each.dataset)
@@ -85,6 +88,12 @@ def _problems(position: Mapping[str, Any], held: tuple[Held, ...]) -> list[Probl
             what = f"Backfill {run.run} of {each.dataset} would delete {run.suspects:,} rows."
             found.append(Problem(what, f"Look, then run `replicator confirm {run.run}`."))
     return found
+
+
+def _undeclared(held: Held) -> Problem:
+    what = f"Subscription {held.dataset} is not declared any more; its rows stay as they are."
+    remedy = "Declare it again in SUBSCRIPTIONS; see docs/operations.md for what else there is."
+    return Problem(what, remedy)
 
 
 def _unanswered(run: Run, dataset: str) -> list[Problem]:
@@ -98,14 +107,23 @@ def _unanswered(run: Run, dataset: str) -> list[Problem]:
     return [Problem(what, remedy)]
 
 
-def _held(connection: psycopg.Connection) -> dict[tuple[str, str], tuple[Held, ...]]:
+def _held(
+    connection: psycopg.Connection, settings: ReplicatorSettings
+) -> dict[tuple[str, str], tuple[Held, ...]]:
+    declared = {(s.source, s.stream, s.name, s.arguments) for s in settings.subscriptions}
     rows = _receipts(connection)
     runs = {row["subscription_id"]: _run(row) for row in _read(connection, _RUNS)}
     found: dict[tuple[str, str], tuple[Held, ...]] = {}
     for row in _read(connection, _SUBSCRIPTIONS):
         name = f"{row['dataset']}:{row['arguments']}" if row["arguments"] else row["dataset"]
-        held = Held(name, rows.get(row["id"], 0), row["generation"], runs.get(row["id"]))
         place = (row["source"], row["stream"])
+        held = Held(
+            name,
+            rows.get(row["id"], 0),
+            row["generation"],
+            runs.get(row["id"]),
+            (*place, row["dataset"], row["arguments"]) in declared,
+        )
         found[place] = (*found.get(place, ()), held)
     return found
 

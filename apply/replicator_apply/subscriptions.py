@@ -1,5 +1,6 @@
 """Settings, declarations and stored state → the plan of one stream. Blocks on Postgres."""
 
+import logging
 from typing import Any
 
 import psycopg
@@ -18,7 +19,10 @@ from replicator_apply.state import (
     start_run,
     store_subscription,
     stored_subscriptions,
+    undeclare_others,
 )
+
+logger = logging.getLogger(__name__)
 
 Connection = psycopg.Connection[Any]
 
@@ -34,7 +38,10 @@ def declared_at(settings: ReplicatorSettings, place: Place) -> list[Subscription
 
 
 def store_declared(connection: Connection, settings: ReplicatorSettings, place: Place) -> None:
-    """Store what the settings declare; begin a backfill of what is new or has changed its rules."""
+    """Store what the settings declare; begin a backfill of what is new or has changed its rules.
+
+    What they declare no more rests: the code may not have its dataset any more either.
+    """
     with connection.transaction(), connection.cursor() as cursor:
         before = {(s.dataset, s.arguments): s for s in stored_subscriptions(cursor, place)}
         for subscription in declared_at(settings, place):
@@ -42,6 +49,21 @@ def store_declared(connection: Connection, settings: ReplicatorSettings, place: 
             _must_be_of(dataset, subscription)
             store_subscription(cursor, place, subscription, dataset.fingerprint)
             _begin(cursor, place, before.get((dataset.name, subscription.arguments)), dataset)
+        _rest_others(cursor, settings, place)
+
+
+def _rest_others(cursor: psycopg.Cursor[Any], settings: ReplicatorSettings, place: Place) -> None:
+    """Apply no more what the settings do not declare, and say so once."""
+    declared = {(s.name, s.arguments) for s in declared_at(settings, place)}
+    stored = stored_subscriptions(cursor, place)
+    kept = [s.id for s in stored if (s.dataset, s.arguments) in declared]
+    for dataset in undeclare_others(cursor, place, kept):
+        logger.warning(
+            "Subscription to %s of %s is not declared any more; its rows stay as they are.",
+            dataset,
+            place.source,
+            extra={"event": "undeclared_subscription"},
+        )
 
 
 def _begin(
@@ -68,7 +90,7 @@ def _must_be_of(dataset: DatasetPlan, subscription: Subscription) -> None:
 
 
 def load_plan(connection: Connection, settings: ReplicatorSettings, place: Place) -> TargetPlan:
-    """Compile the stored subscriptions against the tables here; make their receipts.
+    """Compile the declared subscriptions against the tables here; make their receipts.
 
     Raises:
         ConfigurationError: a dataset is not declared.

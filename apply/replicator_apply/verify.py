@@ -47,7 +47,8 @@ class Check:
 _OPEN = (
     "SELECT v.id, v.subscription_id, v.rule, v.after_key, v.findings FROM {} v "
     "JOIN public.replicator_subscription s ON s.id = v.subscription_id "
-    "WHERE s.source = %(source)s AND s.stream = %(stream)s AND v.state = 'running' ORDER BY v.id"
+    "WHERE s.source = %(source)s AND s.stream = %(stream)s AND s.declared "
+    "AND v.state = 'running' ORDER BY v.id"
 )
 _SAVE = (
     "UPDATE {} SET rule = %(rule)s, after_key = %(after_key)s, state = %(state)s::text, "

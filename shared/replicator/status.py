@@ -93,12 +93,13 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Held(msgspec.Struct, frozen=True):
-    """One subscription: how many rows are ours because of it."""
+    """One subscription: how many rows are ours because of it, and whether the settings name it."""
 
     dataset: str
     rows: int
     generation: int
     backfill: Run | None = None
+    declared: bool = True
 
 
 class TargetStream(msgspec.Struct, frozen=True):

@@ -311,11 +311,14 @@ def test_a_local_row_committed_meanwhile_keeps_what_it_points_at(start: StartTar
         other.execute("INSERT INTO note VALUES (%s)", (uuid(2),))
         commit = published.transaction(change("d", "shop_product", uuid(2)))
         target.until(
-            lambda: target.rows(
-                "SELECT FROM pg_stat_activity "
-                "WHERE application_name = 'replicator apply' AND wait_event_type = 'Lock'"
-            )
-            != [],
+            lambda: (
+                target.rows(
+                    "SELECT FROM pg_stat_activity "
+                    "WHERE application_name = 'replicator apply' AND wait_event_type = 'Lock' "
+                    "AND datname = current_database()"
+                )
+                != []
+            ),
             "apply waits for the other session",
         )
         other.commit()

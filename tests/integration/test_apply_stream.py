@@ -281,6 +281,47 @@ def test_it_gets_over_a_deadlock(start: StartTarget) -> None:
     assert target.rows("SELECT title FROM pages_page") == [("new",)]
 
 
+# Subscriptions
+
+
+@pytest.mark.parametrize("dataset", ["published-polls", "gone-from-the-code"])
+def test_what_the_settings_do_not_declare_any_more_rests(start: StartTarget, dataset: str) -> None:
+    target, published = start("pages", "published-polls")
+    question = change("c", "polls_question", 1, published=True)
+    target.reach(published.transaction(question))
+    target.stop()
+    target.execute(
+        f"UPDATE replicator_subscription SET dataset = '{dataset}' "
+        "WHERE dataset = 'published-polls'; UPDATE replicator_backfillrun SET state = 'running'"
+    )
+    both = target.settings
+    pages = tuple(s for s in both.subscriptions if s.dataset == "pages")
+    target.settings = both.model_copy(update={"subscriptions": pages})
+    target.start()
+    target.reach(published.transaction(tag(1), change("d", "polls_question", 1)))
+    assert names(target) == ["n1"]
+    assert target.rows("SELECT id FROM polls_question") == [(1,)]
+    assert target.rows('SELECT id FROM replicator."public.polls_question"') == [(1,)]
+    assert target.rows(
+        "SELECT s.declared, b.state FROM replicator_subscription s "
+        "JOIN replicator_backfillrun b ON b.subscription_id = s.id ORDER BY s.id"
+    ) == [(True, "running"), (False, "cancelled")]
+    target.stop()
+    target.settings = both
+    target.start()
+    target.until(
+        lambda: (
+            target.rows(
+                "SELECT b.reason FROM replicator_subscription s JOIN replicator_backfillrun b "
+                "ON b.subscription_id = s.id WHERE s.dataset = 'published-polls' "
+                "AND s.declared AND b.state = 'running'"
+            )
+            == [("subscribed",)]
+        ),
+        "what is declared again is backfilled",
+    )
+
+
 # Backfills
 
 

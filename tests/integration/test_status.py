@@ -131,11 +131,13 @@ INSERT INTO replicator.one SELECT n, 1, 1 FROM generate_series(1, 5) n;
 INSERT INTO replicator.two SELECT n, 1 + n % 2, 1 FROM generate_series(1, 4) n;
 """
 
+HELD = [{"source": "prod", "dataset": "polls:3,4"}, {"source": "prod", "dataset": "all"}]
+
 
 def test_a_target(conninfo: str, tmp_path: Path) -> None:
     with psycopg.connect(conninfo) as connection:
         connection.execute(TARGET_STATE)
-    wanted = settings(tmp_path, SUBSCRIPTIONS=[{"source": "other", "dataset": "x"}])
+    wanted = settings(tmp_path, SUBSCRIPTIONS=[*HELD, {"source": "other", "dataset": "x"}])
     status = gather(wanted)
     other, prod = status.target
     assert (other.source, other.problems[0].what) == ("other", "It has not begun.")
@@ -159,18 +161,18 @@ def test_a_target_that_stopped_or_stands_still(conninfo: str, tmp_path: Path) ->
     with psycopg.connect(conninfo) as connection:
         connection.execute(TARGET_STATE)
         connection.execute("DELETE FROM replicator_backfillrun")
-    assert not any(gather(settings(tmp_path)).problems())
+    assert not any(gather(settings(tmp_path, SUBSCRIPTIONS=HELD)).problems())
     with psycopg.connect(conninfo) as connection:
         connection.execute(
             "UPDATE replicator_streamposition SET applied_at = now() - interval '10 minutes'"
         )
-    ((_, still),) = gather(settings(tmp_path)).problems()
+    ((_, still),) = gather(settings(tmp_path, SUBSCRIPTIONS=HELD)).problems()
     assert still.what.startswith("Nothing has been applied for 600 s")
     with psycopg.connect(conninfo) as connection:
         connection.execute(
             "UPDATE replicator_streamposition SET stopped_reason = 'A hole.', stopped_remedy = 'R.'"
         )
-    ((where, stopped),) = gather(settings(tmp_path)).problems()
+    ((where, stopped),) = gather(settings(tmp_path, SUBSCRIPTIONS=HELD)).problems()
     assert (where, stopped.what, stopped.remedy) == ("source prod, stream main", "A hole.", "R.")
 
 
@@ -181,13 +183,22 @@ def test_a_backfill_that_the_source_does_not_answer(conninfo: str, tmp_path: Pat
             "UPDATE replicator_backfillrun SET state = 'running', "
             "updated_at = now() - interval '5 minutes'"
         )
-    ((_, silent),) = gather(settings(tmp_path)).problems()
+    ((_, silent),) = gather(settings(tmp_path, SUBSCRIPTIONS=HELD)).problems()
     assert "of polls:3,4 has had no answer for 300 s" in silent.what
     assert "TARGETS" in silent.remedy
     with psycopg.connect(conninfo) as connection:
         connection.execute("UPDATE replicator_backfillrun SET note = 'Not so.'")
-    ((_, refused),) = gather(settings(tmp_path)).problems()
+    ((_, refused),) = gather(settings(tmp_path, SUBSCRIPTIONS=HELD)).problems()
     assert refused.what.endswith("of polls:3,4: Not so.")
+
+
+def test_a_subscription_that_is_not_declared_any_more(conninfo: str, tmp_path: Path) -> None:
+    with psycopg.connect(conninfo) as connection:
+        connection.execute(TARGET_STATE)
+    ((_, problem),) = gather(settings(tmp_path, SUBSCRIPTIONS=HELD[1:])).problems()
+    assert problem.what == (
+        "Subscription polls:3,4 is not declared any more; its rows stay as they are."
+    )
 
 
 def test_words() -> None:
