@@ -22,7 +22,7 @@ class Column:
     """A column: its type as SQL writes it, and who fills it.
 
     `generated`: computed by Postgres, never written; `sequence`: of which the column's default or
-    identity takes its values, quoted, "" if none.
+    identity takes its values, quoted, "" if none; `collated`: its type has a collation.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Column:
     not_null: bool
     generated: bool
     sequence: str
+    collated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,8 @@ class TableShape:
 
 _COLUMNS = """
 SELECT c.oid, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated <> '',
-       coalesce(pg_get_serial_sequence(format('%%I.%%I', n.nspname, c.relname), a.attname), '')
+       coalesce(pg_get_serial_sequence(format('%%I.%%I', n.nspname, c.relname), a.attname), ''),
+       a.attcollation <> 0
   FROM pg_attribute a
   JOIN pg_class c ON c.oid = a.attrelid
   JOIN pg_namespace n ON n.oid = c.relnamespace

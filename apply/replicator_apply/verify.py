@@ -16,9 +16,11 @@ from psycopg import sql
 
 from replicator.envelope import Answer, RowHash
 from replicator.filter_sql import filter_sql
+from replicator.key_order import ordered
 from replicator.models import VerifyRun, WantedRow
 from replicator.requests import PageRequest
 from replicator_apply.assemble import VERIFY, Transaction
+from replicator_apply.catalog import Column
 from replicator_apply.collapse import key_cells
 from replicator_apply.copytext import OPTIONS, escaped_line
 from replicator_apply.decode import Cell, Skimmed
@@ -207,12 +209,13 @@ def _span(table: Table, check: Check, answer: Answer) -> sql.Composable:
     after = msgspec.json.decode(check.after_key) if check.after_key else None
     parts = [
         sql.SQL("({}) {} ({})").format(
-            identifiers(table.key, "t"),
+            sql.SQL(", ").join(
+                ordered(column(name, "t"), collated=table.shape.columns[name].collated)
+                for name in table.key
+            ),
             sql.SQL(operator),
             sql.SQL(", ").join(
-                sql.SQL("{}::{}").format(
-                    sql.Literal(str(cell)), sql.SQL(table.shape.columns[name].type)
-                )
+                _bound(cell, table.shape.columns[name])
                 for name, cell in zip(table.key, key, strict=True)
             ),
         )
@@ -220,6 +223,11 @@ def _span(table: Table, check: Check, answer: Answer) -> sql.Composable:
         if key is not None
     ]
     return sql.SQL(" AND ").join(parts) if parts else sql.SQL("TRUE")
+
+
+def _bound(cell: Cell, shape: Column) -> sql.Composable:
+    kind = "text" if shape.collated else shape.type
+    return sql.SQL("{}::{}").format(sql.Literal(str(cell)), sql.SQL(kind))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from psycopg import Connection, sql
 
 from replicator.filter_sql import filter_sql
+from replicator.key_order import ordered
 from replicator.plan import Release, RowsRule, TableName
 from replicator.requests import Key
 from replicator_capture.answer_plan import Refusal
@@ -21,7 +22,8 @@ from replicator_capture.encode import ReadEncoder
 Texts = list[bytes | None]
 
 _COLUMNS = """
-SELECT a.attname::text, a.atttypid::int8, format_type(a.atttypid, NULL), c.relkind = 'p'
+SELECT a.attname::text, a.atttypid::int8, format_type(a.atttypid, NULL),
+       a.attcollation <> 0, c.relkind = 'p'
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = c.oid
 WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped
@@ -31,10 +33,11 @@ _ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v
 
 
 class Column(NamedTuple):
-    """A column as the catalog knows it: type oid, and the type's name for SQL."""
+    """A column as the catalog knows it: type oid, the type's name for SQL, has it a collation."""
 
     oid: int
     type: str
+    collated: bool
 
 
 def identifier(table: TableName) -> sql.Identifier:
@@ -96,11 +99,11 @@ class TableRead:
         self.release = release
         table = release.table
         rows = connection.execute(_COLUMNS, (table.schema, table.name)).fetchall()
-        self._columns = {name: Column(oid, type_name) for name, oid, type_name, _ in rows}
+        self._columns = {row[0]: Column(*row[1:4]) for row in rows}
         if any(name not in self._columns for name in release.columns):
             raise Refusal(f"{table} lacks columns that {release.label} releases.")
         # A child of plain inheritance is another table in the stream; a partition is not.
-        only = sql.SQL("") if rows[0][3] else sql.SQL("ONLY ")
+        only = sql.SQL("") if rows[0][4] else sql.SQL("ONLY ")
         self._from = sql.SQL("{}{} AS t").format(only, identifier(table))
         self.encoder = ReadEncoder(release, [self._columns[n].oid for n in release.columns])
 
@@ -133,8 +136,14 @@ class TableRead:
     def page(
         self, rule: RowsRule, after: Key | None, limit: int, *, hashes: bool = False
     ) -> Iterator[Texts]:
-        """Read rows that pass the rule's filter, in key order, behind a key."""
-        key = sql.SQL(", ").join(_column(name) for name in self.release.key)
+        """Read rows that pass the rule's filter, in key order, behind a key.
+
+        Hashes are read in the order that the target has as well; rows in that of the key's index.
+        """
+        key = sql.SQL(", ").join(
+            ordered(_column(name), collated=hashes and self._columns[name].collated)
+            for name in self.release.key
+        )
         behind = sql.SQL("TRUE")
         if after is not None:
             bounds = sql.SQL(", ").join(sql.Literal(key_text(value)) for value in after)

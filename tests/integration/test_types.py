@@ -15,6 +15,7 @@ from django.db.models import Model
 from replicator import Dataset, Rows, opt_in
 from replicator.compiler import compile_dataset
 from replicator.declare import declared_datasets, no_declarations
+from replicator_apply import verify
 from replicator_apply.runs import begin_verification, look_at_verification
 from tests.conftest import SampleFactory
 from tests.support.any_model import any_model, create_table
@@ -407,6 +408,39 @@ def test_keys_of_many_types_are_told_apart(pair: tuple[str, str], tmp_path: Path
         await_equal(system, models)
         await_verified(system, len(kinds))
         print(f"{len(kinds)} types of keys")
+
+
+def test_verify_cuts_text_keys_alike_under_any_collation(
+    pair: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with session(pair[0]) as connection:
+        icu = connection.execute(
+            "SELECT FROM pg_collation WHERE collname = 'en-x-icu' AND collencoding IN (-1, 6)"
+        ).fetchall()
+        kinds = ["text", "varchar(9)"]
+        kinds += [each for each in ("kinds.citext",) if supported(connection, each, [""])]
+    if not icu:
+        pytest.skip("this Postgres is built without ICU")
+    monkeypatch.setattr(verify, "PAGE", 2)
+    with contextlib.ExitStack() as stack:
+        models = [
+            stack.enter_context(any_model(f"Sorted{n}", {"k": kind}, "k"))
+            for n, kind in enumerate(kinds)
+        ]
+        system = stack.enter_context(replicated(models, pair, f"sqlite:///{tmp_path}/log"))
+        for n, kind in enumerate(kinds):
+            (system.at_source, system.at_target)[n % 2].execute(
+                f'ALTER TABLE public.kinds_sorted{n} ALTER k TYPE {kind} COLLATE "en-x-icu"'
+            )
+            system.at_source.execute(
+                f"INSERT INTO public.kinds_sorted{n} VALUES "
+                "('a'), ('B'), ('c'), ('Z'), ('ä'), ('a b'), ('a-a'), ('É')"
+            )
+        system.start("capture")
+        system.start("apply")
+        await_backfill(system)
+        await_equal(system, models)
+        await_verified(system, 8 * len(kinds))
 
 
 def test_a_key_may_change_into_one_that_is_equal_to_it(
