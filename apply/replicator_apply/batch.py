@@ -66,6 +66,13 @@ Finish = Callable[[Cursor], None]
 class Applier:
     """Writes the batches of one stream through one connection.
 
+    Args:
+        connection: of the target, in autocommit mode.
+        place: the stream.
+        environment: this target.
+        plan: what it holds.
+        alive: called between the steps of a batch, which may be a long one.
+
     Attributes:
         plan: what the target holds.
         unsettled: tables with wanted, suspect or kept rows: their changes need verdicts.
@@ -73,7 +80,12 @@ class Applier:
     """
 
     def __init__(
-        self, connection: psycopg.Connection[Any], place: Place, environment: str, plan: TargetPlan
+        self,
+        connection: psycopg.Connection[Any],
+        place: Place,
+        environment: str,
+        plan: TargetPlan,
+        alive: Callable[[], None],
     ) -> None:
         self._connection = connection
         self._place = place
@@ -82,6 +94,7 @@ class Applier:
         self._sequences = Sequences()
         self._writers: dict[TableName, DirectWriter] = {}
         self._unspooled = 0
+        self._alive = alive
         self.plan = plan
         self.unsettled: Collection[TableName] = frozenset()
         self.kept = False
@@ -114,6 +127,7 @@ class Applier:
         while part := list(self._until_large(events) if spooled else islice(events, ROUND)):
             changes: Round = {}
             collapse(part, changes, self._open_table)
+            self._alive()
             yield changes
 
     def _until_large(self, events: Iterator[Parsed]) -> Iterator[Parsed]:
@@ -217,8 +231,11 @@ class Applier:
                             stage(cursor, staged[tables[prefix].name], part)
                 for one in staged.values():
                     merge_rounds(cursor, one)
+                    self._alive()
                 settle(cursor, self.plan, staged, place)
+                self._alive()
                 written = write(cursor, self.plan, staged, place)
+                self._alive()
                 for one in staged.values():
                     if one.filled:
                         self._sequences.follow_stage(cursor, one.table)

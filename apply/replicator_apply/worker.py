@@ -169,7 +169,9 @@ class Worker:
             if stored is None:
                 return
             reader.seek(stored.offset)
-            self._applier = Applier(connection, place, settings.environment, plan)
+            self._applier = Applier(
+                connection, place, settings.environment, plan, self._health.turned
+            )
             self._asker = Asker(writer, place, settings.environment)
             self._consumer = self._consume_from(stored.position)
             self._health.ready(True, "")

@@ -95,7 +95,8 @@ class Health(_Part):
     """When /healthz calls a daemon dead.
 
     Attributes:
-        stalled_after: seconds without a turn of the main loop.
+        stalled_after: seconds without a turn of the main loop. A large batch counts as turning
+            between its steps; make it longer than the longest statement of one takes.
     """
 
     stalled_after: float = Field(default=60.0, gt=0)

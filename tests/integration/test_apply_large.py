@@ -1,10 +1,12 @@
 """Apply alone: transactions that are staged in rounds, with the same keys in several of them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import psycopg
 import pytest
 
+from replicator.http import Health
 from replicator_apply import assemble, batch
 from replicator_apply.copytext import OPTIONS, chunk, line_function
 from replicator_apply.decode import EventReader
@@ -43,6 +45,33 @@ def test_a_transaction_of_more_rows_than_a_round(
     assert target.rows('SELECT count(*) FROM replicator."public.pages_tag"') == [
         (count - len(gone),)
     ]
+
+
+@pytest.mark.usefixtures("either_way")
+def test_a_long_batch_shows_that_it_is_alive(
+    start: StartTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turned, inside = Health.turned, []
+    apply = batch.Applier.apply
+    monkeypatch.setattr(batch, "ROUND", 4)
+    monkeypatch.setattr(
+        Health, "turned", lambda health: (turned(health), turns.append(bool(inside)))
+    )
+
+    def noted(*arguments: Any) -> object:
+        inside.append(True)
+        try:
+            return apply(*arguments)
+        finally:
+            inside.clear()
+
+    turns: list[bool] = []
+    monkeypatch.setattr(batch.Applier, "apply", noted)
+    target, published = start("pages")
+    target.reach(
+        published.transaction(*(change("c", "pages_page", pk, slug=f"s{pk}") for pk in range(40)))
+    )
+    assert sum(turns) >= 10
 
 
 @pytest.mark.usefixtures("small_rounds", "either_way")

@@ -1,13 +1,14 @@
 """Apply alone: position, fence, holes, epochs, bad records, locks, and rows Postgres refuses."""
 
 import threading
-import time
+from typing import Any
 
 import psycopg
 import pytest
 
 from replicator.envelope import Answer, At, EpochStart, Record, encode, encode_key
 from replicator.errors import Refused
+from replicator.http import Health
 from replicator.positions import EpochId, Lsn, RunId
 from replicator.requests import KeysRequest, PageRequest, fingerprint
 from replicator_apply import worker
@@ -239,11 +240,23 @@ def test_it_waits_out_locks_of_local_traffic(
         return connection
 
     monkeypatch.setattr(worker, "connect_target", impatient)
+    tried = worker.Worker._try
+    turned, waits = Health.turned, []
+
+    def trying(*arguments: Any) -> object:
+        waits.clear()
+        try:
+            return tried(*arguments)
+        finally:
+            waits.append("tried")
+
+    monkeypatch.setattr(worker.Worker, "_try", trying)
+    monkeypatch.setattr(Health, "turned", lambda health: (turned(health), waits.append("turned")))
     target, published = start("pages")
     with psycopg.connect(target.connection.info.dsn) as local:
         local.execute("LOCK TABLE pages_tag IN SHARE MODE")
         commit = published.transaction(tag(1))
-        time.sleep(0.5)
+        target.until(lambda: waits[:2] == ["turned"] * 2, "a sign of life with each try")
         assert not target.stopped
     target.reach(commit)
     assert names(target) == ["n1"]
