@@ -4,77 +4,119 @@ A rebase begins here too, so nothing that is wrong in what lies behind may get i
 that cannot be read are left behind. If they were part of the stream, the next one shows the hole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass, field
 
 from replicator.errors import BadRecord
 from replicator.log import Log
-from replicator.log.tail import Found, last_records
+from replicator.log.tail import records_between
 from replicator.positions import EpochId, Lsn, Offset, Position
 from replicator_apply.decode import Skimmed, skim
 from replicator_apply.state import StoredPosition
 
 TAIL = 50
-"""Records that are looked at first; more, if a large transaction is just being published."""
-
-Readable = tuple[Offset, Skimmed]
+"""Offsets that are looked at first; more, if a large transaction is just being published."""
 
 
 def first_position(log: Log, topic: str) -> StoredPosition | None:
     """Give the position behind the last whole transaction in the log; None: it has none yet.
 
-    Reading begins at the first fragment of the next one, if some are there.
+    Reading begins at the first fragment of the next one, if some are there. No record is kept:
+    that transaction may be larger than memory.
 
     Raises:
-        LogUnavailable, Hole, BadRecord: as `last_records`.
+        LogUnavailable, Hole, BadRecord: as `records_between`.
     """
-    count = TAIL
+    state = log.state(topic)
+    if not state.exists:
+        return None
+    reach = TAIL
     while True:
-        found = last_records(log, topic, count)
-        whole = len(found) < count
-        first = _position_in(found, whole=whole)
+        start = Offset(max(state.begin, state.end - reach))
+        whole = start <= state.begin
+        first = _Window(log, topic, start, state.end).position(whole=whole)
         if first is not None or whole:
             return first
-        count *= 10
+        reach *= 10
 
 
-def _position_in(found: Sequence[Found], *, whole: bool) -> StoredPosition | None:
-    """Look for it in the last records; None: they reach not far enough back.
+@dataclass(slots=True)
+class _Seen:
+    """What the records of a window tell, all together.
 
-    Args:
-        found: the records.
-        whole: whether they are all that the log has.
+    Attributes:
+        begun: the epoch that the last epoch record began.
+        last: the epoch that the last record belongs to.
+        ends: the highest `to` of each epoch.
+        behind: behind which offset all can be read (0: everywhere).
+        resume: the offset behind the last record.
     """
-    records, behind = _readable(found)
-    epoch = _newest_epoch([record for _, record in records])
-    ours = [(offset, record) for offset, record in records if record.at.epoch == epoch]
-    ends = [record.at.to for _, record in ours if record.at.to is not None]
-    if epoch is None or not ends:
-        return None
-    following = Lsn(max(ends))
-    fragments = [each for each in ours if each[1].source.lsn >= following and each[0] >= behind]
-    if not fragments:
-        return StoredPosition(Position(epoch, following), Offset(found[-1].offset + 1))
-    offset, first = fragments[0]
-    if first.at.ordinal and not (whole or behind):
-        return None
-    return StoredPosition(Position(epoch, following), offset)
 
+    begun: EpochId | None = None
+    last: EpochId | None = None
+    ends: dict[EpochId, Lsn] = field(default_factory=dict)
+    behind: Offset = Offset(0)
+    resume: Offset = Offset(0)
 
-def _readable(found: Sequence[Found]) -> tuple[list[Readable], Offset]:
-    """Read what can be read, and say behind which offset all can be (0: everywhere)."""
-    records: list[Readable] = []
-    behind = Offset(0)
-    for offset, _, value in found:
-        try:
-            records.append((offset, skim(value)))
-        except BadRecord:
-            behind = Offset(offset + 1)
-    return records, behind
-
-
-def _newest_epoch(records: list[Skimmed]) -> EpochId | None:
-    """Give the epoch that the last epoch record began, or that the last record belongs to."""
-    for record in reversed(records):
+    def add(self, offset: Offset, record: Skimmed | None) -> None:
+        """Take note of a record; None: it cannot be read."""
+        self.resume = Offset(offset + 1)
+        if record is None:
+            self.behind = self.resume
+            return
         if record.epoch is not None:
-            return record.epoch.id
-    return records[-1].at.epoch if records else None
+            self.begun = record.epoch.id
+        at = record.at
+        self.last = at.epoch
+        if at.to is not None:
+            self.ends[at.epoch] = max(at.to, self.ends.get(at.epoch, at.to))
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """The records of a topic from `start` to below `end`; read anew whenever they are asked for."""
+
+    log: Log
+    topic: str
+    start: Offset
+    end: Offset
+
+    def position(self, *, whole: bool) -> StoredPosition | None:
+        """Look for the position; None: the window reaches not far enough back.
+
+        Args:
+            whole: whether it holds all that the log has.
+        """
+        seen = _Seen()
+        for offset, record in self._records(self.start):
+            seen.add(offset, record)
+        epoch = seen.begun or seen.last
+        following = seen.ends.get(epoch) if epoch is not None else None
+        if epoch is None or following is None:
+            return None
+        position = Position(epoch, following)
+        offset, ordinal = self._first_fragment(position, seen)
+        if ordinal and not (whole or seen.behind):
+            return None
+        return StoredPosition(position, offset)
+
+    def _first_fragment(self, position: Position, seen: _Seen) -> tuple[Offset, int]:
+        """Give the offset and ordinal of what is there of the next transaction; 0: nothing."""
+        with closing(self._records(max(self.start, seen.behind))) as records:
+            for offset, record in records:
+                if (
+                    record is not None
+                    and record.at.epoch == position.epoch
+                    and record.source.lsn >= position.next
+                ):
+                    return offset, record.at.ordinal
+        return seen.resume, 0
+
+    def _records(self, start: Offset) -> Generator[tuple[Offset, Skimmed | None]]:
+        with closing(records_between(self.log, self.topic, start, self.end)) as records:
+            for offset, _, value in records:
+                try:
+                    yield offset, skim(value)
+                except BadRecord:
+                    yield offset, None

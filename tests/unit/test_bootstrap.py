@@ -1,5 +1,6 @@
 """Where a target begins, or goes on after a rebase: behind the last whole transaction."""
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,21 @@ def test_reading_begins_at_the_first_fragment_of_an_open_transaction(log: Log, c
     append(log, published, *(value for _, value in records))
     first = found(log, published)
     assert (first.position.next, first.offset) == (position, Offset(3))
+
+
+def test_a_large_open_transaction_is_not_held_in_memory(log: Log) -> None:
+    published = Published(log)
+    published.transaction(*rows(2))
+    large = [Change("c", TAG, (i,), {"id": i, "name": "x" * 20_000}) for i in range(4_000)]
+    append(log, published, *(value for _, value in published.records(*large)[:-1]))
+    del large
+    tracemalloc.start()
+    try:
+        assert found(log, published).offset == Offset(3)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 30_000_000
 
 
 def test_records_that_cannot_be_read_are_left_behind(log: Log) -> None:

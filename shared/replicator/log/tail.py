@@ -4,6 +4,7 @@ Blocks on the log.
 """
 
 from collections import deque
+from collections.abc import Generator
 from typing import NamedTuple
 
 from replicator.errors import LogUnavailable
@@ -41,15 +42,19 @@ def last_records(log: Log, topic: str, count: int) -> list[Found]:
     reach = count + _MARGIN
     while True:
         start = max(state.begin, state.end - reach)
-        found = _read(log, topic, Offset(start), state.end, count)
+        found = list(deque(records_between(log, topic, Offset(start), state.end), count))
         if len(found) == count or start <= state.begin:
             return found
         reach *= 4
 
 
-def _read(log: Log, topic: str, start: Offset, end: Offset, count: int) -> list[Found]:
+def records_between(log: Log, topic: str, start: Offset, end: Offset) -> Generator[Found]:
+    """Give the records from `start` to below `end`, one chunk of the log in memory at a time.
+
+    Raises:
+        LogUnavailable, Hole, BadRecord: as `last_records`.
+    """
     reader = log.reader(topic)
-    found: deque[Found] = deque(maxlen=count)
     patience = _PATIENCE
     try:
         reader.seek(start)
@@ -58,10 +63,9 @@ def _read(log: Log, topic: str, start: Offset, end: Offset, count: int) -> list[
                 patience = _PATIENCE
                 for offset, (key, value) in zip(chunk.offsets, chunk.records, strict=True):
                     if offset < end:
-                        found.append(Found(Offset(offset), key, value))
+                        yield Found(Offset(offset), key, value)
             patience -= 1
             if patience == 0:
                 raise LogUnavailable("The log does not hand out its last records.")
     finally:
         reader.close()
-    return list(found)
