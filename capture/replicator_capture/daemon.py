@@ -5,7 +5,7 @@
 
 import logging
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import psycopg
 
@@ -18,6 +18,7 @@ from replicator.stop import Stop
 from replicator_capture import facts, prepare
 from replicator_capture.run import Run
 from replicator_capture.task import Task
+from replicator_capture.worker import Halted, unless_stopped
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +42,14 @@ class Capture:
             DatabaseUnavailable, LogUnavailable: begin again after a pause.
             Refused, LostLog, BadRecord: the process must end.
         """
+        with suppress(Halted):
+            self._run(stop, health)
+
+    def _run(self, stop: Stop, health: Health) -> None:
         task = self._task
         log = open_log(task.settings.log, task.settings.log_options)
         if task.settings.auto_prepare:
-            for problem in prepare.create_topics(task.settings, task.stream):
-                logger.warning("Topic: %s", problem, extra={"event": "topic"})
+            _create_topics(task, stop, health)
         with connect(task.database) as connection:
             site = _site(task, connection, log, stop, health)
             health.turned()
@@ -58,6 +62,14 @@ class Capture:
                 run = Run(task, site, start, stack)
                 health.ready(True)
                 run.loop(stop, health)
+
+
+def _create_topics(task: Task, stop: Stop, health: Health) -> None:
+    def create() -> list[str]:
+        return prepare.create_topics(task.settings, task.stream)
+
+    for problem in unless_stopped("topics", create, stop, health.turned):
+        logger.warning("Topic: %s", problem, extra={"event": "topic"})
 
 
 def _site(

@@ -13,7 +13,7 @@ from psycopg import sql
 
 from replicator.envelope import EpochStart, Source
 from replicator.errors import Refused
-from replicator.log.port import Log
+from replicator.log.port import Log, LogWriter
 from replicator.plan import Release, TableName
 from replicator.positions import EpochId, Lsn, parse_lsn
 from replicator.postgres import driver_errors
@@ -21,7 +21,7 @@ from replicator.stop import Stop
 from replicator_capture import beat, prepare, publication, slot, startup
 from replicator_capture.publish import publish_epoch
 from replicator_capture.tail import read_tail
-from replicator_capture.worker import Worker
+from replicator_capture.worker import Halted, Worker, unless_stopped
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def gather(site: Site, *, new_epoch: bool) -> startup.Facts:
             problems = tuple(_mend(site, found))
     return startup.Facts(
         slots=slots,
-        log=read_tail(site.log, site.topic),
+        log=_read_tail(site),
         database=database,
         has_publication=found is not None,
         problems=problems,
@@ -155,6 +155,7 @@ def begin(site: Site, *, new_epoch: bool, reason: str) -> Start | None:
     Raises:
         Refused: going on would lose or mix data.
         DatabaseUnavailable, LogUnavailable: try again.
+        Halted: told to stop while it waited for the log.
     """
     waiting = False
     while True:
@@ -170,6 +171,17 @@ def begin(site: Site, *, new_epoch: bool, reason: str) -> Start | None:
         site.turned()
         if site.stop.wait(STANDBY_EVERY):
             return None
+
+
+def _read_tail(site: Site) -> startup.LogTail:
+    def between() -> None:
+        if site.stop.is_set():
+            raise Halted
+
+    def read() -> startup.LogTail:
+        return read_tail(site.log, site.topic, between)
+
+    return unless_stopped("tail", read, site.stop, site.turned)
 
 
 def release(site: Site) -> None:
@@ -260,7 +272,17 @@ def _created(site: Site, name: str) -> Lsn | None:
     return made[0]
 
 
+def open_writer(site: Site) -> LogWriter:
+    """Open the stream's topic. Raises as `port.Log.writer`, and Halted."""
+    return unless_stopped("writer", lambda: site.log.writer(site.topic), site.stop, site.turned)
+
+
 def _append_epoch(site: Site, facts: startup.Facts, decision: startup.AppendEpoch) -> EpochStart:
+    def between() -> None:
+        site.turned()
+        if site.stop.is_set():
+            raise Halted
+
     epoch = EpochStart(
         id=EpochId(decision.slot.epoch),
         previous=decision.previous,
@@ -269,9 +291,15 @@ def _append_epoch(site: Site, facts: startup.Facts, decision: startup.AppendEpoc
         timeline=facts.database.timeline,
         reason=decision.reason,
     )
-    writer = site.log.writer(site.topic)
+    writer = open_writer(site)
     try:
-        publish_epoch(writer, epoch, site.source, timeout=_EPOCH_TIMEOUT)
+        publish_epoch(
+            writer,
+            epoch,
+            site.source,
+            timeout=_EPOCH_TIMEOUT,
+            between=between,
+        )
     finally:
         writer.close(1.0)
     logger.info(

@@ -142,7 +142,7 @@ def publish_epoch(
         start: the epoch.
         source: environment and database; its lsn is `start.start`.
         timeout: seconds to wait.
-        between: called at least every 0.2 s while this waits.
+        between: called at least every 0.2 s while this waits; what it raises ends the waiting.
 
     Raises:
         LogUnavailable: it is not known to be stored in time.

@@ -64,7 +64,7 @@ class Run:
         self._stream = _open_stream(task, start, confirmed, stack)
         self._keeper = _begin_keeping(task, site, start, self._stop)
         facts.release(site)
-        writer = site.log.writer(task.topic)
+        writer = facts.open_writer(site)
         stack.callback(writer.close, _STOP_WITHIN)
         releases = {release.table: release for release in task.releases}
         self._unseen, self._desk = Unseen(), Desk()

@@ -6,7 +6,7 @@ mark repeats what a start needs of it (`mark_health`).
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from replicator.envelope import EpochStart, Mark, Record, Value, decode, decode_tail
@@ -62,8 +62,13 @@ class Window:
         return Window(self.any or older.any, older.controls + self.controls, ends)
 
 
-def read_tail(log: Log, topic: str) -> LogTail:
+def read_tail(log: Log, topic: str, between: Callable[[], None] = lambda: None) -> LogTail:
     """Read the end of the stream's topic, as far back as it takes to find a mark or the epoch.
+
+    Args:
+        log: the log.
+        topic: the stream's.
+        between: called at least every second or so; what it raises ends the reading.
 
     Raises:
         LogUnavailable: the log is away, or its retention took the end away while it was read.
@@ -76,18 +81,21 @@ def read_tail(log: Log, topic: str) -> LogTail:
             return tail
         start = Offset(max(state.begin, end - size))
         older = Window()
-        for value in _read(log, topic, start, end):
+        for value in _read(log, topic, start, end, between):
             older.add(value)
         found, end, size = found.after(older), start, size * 4
 
 
-def _read(log: Log, topic: str, start: Offset, end: Offset) -> Iterator[bytes]:
+def _read(
+    log: Log, topic: str, start: Offset, end: Offset, between: Callable[[], None]
+) -> Iterator[bytes]:
     """Give the values from `start` to below `end`."""
     reader = log.reader(topic)
     patience = _PATIENCE
     try:
         reader.seek(start)
         while reader.position() < end:
+            between()
             for chunk in reader.poll(1.0):
                 patience = _PATIENCE
                 pairs = zip(chunk.offsets, chunk.records, strict=True)

@@ -2,6 +2,17 @@
 
 import threading
 from collections.abc import Callable
+from typing import TypeVar
+
+from replicator.stop import Stop
+
+_LOOK = 0.5
+
+T = TypeVar("T")
+
+
+class Halted(Exception):
+    """It was told to stop before the work was done."""
 
 
 class Worker:
@@ -33,3 +44,25 @@ class Worker:
         """Wait at most `timeout` seconds for the thread to end; say whether it has."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
+
+
+def unless_stopped(name: str, work: Callable[[], T], stop: Stop, turned: Callable[[], None]) -> T:
+    """Do something that may block for long, in a thread; give what it returns, or raise as it does.
+
+    Args:
+        name: of the thread.
+        work: what to do.
+        stop: ends the wait; the thread is then left to itself, as the process is about to end.
+        turned: called at least every half second meanwhile.
+
+    Raises:
+        Halted: told to stop.
+    """
+    found: list[T] = []
+    worker = Worker(name, lambda: found.append(work()))
+    while not worker.join(_LOOK):
+        turned()
+        if stop.is_set():
+            raise Halted
+    worker.raise_failure()
+    return found[0]

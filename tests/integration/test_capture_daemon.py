@@ -29,6 +29,7 @@ from tests.support.capture_run import (
 )
 from tests.support.kafka import KafkaBroker
 from tests.support.postgres import PostgresServer
+from tests.support.processes import wait_until
 from tests.support.sample.environments import environment
 
 
@@ -470,6 +471,22 @@ def test_commits_that_snapshots_do_not_see_hold_fetches_and_the_slot_back(
         assert read.after is not None
         assert read.after["question_text"] == "unseen"
         running.wait_for(lambda: slots(source)[0][1] > unseen.source.lsn)
+
+
+@pytest.mark.parametrize("prepares", [True, False], ids=["creating topics", "reading the end"])
+def test_the_command_ends_soon_while_kafka_hangs_at_its_start(
+    process: StartProcess, source: str, kafka: KafkaBroker, *, prepares: bool
+) -> None:
+    with kafka.proxy() as network:
+        network.deafen()
+        url = f"kafka://127.0.0.1:{network.port}"
+        replicator = {"ENVIRONMENT": SOURCE, "LOG": url, "AUTO_PREPARE": prepares}
+        command = process("replicator", "capture", env=environment(source, replicator))
+        wait_until(lambda: network.connections > 1, 20, "capture does not turn to Kafka")
+        began = time.monotonic()
+        command.send(signal.SIGTERM)
+        assert command.wait(10) == 0
+        assert time.monotonic() - began < 5
 
 
 def test_the_command_ends_cleanly_on_sigterm(
