@@ -160,10 +160,12 @@ def begin(site: Site, *, new_epoch: bool, reason: str) -> Start | None:
     waiting = False
     while True:
         if _lock(site, "pg_try_advisory_lock"):
-            facts = gather(site, new_epoch=new_epoch)
-            decision = startup.decide(facts)
-            if not isinstance(decision, startup.Standby):
-                return _execute(site, facts, decision, reason)
+            # Looking at the log each time would open connections each time.
+            if new_epoch or not waiting or not _streams(site):
+                facts = gather(site, new_epoch=new_epoch)
+                decision = startup.decide(facts)
+                if not isinstance(decision, startup.Standby):
+                    return _execute(site, facts, decision, reason)
             release(site)
         if not waiting:
             logger.info("Another capture runs; waiting to take over.", extra={"event": "standby"})
@@ -182,6 +184,12 @@ def _read_tail(site: Site) -> startup.LogTail:
         return read_tail(site.log, site.topic, between)
 
     return unless_stopped("tail", read, site.stop, site.turned)
+
+
+def _streams(site: Site) -> bool:
+    """Whether another capture streams from a slot of this stream."""
+    with driver_errors("looking at the slots"):
+        return any(each.active for each in slot.find(site.connection, site.stream))
 
 
 def release(site: Site) -> None:

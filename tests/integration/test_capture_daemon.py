@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -13,8 +14,9 @@ from replicator.envelope import Record
 from replicator.errors import LostLog, Refused
 from replicator.positions import parse_lsn
 from replicator.requests import PlanItem
-from replicator_capture import beat, fetch, keeper, prepare, run
+from replicator_capture import beat, facts, fetch, keeper, prepare, run
 from replicator_capture.daemon import Capture
+from replicator_capture.startup import LogTail
 from replicator_capture.task import Task
 from tests.conftest import SampleFactory, StartProcess
 from tests.support.capture_run import (
@@ -487,6 +489,28 @@ def test_the_command_ends_soon_while_kafka_hangs_at_its_start(
         command.send(signal.SIGTERM)
         assert command.wait(10) == 0
         assert time.monotonic() - began < 5
+
+
+def test_a_standby_leaves_the_log_alone(
+    task: Task, source: str, log_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    monkeypatch.setattr(facts, "STANDBY_EVERY", 0.05)
+    with capturing(task):
+        insert_question(source, "one")
+        Tape.of(log_url).wait_for(has_question("one"))
+        original = facts.read_tail
+
+        def read_tail(*arguments: Any) -> LogTail:
+            looks.append(arguments)
+            return original(*arguments)
+
+        monkeypatch.setattr(facts, "read_tail", read_tail)
+        standby = Running(Capture(task))
+        standby.wait_for(lambda: len(looks) == 1)
+        time.sleep(1)
+        standby.end()
+    assert len(looks) == 1
 
 
 def test_the_command_ends_cleanly_on_sigterm(

@@ -18,6 +18,7 @@ from replicator_capture.publish import (
     Publisher,
     publish_epoch,
 )
+from replicator_capture.worker import Halted
 from tests.support.plain_capture import (
     begin_message,
     commit_message,
@@ -199,12 +200,23 @@ def test_an_epoch_is_stored_before_it_returns() -> None:
     assert record.source.lsn == 90
 
 
-def test_an_epoch_that_is_not_stored_in_time_is_an_error() -> None:
-    class Deaf(RecordingWriter):
-        def wait(self, timeout: float) -> None:  # noqa: ARG002
-            self.waited += 1
+class Deaf(RecordingWriter):
+    def wait(self, timeout: float) -> None:  # noqa: ARG002
+        self.waited += 1
 
+
+def test_an_epoch_that_is_not_stored_in_time_is_an_error() -> None:
     writer = Deaf(at_once=False)
     with pytest.raises(LogUnavailable):
         publish_epoch(writer, _epoch(), _SOURCE, timeout=1)
     assert writer.waited == 5
+
+
+def test_waiting_for_an_epoch_ends_when_it_is_told_to() -> None:
+    def between() -> None:
+        raise Halted
+
+    writer = Deaf(at_once=False)
+    with pytest.raises(Halted):
+        publish_epoch(writer, _epoch(), _SOURCE, timeout=60, between=between)
+    assert writer.waited == 1
