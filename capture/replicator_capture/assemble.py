@@ -126,7 +126,6 @@ class Assembler:
             origin.run,
         )
         self._told = start
-        self._seen = start
         self._complete: Lsn | None = None
         self._records: list[KeyedValue] = []
         self._encoders: dict[bytes, TableEncoder | None] = {}
@@ -144,11 +143,6 @@ class Assembler:
     def told(self) -> Lsn:
         """`to` of the last record: the next one's `from`."""
         return self._told
-
-    @property
-    def seen(self) -> Lsn:
-        """End of the last transaction read, published or empty."""
-        return self._seen
 
     @property
     def open_xid(self) -> int | None:
@@ -321,7 +315,6 @@ class Assembler:
         if rows:
             self._close(commit.end_lsn, b"}")
             self._listener.committed(commitment)
-        self._seen = commit.end_lsn
         self._begin = None
         for content in self._messages:
             self._listener.message(content, commitment)

@@ -10,6 +10,7 @@ from typing import Final
 from replicator.positions import Lsn
 from replicator_capture.assemble import Assembler
 from replicator_capture.publish import Publisher
+from replicator_capture.visibility import confirmable
 from replicator_capture.wal import WalStream
 
 _LOG_PAUSE_S: Final = 0.002
@@ -61,8 +62,7 @@ class Pump:
         """Let the slot forget what is stored in the log and seen by every snapshot."""
         stored = self._publisher.acknowledged()
         if stored is not None:
-            unseen = self._unseen()
-            self._stream.confirm(stored if unseen is None else min(stored, unseen))
+            self._stream.confirm(confirmable(stored, self._unseen()))
 
     def _rest(self, timeout: float) -> None:
         if not self._publisher.has_room():

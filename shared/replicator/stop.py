@@ -20,8 +20,7 @@ logger = logging.getLogger(__name__)
 class Stop:
     """A token that says once, and for good, that the process is to stop.
 
-    Any thread may wait on it. It has a file descriptor that becomes readable, so that a loop may
-    wait on it and on a socket together: `select([socket, stop], [], [], 1.0)`.
+    Any thread may wait on it. It waits on a pipe, so that a signal handler wakes it at once.
     """
 
     def __init__(self) -> None:
@@ -42,10 +41,6 @@ class Stop:
         """Block until it is set, at most so long; say whether it is."""
         readable, _, _ = select.select([self._readable], [], [], max(seconds, 0.0))
         return bool(readable)
-
-    def fileno(self) -> int:
-        """Give the descriptor that becomes readable."""
-        return self._readable
 
     def close(self) -> None:
         """Release the descriptors; nobody may wait on it any more."""

@@ -1,9 +1,7 @@
 """The stop token, its signals, and the supervision that tries again."""
 
 import os
-import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -42,14 +40,6 @@ def test_set_wakes_every_waiter_for_good(stop: Stop) -> None:
     assert answers == [True, True, True]
     assert stop.is_set()
     assert stop.wait(30) is True
-
-
-def test_it_can_be_waited_for_beside_a_socket(stop: Stop) -> None:
-    left, right = socket.socketpair()
-    with left, right:
-        threading.Timer(0.05, stop.set).start()
-        readable, _, _ = select.select([left, stop], [], [], 30)
-    assert readable == [stop]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
