@@ -27,7 +27,7 @@ from replicator.errors import Stopped
 from replicator.http import Health
 from replicator.settings import ReplicatorSettings
 from replicator.stop import Stop, supervise
-from replicator_apply.state import Place, stop_of
+from replicator_apply.state import Place, note_stop, stop_of
 from replicator_apply.worker import Worker, try_lock
 
 PLAIN_EVERY = 5.0
@@ -184,6 +184,9 @@ def worker_for(
     if not try_lock(connection, place):
         yield lambda: None
         return
+    with connection.cursor() as cursor:
+        # What stopped the last worker may be mended; the one that begins here finds out.
+        note_stop(cursor, place, "", "")
     connection.execute("SELECT pg_advisory_unlock_all()")
     sys.stdout.write("No apply worker runs here; this command applies the stream meanwhile.\n")
     stop = Stop()
