@@ -95,6 +95,7 @@ _FIND = _compose(
     "SELECT id FROM {subscription} WHERE source = %(source)s AND stream = %(stream)s "
     "AND dataset = %(dataset)s AND arguments = %(arguments)s"
 )
+_LOCK = _compose("SELECT FROM {subscription} WHERE id = %s FOR UPDATE")
 _UNFINISHED = _compose(
     "SELECT id, state FROM {run} WHERE subscription_id = %s "
     "AND state IN ('running', 'paused', 'waiting')"
@@ -130,8 +131,12 @@ def find_subscription(
 
 
 def begin_backfill(connection: Connection, subscription: int) -> tuple[int, bool]:
-    """Begin a backfill, or resume the one that is not through; gives its id, and if it resumes."""
+    """Begin a backfill, or resume the one that is not through; gives its id, and if it resumes.
+
+    Of two commands at once the second waits, and follows the run of the first.
+    """
     with connection.transaction(), connection.cursor() as cursor:
+        cursor.execute(_LOCK, (subscription,))
         row = cursor.execute(_UNFINISHED, (subscription,)).fetchone()
         if row is None:
             return start_run(cursor, subscription, "command"), False
