@@ -1,5 +1,7 @@
 """Going on behind a gap, and forgetting the state of a cloned database. Blocks on Postgres."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -27,6 +29,7 @@ from replicator_apply.state import (
     stored_subscriptions,
 )
 from replicator_apply.subscriptions import declared_at
+from replicator_apply.worker import try_lock
 
 Connection = psycopg.Connection[Any]
 _STATE = (VerifyRun, BackfillRun, Subscription, WantedRow, StreamPosition, Beat)
@@ -65,8 +68,31 @@ def rebase(connection: Connection, settings: ReplicatorSettings, place: Place) -
 
 
 def reset_state(connection: Connection) -> None:
-    """Remove all of Replicator's state in this database, and no row of the project's tables."""
-    with connection.transaction():
+    """Remove all of Replicator's state in this database, and no row of the project's tables.
+
+    Raises:
+        Refused: a worker applies one of its streams.
+    """
+    with _held_back(connection), connection.transaction():
         for model in _STATE:
             connection.execute(sql.SQL("DELETE FROM {}").format(state_table(model)))
         connection.execute("DROP SCHEMA IF EXISTS replicator CASCADE")
+
+
+@contextmanager
+def _held_back(connection: Connection) -> Iterator[None]:
+    """Keep every stream's workers from applying while the body runs."""
+    statement = sql.SQL("SELECT source, stream FROM {} UNION SELECT source, stream FROM {}")
+    known = connection.execute(
+        statement.format(state_table(StreamPosition), state_table(Subscription))
+    ).fetchall()
+    try:
+        for place in (Place(*row) for row in known):
+            if not try_lock(connection, place):
+                raise Refused(
+                    f"A worker applies stream {place.stream} of {place.source} here.",
+                    remedy="Stop `replicator apply` first.",
+                )
+        yield
+    finally:
+        connection.execute("SELECT pg_advisory_unlock_all()")
