@@ -79,6 +79,7 @@ class Worker:
         self._health = health
         self._stopped = False
         self._hole: Hole | None = None
+        self._counted = ""
         self._due = 0.0
         self._outdated = False
         self._report_due = 0.0
@@ -139,8 +140,9 @@ class Worker:
             )
         self._stopped = True
         gauge(metrics.STOPPED).labels(*self._place).set(1)
-        if isinstance(error, Hole):
+        if isinstance(error, Hole) and str(error) != self._counted:
             counter(metrics.HOLES).labels(*self._place).inc()
+            self._counted = str(error)
         self._health.ready(False, str(error))
         with driver_errors("noting why the stream stands"), connection.cursor() as cursor:
             note_stop(cursor, self._place, str(error), error.remedy)
@@ -281,6 +283,7 @@ class Worker:
                 transaction.close()
         if self._stopped:
             self._stopped = False
+            self._counted = ""
             self._health.ready(True, "")
             gauge(metrics.STOPPED).labels(*self._place).set(0)
         self._count(batch, written, time.monotonic() - began)
