@@ -74,17 +74,14 @@ def keys_request(
 
 def turn_pages(
     cursor: Cursor, place: Place, plan: TargetPlan, answers: Sequence[Transaction]
-) -> bool:
-    """Store how far the answers bring the runs; True if a run changed."""
-    turned = False
+) -> None:
+    """Store how far the answers bring the runs."""
     for transaction in answers:
         if transaction.answer is None:
             continue
         for run in unfinished_runs(cursor, place):
             if transaction.answer.request == page_id(run):
                 _turn_page(cursor, plan, run, transaction.answer, transaction.size)
-                turned = True
-    return turned
 
 
 def _turn_page(cursor: Cursor, plan: TargetPlan, run: Run, answer: Answer, rows: int) -> None:

@@ -29,7 +29,6 @@ class TableChanges:
         read: keys that a fetch has read, found or not.
         fleeting: how many of `gone` were created in the batch as well.
         truncated: the table was emptied before all that is in `born`, `changed`, `gone`.
-        counts: events by op, for the metrics.
     """
 
     reader: EventReader
@@ -39,12 +38,10 @@ class TableChanges:
     read: set[bytes] = field(default_factory=set)
     fleeting: int = 0
     truncated: bool = False
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys("crudt", 0))
 
     def add(self, key: bytes, event: Event) -> None:
         """Take the table's next event."""
         op = event.op
-        self.counts[op] += 1
         if op == "c":
             self._create(key, event.after)
         elif op == "u":

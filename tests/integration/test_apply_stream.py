@@ -1,10 +1,12 @@
 """Apply alone: position, fence, holes, epochs, bad records, locks, and rows Postgres refuses."""
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
+from prometheus_client import REGISTRY
 
 from replicator.envelope import Answer, At, EpochStart, Record, encode, encode_key
 from replicator.errors import Refused
@@ -12,7 +14,9 @@ from replicator.http import Health
 from replicator.positions import EpochId, Lsn, RunId
 from replicator.requests import KeysRequest, PageRequest, fingerprint
 from replicator_apply import worker
+from replicator_apply.follow import Follower, worker_for
 from replicator_apply.rebase import rebase, reset_state
+from replicator_apply.runs import begin_backfill
 from tests.integration.conftest import StartTarget
 from tests.support.published import Change, Published
 from tests.support.target import Target, change
@@ -97,6 +101,26 @@ def test_a_second_worker_stands_by_and_takes_over(start: StartTarget) -> None:
 
 
 # Holes and epochs
+
+
+def test_a_hole_that_is_met_again_and_again_counts_once(
+    start: StartTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell, told = worker.Worker._tell, []
+    monkeypatch.setattr(worker.Worker, "_tell", lambda *args: (told.append(1), tell(*args)))
+    target, published = start("pages")
+    labels = {"source": "prod", "stream": "main"}
+
+    def holes() -> float:
+        return REGISTRY.get_sample_value("replicator_apply_holes_total", labels) or 0.0
+
+    before = holes()
+    published.transaction(tag(1), gap=5)
+    for times in (1, 2, 3):
+        target.until(lambda times=times: len(told) == times, f"the hole is met {times} times")  # type: ignore[misc]
+        # Another plan: the stream is read again from the stored position.
+        target.execute("UPDATE replicator_subscription SET generation = generation + 1")
+    assert holes() == before + 1
 
 
 def test_a_hole_stops_and_whoever_repeats_the_lost_lets_it_go_on(start: StartTarget) -> None:
@@ -333,6 +357,52 @@ def test_what_the_settings_do_not_declare_any_more_rests(start: StartTarget, dat
         ),
         "what is declared again is backfilled",
     )
+
+
+# Commands beside a worker
+
+
+def test_an_old_reason_to_stop_does_not_end_a_command(start: StartTarget) -> None:
+    target, published = start("pages")
+    target.reach(published.transaction(tag(1)))
+    target.stop()
+    target.execute("UPDATE replicator_streamposition SET stopped_reason = 'Mended by now.'")
+    published.transaction(tag(2))
+
+    def look() -> SimpleNamespace:
+        ended = names(target) == ["n1", "n2"]
+        return SimpleNamespace(done=0, estimated=None, ended=ended, note="")
+
+    with worker_for(target.settings, target.connection, target.place) as must_work:
+        assert not target.stopped
+        Follower[Any](target.connection, target.place, "Backfill", must_work).follow(look)
+
+
+def test_two_commands_at_once_follow_the_same_backfill(start: StartTarget) -> None:
+    target, _ = start("pages")
+    target.stop()
+    ((subscription,),) = target.rows("SELECT id FROM replicator_subscription")
+    begun: list[tuple[int, bool]] = []
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    dsn = target.connection.info.dsn
+    with psycopg.connect(dsn, autocommit=True) as one, psycopg.connect(dsn, autocommit=True) as two:
+        second = threading.Thread(target=lambda: begun.append(begin_backfill(two, subscription)))
+        with one.transaction():
+            first = begin_backfill(one, subscription)
+            second.start()
+            target.until(lambda: target.rows(waiting) == [(1,)], "the second command waits")
+        second.join(10)
+    assert begun == [(first[0], True)]
+
+
+def test_reset_state_refuses_while_a_worker_applies(start: StartTarget) -> None:
+    target, published = start("pages")
+    with pytest.raises(Refused, match="A worker applies stream main of prod"):
+        reset_state(target.connection)
+    target.reach(published.transaction(tag(1)))
 
 
 # Backfills

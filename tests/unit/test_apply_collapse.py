@@ -98,7 +98,6 @@ def test_collapsing_leaves_what_replaying_leaves(sequence: list[Step]) -> None:
     assert changes.size == len(twin.rows)
     born = {key_cells(k)[0] for k in changes.born}
     assert all(twin.first[key] == "c" for key in born if isinstance(key, int))
-    assert changes.counts == {op: sum(s[0] == op for s in sequence) for op in "crudt"}
 
 
 @given(steps)
