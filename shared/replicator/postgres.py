@@ -103,5 +103,5 @@ def driver_errors(doing: str) -> Iterator[None]:
         reason = str(error).strip().splitlines()
         raise DatabaseUnavailable(
             f"Postgres failed while {doing}: {reason[0] if reason else type(error).__name__}",
-            remedy="Check that the database accepts connections; the daemon tries again.",
+            remedy="Check that the database accepts connections, and try again.",
         ) from error

@@ -5,6 +5,7 @@ a traceback of this module's errors.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeAlias
@@ -17,8 +18,8 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
-    model_validator,
 )
 
 from replicator.errors import ConfigurationError
@@ -180,17 +181,20 @@ class ReplicatorSettings(_Part):
     def _one_address_for_both(cls, value: object) -> object:
         return {"capture": value, "apply": value} if isinstance(value, str) else value
 
-    @model_validator(mode="after")
-    def _subscriptions_are_sane(self) -> "ReplicatorSettings":
-        seen = set()
-        for subscription in self.subscriptions:
-            if subscription.source == self.environment:
-                raise ValueError("SUBSCRIPTIONS: an environment cannot subscribe to itself")
-            identity = (subscription.source, subscription.stream, subscription.dataset)
-            if identity in seen:
-                raise ValueError(f"SUBSCRIPTIONS: {subscription.dataset} stands there twice")
-            seen.add(identity)
-        return self
+    @field_validator("subscriptions")
+    @classmethod
+    def _subscriptions_are_sane(
+        cls, value: tuple[Subscription, ...], info: ValidationInfo
+    ) -> tuple[Subscription, ...]:
+        # Of the field, because a validator of the model runs only if no field is wrong.
+        problems = []
+        if any(each.source == info.data.get("environment") for each in value):
+            problems.append("an environment cannot subscribe to itself")
+        times = Counter((each.source, each.stream, each.dataset) for each in value)
+        problems += [f"{each[2]} stands there twice" for each, count in times.items() if count > 1]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return value
 
     @property
     def log_label(self) -> str:

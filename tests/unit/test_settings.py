@@ -166,6 +166,9 @@ def test_the_same_subscription_twice_and_oneself_are_refused():
     wish = {"source": "prod", "dataset": "polls"}
     assert "twice" in refusal(SUBSCRIPTIONS=[wish, wish])
     assert "itself" in refusal(SUBSCRIPTIONS=[wish | {"source": "stage"}])
+    text = refusal(SUBSCRIPTIONS=[wish, wish, wish | {"source": "stage"}], AUTO_PREPARE="perhaps")
+    for problem in ("twice", "itself", "AUTO_PREPARE"):
+        assert problem in text
 
 
 def test_a_subscription_to_another_log_does_not_get_this_ones_password():

@@ -214,7 +214,7 @@ def unavailable(message: str) -> LogUnavailable:
     """Make the error for a log that cannot be reached."""
     return LogUnavailable(
         message,
-        remedy="Start the brokers, or correct LOG and the network between; it goes on by itself.",
+        remedy="Start the brokers, or correct LOG and the network between; daemons then go on.",
     )
 
 
