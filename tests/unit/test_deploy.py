@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import yaml
 
 from replicator.cli.parser import parse
 from replicator.demo import environments
+from replicator.http import Health, serve_http
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = Path(__file__).with_name("compose.schema.json")
@@ -140,6 +143,24 @@ def test_the_environments_are_real_settings(
             f"PLAINTEXT://{kafka}:{port}"
             in (compose["services"][kafka]["environment"]["KAFKA_ADVERTISED_LISTENERS"])
         )
+
+
+@pytest.mark.parametrize("name", ["capture", "apply"])
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_daemon_is_healthy_when_it_is_ready(
+    compose: dict[str, Any], name: str, *, ready: bool
+) -> None:
+    service = compose["services"][name]
+    port = service["ports"][0].rpartition(":")[2]
+    kind, program, *arguments = service["healthcheck"]["test"]
+    assert (kind, program, port in arguments[-1]) == ("CMD", "python", True)
+    health = Health()
+    health.ready(ready)
+    here = free_port()
+    with serve_http(("127.0.0.1", here), health):
+        command = [sys.executable, *(each.replace(port, str(here)) for each in arguments)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    assert (result.returncode, result.stderr) == (0 if ready else 1, "")
 
 
 def test_postgres_is_read_logically(compose: dict[str, Any]) -> None:
