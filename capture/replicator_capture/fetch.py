@@ -250,8 +250,11 @@ class Fetcher:
     def _lock_and_snapshot(self, tables: Iterable[TableName]) -> Snapshot:
         for setting in _SETTINGS:
             self._connection.execute(setting)
+        # Not by set_config: a SELECT would take the snapshot before the lock.
         self._connection.execute(
-            "SELECT set_config('statement_timeout', %s, true)", (f"{STATEMENT_TIMEOUT * 1e3:.0f}",)
+            sql.SQL("SET LOCAL statement_timeout = {}").format(
+                sql.Literal(round(STATEMENT_TIMEOUT * 1e3))
+            )
         )
         self._connection.execute(
             sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(
