@@ -367,7 +367,7 @@ def test_a_page_that_takes_too_long_is_refused(
     with capturing(task):
         asker = Asker(log_url)
         request = asker.page("published-polls", rule=1, hashes=True)
-        (closing,) = tape.answer(request, timeout=15)
+        (closing,) = tape.answer(request, timeout=60)
         assert closing.answer is not None
         assert closing.answer.refused == (
             "reading a page took longer than 0.2 s: "
