@@ -130,7 +130,7 @@ def next_number(cursor: Cursor) -> int:
 def begin(conninfo: str, teams: int = 40, questions: int = 60) -> None:
     """Write what a history begins with."""
     with psycopg.connect(conninfo) as connection, connection.cursor() as cursor:
-        add_question(cursor, "the number", published=True, priority=100)
+        add_question(cursor, "the number", published=True, priority=100, large=0)
         cursor.execute("INSERT INTO shop_order (number) VALUES ('100')")
         for number in range(teams):
             add_team(cursor, f"first-{number}", number % 4)
@@ -138,14 +138,20 @@ def begin(conninfo: str, teams: int = 40, questions: int = 60) -> None:
             add_question(cursor, f"first {number}", published=number % 2 == 0, priority=number % 9)
 
 
-def add_question(cursor: Cursor, text: str, *, published: bool, priority: int) -> None:
-    """Insert a question; every other body is TOASTed and does not come with later updates."""
+def add_question(
+    cursor: Cursor, text: str, *, published: bool, priority: int, large: float = 0.5
+) -> None:
+    """Insert a question, whose body is TOASTed with a probability of `large`.
+
+    A TOASTed body does not come with later updates. That of the number, which every transaction
+    updates, must come: else no batch would take apply's fast path.
+    """
     cursor.execute(
         "INSERT INTO polls_question (question_text, body, published, priority, pub_date)"
-        " SELECT %s, CASE WHEN random() < 0.5 THEN '' ELSE"
+        " SELECT %s, CASE WHEN random() >= %s THEN '' ELSE"
         " (SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 150)) END,"
         " %s, %s, now()",
-        [text, published, priority],
+        [text, large, published, priority],
     )
 
 
