@@ -37,6 +37,10 @@ def _gave(arguments: tuple[Any, ...], result: Any) -> bool:
     return bool(result)
 
 
+def _with_page(arguments: tuple[Any, ...], result: Any) -> bool:
+    return any(t.answer.request.startswith("page-") for t in arguments[3])
+
+
 def _took(arguments: tuple[Any, ...], result: Any) -> bool:
     return bool(result[0])
 
@@ -127,7 +131,7 @@ POINTS: Mapping[str, Point] = {
     "apply.updated": Point("replicator_apply.direct:DirectWriter.update", "after", _DRIVER),
     "apply.deleted": Point("replicator_apply.direct:DirectWriter.delete", "after", _DRIVER),
     "apply.written_directly": Point(f"{_BATCH}:write_directly", "after", _DRIVER),
-    "apply.page_turned": Point("replicator_apply.worker:turn_pages", "after", _DRIVER, _gave),
+    "apply.page_turned": Point("replicator_apply.worker:turn_pages", "after", _DRIVER, _with_page),
     "apply.before_position": Point(f"{_BATCH}:advance", "before", _DRIVER),
     "apply.before_commit": Point(f"{_BATCH}:advance", "after", _DRIVER),
     "apply.committed": Point(f"{_BATCH}:Applier.apply", "after", _DRIVER),
