@@ -28,11 +28,7 @@ def run(arguments: Arguments) -> int:
     """
     status = gather(load_settings())
     if arguments.json:
-        found = [
-            {"where": where, **msgspec.structs.asdict(what)} for where, what in status.problems()
-        ]
-        document = {**msgspec.to_builtins(status), "problems": found}
-        sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
+        sys.stdout.write(as_json(status) + "\n")
     else:
         show(status, Console(highlight=False, soft_wrap=True))
     return 1 if any(status.problems()) else 0
