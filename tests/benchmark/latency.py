@@ -10,6 +10,8 @@ RATE = 200
 """Transactions a second."""
 SIZE = 5
 """Rows a transaction."""
+WARM_UP = 15.0
+"""Seconds of the same traffic before that, unmeasured: of either system."""
 SECONDS = 20.0
 PATIENCE = 30.0
 POLL = 0.001

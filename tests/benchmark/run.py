@@ -105,6 +105,8 @@ def run_latency(system: System, turn: int, options: Options) -> Result:
         _prepare(system, source, target, 0)
         with running(system):
             _arrives(target, _send_signal(source))
+            # Daemons and brokers run for weeks: the first seconds of a JVM are nobody's latency.
+            latency.measure(site, latency.WARM_UP * options.scale)
             meter = CpuMeter(system.processes())
             begun = time.perf_counter()
             with Profile(options.profile, "L", system.daemons()):
