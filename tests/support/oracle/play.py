@@ -12,7 +12,7 @@ from replicator.compiler import find_model
 from replicator_apply.runs import begin_verification
 from replicator_apply.state import start_run
 from tests.support.oracle.history import History, Step
-from tests.support.oracle.invent import written
+from tests.support.oracle.invent import may_be_local, written
 from tests.support.oracle.judge import Broken, Judge
 from tests.support.oracle.states import (
     SourceState,
@@ -22,6 +22,7 @@ from tests.support.oracle.states import (
     source_state,
 )
 from tests.support.oracle.system import System, declared, is_local, knobs, session
+from tests.support.oracle.tables import LOCAL, LOCAL_UUID, TableSpec
 from tests.support.oracle.watch import Watcher
 
 QUIET_WITHIN = 40.0
@@ -315,6 +316,9 @@ class Player:
             for spec in written(self._history.labels):
                 if spec.name in self._local:
                     _delete_local(connection, spec.name, list(self._local[spec.name]))
+                elif may_be_local(spec):
+                    # Rows of tables that no dataset holds point at ours as well.
+                    _delete_outside(connection, spec)
         self._local = self._local_rows()
 
 
@@ -326,6 +330,14 @@ def _delete_local(connection: psycopg.Connection[Any], table: str, keys: list[st
             f'DELETE FROM public."{table}" WHERE {column}::text = %s',  # type: ignore[arg-type]
             [value],
         )
+
+
+def _delete_outside(connection: psycopg.Connection[Any], spec: TableSpec) -> None:
+    key = next(iter(spec.key))
+    connection.execute(
+        f"DELETE FROM public.{spec.name} WHERE {key}::text LIKE ANY (%s)",  # type: ignore[arg-type]
+        [[f"{str(LOCAL)[:4]}%", f"{LOCAL_UUID}%"]],
+    )
 
 
 def _kept(target: TargetState) -> list[str]:
