@@ -82,7 +82,7 @@ class Table:
         shape: the table here.
         memberships: of the subscriptions that hold rows of it.
         adopts: whether local rows under replicated keys become ours.
-        pulled: foreign keys to tables that every such subscription holds wholly: a row that they
+        pulled: foreign keys to tables that one of the subscriptions holds wholly: a row that they
             point at belongs, so if it is missing it is on its way.
         defaults: text of a value for each column of new rows that nothing else fills.
         absent: text of a value for released columns that the source does not have yet.
@@ -230,7 +230,7 @@ def make_plan(
 
 
 def _is_pulled(key: Constraint, release: Release, holders: Sequence[SubscribedDataset]) -> bool:
-    return set(key.columns) <= set(release.columns) and all(
+    return set(key.columns) <= set(release.columns) and any(
         s.dataset.is_whole(key.to) for s in holders
     )
 
