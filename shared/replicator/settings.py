@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeAlias
-from urllib.parse import urlsplit
 
 from django.conf import settings as django_settings
 from pydantic import (
@@ -50,10 +49,34 @@ StreamName: TypeAlias = Annotated[
         "lower-case letters, digits and single '_', at most 40",
     ),
 ]
-LogUrl: TypeAlias = Annotated[
-    str,
-    _name(r"kafka://.+|sqlite:///.+", "kafka://host:port[,host:port…] or sqlite:///path/to/file"),
-]
+
+
+def _log_url(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    scheme, separator, brokers = value.partition("://")
+    if separator and scheme == "kafka":
+        # Nobody would read them, and the host's name is printed.
+        if "@" in brokers:
+            raise ValueError(
+                "may not hold a user or password; set sasl_plain_username and sasl_plain_password "
+                "in LOG_OPTIONS"
+            )
+        if all(map(_is_broker, brokers.split(","))):
+            return value
+    elif re.fullmatch("sqlite:///.+", value):
+        return value
+    raise ValueError("must be kafka://host:port[,host:port…] or sqlite:///path/to/file")
+
+
+def _is_broker(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    # The colons of an IPv6 address belong in brackets.
+    named = re.fullmatch(r"[^\s:/\[\]]+|\[[0-9A-Fa-f:.]+\]", host)
+    return bool(named and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) <= 65535)
+
+
+LogUrl: TypeAlias = Annotated[str, BeforeValidator(_log_url)]
 
 
 class _Part(BaseModel):
@@ -147,8 +170,8 @@ class ReplicatorSettings(_Part):
 
     Attributes:
         environment: name of this deployment.
-        log: URL of the log; may hold a password, print `log_label` instead.
-        log_options: options of the Kafka client, by kafka-python's names.
+        log: URL of the log; it holds no password.
+        log_options: options of the Kafka client, by kafka-python's names; passwords stand here.
         database: alias in DATABASES of the database that is captured or written.
         direct: what replaces the entry of DATABASES on the way around a pooler: its keys, or
             libpq's keywords.
@@ -196,11 +219,6 @@ class ReplicatorSettings(_Part):
             raise ValueError("; ".join(problems))
         return value
 
-    @property
-    def log_label(self) -> str:
-        """The log's URL, fit for printing."""
-        return redacted(self.log)
-
     def log_of(self, subscription: Subscription) -> tuple[str, Mapping[str, Any]]:
         """Give URL and client options of the log that carries a subscription.
 
@@ -244,12 +262,6 @@ def load_settings() -> ReplicatorSettings:
             remedy='Set REPLICATOR = {"ENVIRONMENT": "…", "LOG": "kafka://…"} in the settings.',
         )
     return _parsed(_Identity(raw))
-
-
-def redacted(url: str) -> str:
-    """Give a log's URL without user, password and query."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def stream_topic(environment: str, stream: str) -> str:
