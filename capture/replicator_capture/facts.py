@@ -82,7 +82,7 @@ def gather(site: Site, *, new_epoch: bool) -> startup.Facts:
 
     Raises:
         DatabaseUnavailable, LogUnavailable: try again.
-        Refused: the tables of the app `replicator` are not there.
+        Unfit: the tables of the app `replicator` are not there.
     """
     connection = site.connection
     with driver_errors("looking at slots and publication"):
@@ -103,21 +103,12 @@ def gather(site: Site, *, new_epoch: bool) -> startup.Facts:
 
 
 def read_database(connection: psycopg.Connection, beat_table: TableName) -> startup.Database:
-    """Describe the database.
-
-    Raises:
-        Refused: it lacks the table of the beat.
-    """
+    """Describe the database. Raises as the driver."""
     row = connection.execute(_DATABASE).fetchone()
     if row is None:
         raise AssertionError("a SELECT without FROM gives one row")
     system_id, in_recovery, wal_level, wal_end, timeline = row
-    try:
-        newest = beat.read(connection, beat_table)
-    except psycopg.errors.UndefinedTable as error:
-        raise Refused(
-            f"The database lacks the table {beat_table}.", remedy="Run `manage.py migrate`."
-        ) from error
+    newest = beat.read(connection, beat_table)
     return startup.Database(
         system_id, int(timeline, 16), in_recovery, wal_level, parse_lsn(wal_end), newest
     )

@@ -7,7 +7,7 @@
     ├── Stopped                         the stream cannot go on without a person; exit code 3
     │   ├── Hole                        records are missing from the log
     │   ├── Clash                       a local row stands where a replicated one must go
-    │   ├── Unfit                       a table here cannot take the rows as it is
+    │   ├── Unfit                       a table here is missing, or not what it must be
     │   └── Unwritable                  Postgres refused a row; table and reason are named
     ├── BadRecord                       a record of the log cannot be read; exit code 3
     │   └── BadMessage                  a message of Postgres' output plugin cannot be read
@@ -83,7 +83,7 @@ class Clash(Stopped):
 
 
 class Unfit(Stopped):
-    """A table of the target cannot take the stream's rows as it is; it goes on once migrated."""
+    """A table of this database is missing, or not what it must be; it goes on once migrated."""
 
 
 class Unwritable(Stopped):

@@ -4,13 +4,14 @@ Owns the settings that decide how a value looks as text, the translation of Djan
 connection parameters, and the translation of the driver's errors. Blocks only in `connect`.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 
-from replicator.errors import ConfigurationError, DatabaseUnavailable
+from replicator.errors import ConfigurationError, DatabaseUnavailable, Unfit
 
 Parameters = dict[str, str]
 """libpq's connection parameters, by keyword
@@ -88,7 +89,7 @@ def connect(parameters: Mapping[str, str]) -> psycopg.Connection:
 
 @contextmanager
 def driver_errors(doing: str) -> Iterator[None]:
-    """Turn the driver's passing errors into ours; any other one (wrong SQL, say) goes through.
+    """Turn into ours what of the driver's errors an operator can mend; others go through.
 
     Args:
         doing: what was being done, for the message: "connecting", "reading the slot".
@@ -96,6 +97,7 @@ def driver_errors(doing: str) -> Iterator[None]:
     Raises:
         DatabaseUnavailable: Postgres is away, went away, is out of resources, or a lock or time
             limit was met: worth another try.
+        Unfit: the database is not migrated, or its tables were changed since they were looked at.
     """
     try:
         yield
@@ -105,3 +107,14 @@ def driver_errors(doing: str) -> Iterator[None]:
             f"Postgres failed while {doing}: {reason[0] if reason else type(error).__name__}",
             remedy="Check that the database accepts connections, and try again.",
         ) from error
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+        raise Unfit(_lacking(error), remedy="Run `manage.py migrate`.") from error
+
+
+def _lacking(error: psycopg.Error) -> str:
+    """Say what is missing; Postgres names tables and columns here, and no value."""
+    told = error.diag.message_primary or type(error).__name__
+    named = re.search('"([^"]+)"', told)
+    if named and isinstance(error, psycopg.errors.UndefinedTable):
+        return f"The database lacks the table {named[1]}."
+    return f"The database lacks a table or column: {told}."

@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from replicator.errors import ConfigurationError, DatabaseUnavailable
+from replicator.errors import ConfigurationError, DatabaseUnavailable, Unfit
 from replicator.postgres import SESSION_SETTINGS, connect, connection_parameters, driver_errors
 from tests.support.ports import free_port
 
@@ -66,6 +66,14 @@ def test_a_database_that_is_away() -> None:
         connect(connection_parameters(entry, application="x"))
     assert isinstance(caught.value.__cause__, psycopg.OperationalError)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["UndefinedTable", "UndefinedColumn"])
+def test_what_is_not_migrated(kind: str) -> None:
+    told = f"lacks a table or column: {kind}"
+    with pytest.raises(Unfit, match=told) as caught, driver_errors("reading"):
+        raise getattr(psycopg.errors, kind)("SELECT secret")
+    assert "migrate" in caught.value.remedy
 
 
 def test_wrong_sql_is_not_a_database_that_is_away() -> None:
