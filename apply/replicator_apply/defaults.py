@@ -74,8 +74,9 @@ def absent_values(
     fields = {field.column: field for field in find_model(release.label)._meta.concrete_fields}
     texts: dict[str, sql.Composable] = {}
     for name in release.columns:
-        column = shape.columns[name]
-        if name in release.key or column.sequence:
+        column = shape.columns.get(name)
+        # One that is not here is refused by `make_plan`.
+        if column is None or name in release.key or column.sequence:
             continue
         if name in expressions:
             texts[name] = sql.SQL("({})::text").format(sql.SQL(expressions[name]))

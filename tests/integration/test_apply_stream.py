@@ -490,3 +490,37 @@ def test_more_suspects_than_the_fuse_allows_wait_for_a_person(start: StartTarget
     target.answer(published, asked, *gone)
     target.until(lambda: target.rows(newest)[0][0] == "finished", "the end")
     assert names(target) == []
+
+
+# Tables that change under the worker
+
+
+@pytest.mark.parametrize(
+    ("change_table", "mend", "reason"),
+    [
+        (
+            "ALTER TABLE pages_tag RENAME TO pages_label",
+            "ALTER TABLE pages_label RENAME TO pages_tag",
+            "Table public.pages_tag does not exist",
+        ),
+        (
+            "ALTER TABLE pages_tag DROP COLUMN name",
+            "ALTER TABLE pages_tag ADD COLUMN name varchar(50)",
+            "lacks the released column(s) name",
+        ),
+    ],
+)
+def test_it_stands_while_a_table_is_not_what_it_was(
+    start: StartTarget, change_table: str, mend: str, reason: str
+) -> None:
+    target, published = start("pages")
+    target.reach(published.transaction(tag(1)))
+    target.execute(change_table)
+    commit = published.transaction(tag(2))
+    target.until_stopped(reason)
+    ((remedy,),) = target.rows("SELECT stopped_remedy FROM replicator_streamposition")
+    assert "migrate" in remedy
+    target.execute(mend)
+    target.until(lambda: target.stopped == "", "goes on")
+    target.reach(commit)
+    assert (2, "n2") in target.rows(TAGS)
