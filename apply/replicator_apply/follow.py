@@ -27,8 +27,9 @@ from replicator.errors import Stopped
 from replicator.http import Health
 from replicator.settings import ReplicatorSettings
 from replicator.stop import Stop, supervise
+from replicator_apply.lock import try_lock
 from replicator_apply.state import Place, note_stop, stop_of
-from replicator_apply.worker import Worker, try_lock
+from replicator_apply.worker import Worker
 
 PLAIN_EVERY = 5.0
 """Seconds between lines where no terminal shows a bar."""

@@ -19,6 +19,7 @@ from replicator.models import (
 )
 from replicator.settings import ReplicatorSettings, stream_topic
 from replicator_apply.bootstrap import first_position
+from replicator_apply.lock import try_lock
 from replicator_apply.state import (
     Place,
     begin_at,
@@ -29,7 +30,6 @@ from replicator_apply.state import (
     stored_subscriptions,
 )
 from replicator_apply.subscriptions import declared_at
-from replicator_apply.worker import try_lock
 
 Connection = psycopg.Connection[Any]
 _STATE = (VerifyRun, BackfillRun, Subscription, WantedRow, StreamPosition, Beat)

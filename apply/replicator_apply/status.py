@@ -1,9 +1,10 @@
 """The target's part of `replicator status`: positions, subscriptions, runs. Blocks on Postgres."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import psycopg
+from msgspec import structs
 from psycopg import sql
 from psycopg.rows import dict_row
 
@@ -12,6 +13,8 @@ from replicator.positions import Lsn, format_lsn
 from replicator.postgres import driver_errors
 from replicator.settings import ReplicatorSettings
 from replicator.status import Held, Problem, Run, TargetStream
+from replicator_apply.lock import is_locked
+from replicator_apply.state import Place
 
 _SCHEMA = "public"
 _RECEIPTS = "replicator"
@@ -33,29 +36,46 @@ def collect(
         positions = {(row["source"], row["stream"]): row for row in _read(connection, _POSITIONS)}
         wanted = {(row["source"], row["stream"]): row for row in _read(connection, _WANTED)}
         held = _held(connection, settings)
-    declared = {(each.source, each.stream) for each in settings.subscriptions}
-    places = sorted({*positions, *held, *declared})
+    declared = {Place(each.source, each.stream) for each in settings.subscriptions}
+    places = sorted({*map(Place._make, (*positions, *held)), *declared})
     return tuple(
-        _stream(place, positions.get(place), wanted.get(place, {}), held.get(place, ()))
+        _stream(
+            _Look(place, place in declared, is_locked(connection, place), held.get(place, ())),
+            positions.get(place),
+            wanted.get(place, {}),
+        )
         for place in places
     )
 
 
+class _Look(NamedTuple):
+    """What is known of a stream beside its position.
+
+    Attributes:
+        declared: the settings subscribe to something of it.
+        active: a worker applies it here.
+        held: its subscriptions, declared or not.
+    """
+
+    place: Place
+    declared: bool
+    active: bool
+    held: tuple[Held, ...]
+
+
 def _stream(
-    place: tuple[str, str],
-    position: Mapping[str, Any] | None,
-    wanted: Mapping[str, Any],
-    held: tuple[Held, ...],
+    look: _Look, position: Mapping[str, Any] | None, wanted: Mapping[str, Any]
 ) -> TargetStream:
-    source, stream = place
+    stream = TargetStream(
+        *look.place,
+        active=look.active,
+        subscriptions=look.held,
+        problems=(*_not_going(look, position), *_of_subscriptions(look.held)),
+    )
     if position is None:
-        remedy = "Run `replicator apply`."
-        return TargetStream(
-            source, stream, subscriptions=held, problems=(Problem("It has not begun.", remedy),)
-        )
-    return TargetStream(
-        source=source,
-        stream=stream,
+        return stream
+    return structs.replace(
+        stream,
         epoch=position["epoch"],
         position=format_lsn(Lsn(position["next_lsn"])),
         applied_age=position["applied_age"],
@@ -65,18 +85,31 @@ def _stream(
         oldest_wanted=wanted.get("age"),
         source_report=position["source_report"],
         source_report_age=position["report_age"],
-        subscriptions=held,
-        problems=tuple(_problems(position, held)),
     )
 
 
-def _problems(position: Mapping[str, Any], held: tuple[Held, ...]) -> list[Problem]:
-    found = []
+def _not_going(look: _Look, position: Mapping[str, Any] | None) -> Iterator[Problem]:
+    """Say why the stream does not go on."""
+    if look.declared and not look.active:
+        begun = "" if position else " It has not begun."
+        yield Problem(f"No apply worker runs here.{begun}", "Run `replicator apply`.")
+    elif look.declared and position is None:
+        what = f"Apply runs, and has not begun: nothing has come from {look.place.source} yet."
+        yield Problem(
+            what,
+            f"Start `replicator capture` in {look.place.source}; if it runs, see apply's log here.",
+        )
+    if position is None:
+        return
     if position["stopped_reason"]:
-        found.append(Problem(position["stopped_reason"], position["stopped_remedy"]))
-    elif position["applied_age"] > _STALE and any(each.declared for each in held):
+        yield Problem(position["stopped_reason"], position["stopped_remedy"])
+    elif look.active and position["applied_age"] > _STALE:
         what = f"Nothing has been applied for {position['applied_age']:,.0f} s, not even a beat."
-        found.append(Problem(what, "See whether capture runs there and apply runs here."))
+        yield Problem(what, f"See whether `replicator capture` runs in {look.place.source}.")
+
+
+def _of_subscriptions(held: tuple[Held, ...]) -> list[Problem]:
+    found = []
     for each in held:
         if not each.declared:
             found.append(_undeclared(each))

@@ -27,6 +27,7 @@ from replicator_apply.backfill import turn_pages
 from replicator_apply.batch import Applier, Batch, Overtaken
 from replicator_apply.bootstrap import first_position
 from replicator_apply.consume import Consumer, NewEpoch, consumer_at
+from replicator_apply.lock import try_lock
 from replicator_apply.marks import take_mark
 from replicator_apply.reports import make_report
 from replicator_apply.state import (
@@ -396,13 +397,3 @@ def connect_target(settings: ReplicatorSettings) -> psycopg.Connection[Any]:
     connection.execute("SET temp_buffers = '32MB'")
     connection.execute('SET search_path = "$user", public')
     return connection
-
-
-def try_lock(connection: psycopg.Connection[Any], place: Place) -> bool:
-    """Take the stream's advisory lock, unless another session has it."""
-    with driver_errors("taking the stream's lock"):
-        row = connection.execute(
-            "SELECT pg_try_advisory_lock(hashtext('replicator apply'), hashtext(%s))",
-            (f"{place.source}/{place.stream}",),
-        ).fetchone()
-    return bool(row and row[0])

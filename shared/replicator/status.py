@@ -106,6 +106,7 @@ class TargetStream(msgspec.Struct, frozen=True):
     """One stream that this environment applies.
 
     Attributes:
+        active: a worker applies it here.
         position: every transaction below it is applied.
         applied_age: since the last batch.
         commit_age: of the newest commit that is applied: the lag, while the source is busy.
@@ -118,6 +119,7 @@ class TargetStream(msgspec.Struct, frozen=True):
 
     source: str
     stream: str
+    active: bool = False
     epoch: str = ""
     position: str = ""
     applied_age: float | None = None

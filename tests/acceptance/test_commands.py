@@ -242,7 +242,7 @@ def test_a_second_apply_stands_by_and_takes_over(pair: Callable[..., Pair]) -> N
 def test_status_and_check_tell_of_both_sides(pair: Callable[..., Pair]) -> None:
     both = pair()
     both.prod.start("capture")
-    both.stage.start("apply")
+    apply = both.stage.start("apply")
     both.until_backfilled()
     source = json.loads(both.prod.run("status", "--json"))
     target = json.loads(both.stage.run("status", "--json"))
@@ -251,6 +251,8 @@ def test_status_and_check_tell_of_both_sides(pair: Callable[..., Pair]) -> None:
     for site in (both.prod, both.stage):
         assert site.run("status")
         assert "E1" not in site.run("check")
+    apply.kill9()
+    assert "No apply worker runs here." in both.stage.run("status", code=1)
 
 
 def test_prepare_prints_or_does_what_needs_privileges(pair: Callable[..., Pair]) -> None:

@@ -3,6 +3,8 @@
 import io
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -14,6 +16,8 @@ from replicator.cli.status import age, as_json, gather, show, size
 from replicator.log.port import open_log
 from replicator.requests import Report, ReportedError, encode
 from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
+from replicator_apply.lock import try_lock
+from replicator_apply.state import Place
 from tests.conftest import SampleFactory
 from tests.support.sample.environments import django_database
 
@@ -134,13 +138,23 @@ INSERT INTO replicator.two SELECT n, 1 + n % 2, 1 FROM generate_series(1, 4) n;
 HELD = [{"source": "prod", "dataset": "polls:3,4"}, {"source": "prod", "dataset": "all"}]
 
 
+@contextmanager
+def working(conninfo: str, source: str = "prod") -> Iterator[None]:
+    """Hold the lock that a worker has."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        assert try_lock(connection, Place(source, "main"))
+        yield
+
+
 def test_a_target(conninfo: str, tmp_path: Path) -> None:
     with psycopg.connect(conninfo) as connection:
         connection.execute(TARGET_STATE)
     wanted = settings(tmp_path, SUBSCRIPTIONS=[*HELD, {"source": "other", "dataset": "x"}])
-    status = gather(wanted)
+    with working(conninfo):
+        status = gather(wanted)
     other, prod = status.target
-    assert (other.source, other.problems[0].what) == ("other", "It has not begun.")
+    assert (other.source, other.active, prod.active) == ("other", False, True)
+    assert other.problems[0].what == "No apply worker runs here. It has not begun."
     assert (prod.position, prod.epoch, prod.log_offset) == ("1/FF", "0123abcd", 42)
     assert prod.commit_age == pytest.approx(3, abs=2)
     assert prod.wanted == 1
@@ -161,19 +175,42 @@ def test_a_target_that_stopped_or_stands_still(conninfo: str, tmp_path: Path) ->
     with psycopg.connect(conninfo) as connection:
         connection.execute(TARGET_STATE)
         connection.execute("DELETE FROM replicator_backfillrun")
-    assert not any(gather(settings(tmp_path, SUBSCRIPTIONS=HELD)).problems())
+    with working(conninfo):
+        assert not any(gather(settings(tmp_path, SUBSCRIPTIONS=HELD)).problems())
     with psycopg.connect(conninfo) as connection:
         connection.execute(
             "UPDATE replicator_streamposition SET applied_at = now() - interval '10 minutes'"
         )
-    ((_, still),) = gather(settings(tmp_path, SUBSCRIPTIONS=HELD)).problems()
+    with working(conninfo):
+        ((_, still),) = gather(settings(tmp_path, SUBSCRIPTIONS=HELD)).problems()
     assert still.what.startswith("Nothing has been applied for 600 s")
+    assert "`replicator capture` runs in prod" in still.remedy
     with psycopg.connect(conninfo) as connection:
         connection.execute(
             "UPDATE replicator_streamposition SET stopped_reason = 'A hole.', stopped_remedy = 'R.'"
         )
-    ((where, stopped),) = gather(settings(tmp_path, SUBSCRIPTIONS=HELD)).problems()
+    with working(conninfo):
+        ((where, stopped),) = gather(settings(tmp_path, SUBSCRIPTIONS=HELD)).problems()
     assert (where, stopped.what, stopped.remedy) == ("source prod, stream main", "A hole.", "R.")
+
+
+def test_a_target_without_a_worker(conninfo: str, tmp_path: Path) -> None:
+    with psycopg.connect(conninfo) as connection:
+        connection.execute(TARGET_STATE)
+        connection.execute("DELETE FROM replicator_backfillrun")
+    with working(conninfo, "elsewhere"):
+        status = gather(settings(tmp_path, SUBSCRIPTIONS=HELD))
+    ((where, problem),) = status.problems()
+    assert (where, problem.what) == ("source prod, stream main", "No apply worker runs here.")
+    assert problem.remedy == "Run `replicator apply`."
+    assert "not active" in text_of(status)
+
+
+def test_a_target_that_waits_for_capture(conninfo: str, tmp_path: Path) -> None:
+    with working(conninfo):
+        ((_, problem),) = gather(settings(tmp_path, SUBSCRIPTIONS=HELD)).problems()
+    assert problem.what == "Apply runs, and has not begun: nothing has come from prod yet."
+    assert problem.remedy.startswith("Start `replicator capture` in prod")
 
 
 def test_a_backfill_that_the_source_does_not_answer(conninfo: str, tmp_path: Path) -> None:
@@ -183,19 +220,22 @@ def test_a_backfill_that_the_source_does_not_answer(conninfo: str, tmp_path: Pat
             "UPDATE replicator_backfillrun SET state = 'running', "
             "updated_at = now() - interval '5 minutes'"
         )
-    ((_, silent),) = gather(settings(tmp_path, SUBSCRIPTIONS=HELD)).problems()
+    with working(conninfo):
+        ((_, silent),) = gather(settings(tmp_path, SUBSCRIPTIONS=HELD)).problems()
     assert "of polls:3,4 has had no answer for 300 s" in silent.what
     assert "TARGETS" in silent.remedy
     with psycopg.connect(conninfo) as connection:
         connection.execute("UPDATE replicator_backfillrun SET note = 'Not so.'")
-    ((_, refused),) = gather(settings(tmp_path, SUBSCRIPTIONS=HELD)).problems()
+    with working(conninfo):
+        ((_, refused),) = gather(settings(tmp_path, SUBSCRIPTIONS=HELD)).problems()
     assert refused.what.endswith("of polls:3,4: Not so.")
 
 
 def test_a_subscription_that_is_not_declared_any_more(conninfo: str, tmp_path: Path) -> None:
     with psycopg.connect(conninfo) as connection:
         connection.execute(TARGET_STATE)
-    ((_, problem),) = gather(settings(tmp_path, SUBSCRIPTIONS=HELD[1:])).problems()
+    with working(conninfo):
+        ((_, problem),) = gather(settings(tmp_path, SUBSCRIPTIONS=HELD[1:])).problems()
     assert problem.what == (
         "Subscription polls:3,4 is not declared any more; its rows stay as they are."
     )

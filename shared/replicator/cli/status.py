@@ -107,6 +107,7 @@ def _report(report: TargetReport) -> Iterator[tuple[str, str]]:
 
 
 def _target(stream: TargetStream) -> Iterator[tuple[str, str]]:
+    yield "worker", "active" if stream.active else "not active"
     if stream.position:
         yield "applied to", f"{stream.position} of epoch {stream.epoch}"
         yield "last batch", f"{age(stream.applied_age)}, committed there {age(stream.commit_age)}"
