@@ -2,6 +2,7 @@
 
 E140 the role may not make temporary tables
 E141 the schema `replicator` is missing and the role may not create it
+E142 another environment has written the replication state: the database is a copy
 W140 the log has no topic of the source yet
 W141 a table has triggers of its own, which fire for replicated rows too
 """
@@ -14,10 +15,12 @@ from django.core.checks import Warning as Advice
 
 from replicator.compiler import find_dataset
 from replicator.log.port import open_log
+from replicator.models import StreamPosition
 from replicator.plan import TableName
 from replicator.postgres import driver_errors
 from replicator.preflight import TableFacts, read_tables, server_messages, table_messages
 from replicator.settings import ReplicatorSettings, Subscription, stream_topic
+from replicator_apply.state import copied, owners
 
 PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE")
 PREPARE = "Run `replicator prepare target` as the owner of the database."
@@ -32,6 +35,7 @@ def probe(settings: ReplicatorSettings, connection: psycopg.Connection) -> list[
     with driver_errors("probing the target"):
         messages = list(server_messages(connection))
         messages += _database(connection)
+        messages += _state(settings, connection)
         for facts in read_tables(connection, _tables(settings), PRIVILEGES):
             messages += table_messages(facts)
             messages += trigger_checks(facts)
@@ -67,6 +71,21 @@ def _database(connection: psycopg.Connection) -> Iterator[CheckMessage]:
     if not create and not in_schema:
         text = "The role may not create tables in the schema `replicator`, or the schema."
         yield Error(text, PREPARE, id="replicator.E141")
+
+
+def _state(settings: ReplicatorSettings, connection: psycopg.Connection) -> Iterator[CheckMessage]:
+    name = TableName("public", StreamPosition._meta.db_table)
+    (facts,) = read_tables(connection, [name], PRIVILEGES)
+    if facts.kind is None:
+        return  # E108 says so.
+    yield from table_messages(facts)
+    if "SELECT" in facts.lacking:
+        return
+    with connection.cursor() as cursor:
+        for owner in owners(cursor):
+            if owner != settings.environment:
+                refusal = copied(owner, settings.environment)
+                yield Error(str(refusal), refusal.remedy, id="replicator.E142")
 
 
 def _topic(settings: ReplicatorSettings, subscription: Subscription) -> Iterator[CheckMessage]:

@@ -62,6 +62,7 @@ def _compose(text: str) -> sql.Composed:
 
 
 _LOAD = _compose("SELECT environment, epoch, next_lsn, log_offset FROM {position} {at}")
+_OWNERS = _compose("SELECT DISTINCT environment FROM {position} ORDER BY 1")
 _BEGIN = _compose(
     "INSERT INTO {position} (environment, source, stream, epoch, next_lsn, log_offset) "
     "VALUES (%(environment)s, %(source)s, %(stream)s, %(epoch)s, %(next)s, %(offset)s) "
@@ -94,12 +95,22 @@ def load_position(cursor: Cursor, place: Place, environment: str) -> StoredPosit
         return None
     owner, epoch, next_lsn, offset = row
     if owner != environment:
-        raise Refused(
-            f"The replication state in this database was written by environment {owner!r}, and "
-            f"the settings say {environment!r}: the database is a copy.",
-            remedy="Run `replicator reset-state` to begin anew here, or correct ENVIRONMENT.",
-        )
+        raise copied(owner, environment)
     return StoredPosition(Position(EpochId(epoch), Lsn(next_lsn)), Offset(offset))
+
+
+def copied(owner: str, environment: str) -> Refused:
+    """Make the refusal of state that another environment has written. Pure."""
+    return Refused(
+        f"The replication state in this database was written by environment {owner!r}, and "
+        f"the settings say {environment!r}: the database is a copy.",
+        remedy="Run `replicator reset-state` to begin anew here, or correct ENVIRONMENT.",
+    )
+
+
+def owners(cursor: Cursor) -> list[str]:
+    """List the environments that have written positions here: this one, unless it is a copy."""
+    return [str(owner) for (owner,) in cursor.execute(_OWNERS)]
 
 
 def fence(cursor: Cursor, place: Place) -> StoredPosition | None:

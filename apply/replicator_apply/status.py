@@ -14,7 +14,7 @@ from replicator.postgres import driver_errors
 from replicator.settings import ReplicatorSettings
 from replicator.status import Held, Problem, Run, TargetStream
 from replicator_apply.lock import is_locked
-from replicator_apply.state import Place
+from replicator_apply.state import Place, copied
 
 _SCHEMA = "public"
 _RECEIPTS = "replicator"
@@ -40,7 +40,13 @@ def collect(
     places = sorted({*map(Place._make, (*positions, *held)), *declared})
     return tuple(
         _stream(
-            _Look(place, place in declared, is_locked(connection, place), held.get(place, ())),
+            _Look(
+                settings.environment,
+                place,
+                place in declared,
+                is_locked(connection, place),
+                held.get(place, ()),
+            ),
             positions.get(place),
             wanted.get(place, {}),
         )
@@ -52,11 +58,13 @@ class _Look(NamedTuple):
     """What is known of a stream beside its position.
 
     Attributes:
+        environment: this one.
         declared: the settings subscribe to something of it.
         active: a worker applies it here.
         held: its subscriptions, declared or not.
     """
 
+    environment: str
     place: Place
     declared: bool
     active: bool
@@ -90,6 +98,10 @@ def _stream(
 
 def _not_going(look: _Look, position: Mapping[str, Any] | None) -> Iterator[Problem]:
     """Say why the stream does not go on."""
+    if position and position["environment"] != look.environment:
+        refusal = copied(position["environment"], look.environment)
+        yield Problem(str(refusal), refusal.remedy)
+        return
     if look.declared and not look.active:
         begun = "" if position else " It has not begun."
         yield Problem(f"No apply worker runs here.{begun}", "Run `replicator apply`.")
@@ -197,8 +209,8 @@ def _compose(text: str, model: type[Any]) -> sql.Composed:
 
 
 _POSITIONS = _compose(
-    "SELECT source, stream, epoch, next_lsn, log_offset, stopped_reason, stopped_remedy,"
-    " source_report,"
+    "SELECT environment, source, stream, epoch, next_lsn, log_offset, stopped_reason,"
+    " stopped_remedy, source_report,"
     " extract(epoch FROM now() - applied_at)::float8 AS applied_age,"
     " extract(epoch FROM now() - committed_at)::float8 AS commit_age,"
     " extract(epoch FROM now() - source_report_at)::float8 AS report_age"

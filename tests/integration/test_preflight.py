@@ -134,6 +134,7 @@ def test_what_is_wrong_with_a_target(conninfo: str, role: str, tmp_path: Path) -
         ("E106", "public.polls_choice"),
         ("E106", "public.polls_question"),
         ("E106", "public.polls_vote"),
+        ("E106", "public.replicator_streamposition"),
     }
     execute(
         conninfo,
@@ -142,6 +143,19 @@ def test_what_is_wrong_with_a_target(conninfo: str, role: str, tmp_path: Path) -
         "GRANT ALL ON ALL TABLES IN SCHEMA public TO modest",
     )
     assert target(role, wanted) == {("W141", "public.polls_choice")}
+
+
+def test_a_target_that_is_a_copy(conninfo: str, tmp_path: Path) -> None:
+    wish = {"source": "prod", "dataset": "polls"}
+    wanted = settings(tmp_path, ENVIRONMENT="stage", SUBSCRIPTIONS=[wish])
+    execute(
+        conninfo,
+        "INSERT INTO replicator_streamposition (environment, source, stream, epoch, next_lsn,"
+        " log_offset) VALUES ('stage', 'prod', 'main', '0123abcd', 1, 1)",
+    )
+    assert ("E142", None) not in target(conninfo, wanted)
+    execute(conninfo, "UPDATE replicator_streamposition SET environment = 'here'")
+    assert ("E142", None) in target(conninfo, wanted)
 
 
 def test_a_database_that_was_not_migrated(database: Callable[[], str]) -> None:

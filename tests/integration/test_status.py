@@ -206,6 +206,16 @@ def test_a_target_without_a_worker(conninfo: str, tmp_path: Path) -> None:
     assert "not active" in text_of(status)
 
 
+def test_a_target_that_is_a_copy(conninfo: str, tmp_path: Path) -> None:
+    with psycopg.connect(conninfo) as connection:
+        connection.execute(TARGET_STATE)
+        connection.execute("DELETE FROM replicator_backfillrun")
+    copy = settings(tmp_path, SUBSCRIPTIONS=HELD, ENVIRONMENT="copy")
+    ((_, problem),) = gather(copy).problems()
+    assert "written by environment 'here'" in problem.what
+    assert "reset-state" in problem.remedy
+
+
 def test_a_target_that_waits_for_capture(conninfo: str, tmp_path: Path) -> None:
     with working(conninfo):
         ((_, problem),) = gather(settings(tmp_path, SUBSCRIPTIONS=HELD)).problems()
