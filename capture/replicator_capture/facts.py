@@ -11,12 +11,15 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
+from replicator.compiler import table_of
 from replicator.envelope import EpochStart, Source
 from replicator.errors import Refused
 from replicator.log.port import Log, LogWriter
+from replicator.models import Beat
 from replicator.plan import Release, TableName
 from replicator.positions import EpochId, Lsn, parse_lsn
 from replicator.postgres import driver_errors
+from replicator.settings import ReplicatorSettings, stream_topic
 from replicator.stop import Stop
 from replicator_capture import beat, prepare, publication, slot, startup
 from replicator_capture.publish import publish_epoch
@@ -100,6 +103,34 @@ def gather(site: Site, *, new_epoch: bool) -> startup.Facts:
         problems=problems,
         new_epoch=new_epoch,
     )
+
+
+def foresee(
+    connection: psycopg.Connection, log: Log, settings: ReplicatorSettings, stream: str
+) -> startup.Refuse | None:
+    """Say what the next start of capture would be refused for; changes nothing.
+
+    What is wrong with tables and members of the publication is not looked at.
+
+    Raises:
+        DatabaseUnavailable, LogUnavailable: try again.
+        Unfit: the tables of the app `replicator` are not there.
+    """
+    with driver_errors("looking at the slots"):
+        slots = tuple(slot.find(connection, stream))
+    # Before the database, which may only be newer than the log.
+    tail = read_tail(log, stream_topic(settings.environment, stream))
+    with driver_errors("looking at the database"):
+        found = publication.read(connection, publication.name_of(stream))
+        facts = startup.Facts(
+            slots=slots,
+            log=tail,
+            database=read_database(connection, table_of(Beat)),
+            has_publication=found is not None,
+            problems=(),
+            new_epoch=False,
+        )
+    return startup.foresee(facts)
 
 
 def read_database(connection: psycopg.Connection, beat_table: TableName) -> startup.Database:

@@ -5,6 +5,7 @@ E122 no replication slot is free          E123 no walsender is free
 E124 the role may not replicate           E125 a replica identity lacks the key
 E126 the publication is missing and capture may not create it
 E127 a topic is missing                   W120 a topic's settings endanger the stream
+E128 capture would refuse to start: slot, database and log do not belong together
 W121 the slot may fill the disk           W125 capture is going to set a replica identity
 """
 
@@ -16,12 +17,14 @@ from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as Advice
 from psycopg.rows import class_row
 
-from replicator.compiler import releases
+from replicator.compiler import releases, table_of
 from replicator.log.port import Log
+from replicator.models import Beat
 from replicator.plan import Release
 from replicator.postgres import driver_errors
 from replicator.preflight import TableFacts, read_tables, server_messages, table_messages
 from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
+from replicator_capture.facts import foresee
 
 PREPARE = "Run `replicator prepare source` as the owner of the tables."
 
@@ -74,6 +77,7 @@ def probe(
     """
     with driver_errors("probing the source"):
         messages = list(server_messages(connection))
+        messages += _beat(connection)
         with connection.cursor(row_factory=class_row(Server)) as cursor:
             server = cursor.execute(_SERVER).fetchone()
         if server is not None:
@@ -82,7 +86,30 @@ def probe(
             messages += _stream(connection, stream, releases(stream), settings.auto_prepare)
     for stream in settings.streams:
         messages += _topics(settings, stream, log)
+    if not any(map(_hides_start, messages)):
+        for stream in settings.streams:
+            messages += _start(settings, stream, connection, log)
     return messages
+
+
+def _beat(connection: psycopg.Connection) -> Iterator[CheckMessage]:
+    (facts,) = read_tables(connection, [table_of(Beat)], ["SELECT", "INSERT", "UPDATE"])
+    if facts.kind is not None:  # E108 says so otherwise.
+        yield from table_messages(facts)
+
+
+def _hides_start(message: CheckMessage) -> bool:
+    """Whether it says already that capture cannot start, or keeps from foreseeing its start."""
+    number = str(message.id).removeprefix("replicator.")
+    return number in {"E108", "E120", "E121"} or message.obj == str(table_of(Beat))
+
+
+def _start(
+    settings: ReplicatorSettings, stream: str, connection: psycopg.Connection, log: Log
+) -> Iterator[CheckMessage]:
+    refusal = foresee(connection, log, settings, stream)
+    if refusal is not None:
+        yield _error("E128", refusal.message, refusal.remedy)
 
 
 def server_checks(server: Server) -> Iterator[CheckMessage]:

@@ -6,7 +6,7 @@ once.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from replicator.envelope import EpochStart
 from replicator.errors import Refused
@@ -139,6 +139,16 @@ def decide(facts: Facts) -> Decision:
         if (decision := rule(facts)) is not None:
             return decision
     raise AssertionError("the last rule of each list always decides")
+
+
+def foresee(facts: Facts) -> Refuse | None:
+    """Say what the next start would be refused for; None: nothing, as far as can be told.
+
+    While a capture runs, the facts must have been read in this order: slots, log, database.
+    """
+    rested = tuple(slot._replace(active=False) for slot in facts.slots)
+    decision = decide(replace(facts, slots=rested))
+    return decision if isinstance(decision, Refuse) else None
 
 
 def _unfit_database(facts: Facts) -> Refuse | None:

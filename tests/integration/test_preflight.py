@@ -99,10 +99,12 @@ def test_what_is_wrong_with_tables_of_a_source(conninfo: str, tmp_path: Path) ->
 def test_what_a_role_of_a_source_lacks(conninfo: str, role: str, tmp_path: Path) -> None:
     found = source(role, settings(tmp_path))
     assert {("E124", None), ("E126", None), ("E106", "public.polls_question")} <= found
+    assert ("E106", "public.replicator_beat") in found
     execute(
         conninfo,
         "ALTER ROLE modest REPLICATION",
         "GRANT SELECT ON ALL TABLES IN SCHEMA public TO modest",
+        "GRANT INSERT, UPDATE ON replicator_beat TO modest",
         "ALTER TABLE polls_choice ENABLE ROW LEVEL SECURITY",
         "CREATE PUBLICATION replicator_main",
     )

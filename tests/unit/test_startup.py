@@ -19,6 +19,7 @@ from replicator_capture.startup import (
     Refuse,
     Standby,
     decide,
+    foresee,
 )
 
 EPOCH = EpochId("0000aaaa")
@@ -176,3 +177,15 @@ def test_refuses(facts: Facts, words: str) -> None:
     error = decision.error()
     assert isinstance(error, Refused)
     assert error.remedy
+
+
+def test_a_start_beside_a_running_capture_is_foreseen() -> None:
+    running = with_slot(active=True, active_pid=42)
+    assert foresee(running) is None
+    refusal = foresee(replace(running, log=EMPTY_LOG))
+    assert refusal is not None
+    assert "does not know it" in refusal.message
+
+
+def test_what_is_no_refusal_is_nothing_to_tell() -> None:
+    assert foresee(replace(FACTS, slots=(), log=EMPTY_LOG)) is None

@@ -1,0 +1,74 @@
+"""What capture would refuse is found before it starts, and beside one that runs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from replicator.log.port import open_log
+from replicator.settings import ReplicatorSettings
+from replicator_capture.preflight import probe
+from tests.conftest import SampleFactory
+from tests.support.capture_run import capture_settings, capture_task, capturing
+
+
+class Source:
+    """A source, looked at by `check`."""
+
+    def __init__(self, conninfo: str, log_url: str) -> None:
+        self.settings = capture_settings(log_url)
+        self.task = capture_task(conninfo, self.settings)
+        self.connection = psycopg.connect(conninfo, autocommit=True)
+
+    def check(self, settings: ReplicatorSettings | None = None) -> list[str]:
+        """Give what capture would refuse."""
+        used = settings or self.settings
+        found = probe(used, self.connection, open_log(used.log))
+        assert all(message.hint for message in found)
+        return [message.msg for message in found if message.id == "replicator.E128"]
+
+    @property
+    def elsewhere(self) -> ReplicatorSettings:
+        """The settings with a wrong ENVIRONMENT."""
+        return self.settings.model_copy(update={"environment": "elsewhere"})
+
+
+@pytest.fixture
+def source(sample_database: SampleFactory, tmp_path: Path) -> Iterator[Source]:
+    made = Source(sample_database("source"), f"sqlite:///{tmp_path}/log.sqlite3")
+    with made.connection:
+        yield made
+
+
+def test_nothing_before_the_first_start_beside_a_capture_and_after_it(source: Source) -> None:
+    assert source.check() == []
+    with capturing(source.task):
+        assert source.check() == []
+    assert source.check() == []
+
+
+def test_another_environment(source: Source) -> None:
+    with capturing(source.task):
+        (beside,) = source.check(source.elsewhere)
+    (after,) = source.check(source.elsewhere)
+    assert beside == after
+    assert "the log does not know it" in after
+
+
+def test_a_publication_that_was_dropped(source: Source) -> None:
+    with capturing(source.task):
+        pass
+    source.connection.execute("DROP PUBLICATION replicator_main")
+    assert source.check() == ["The slot is there, but its publication has been dropped."]
+
+
+def test_slots_that_were_dropped(source: Source) -> None:
+    with capturing(source.task):
+        pass
+    source.connection.execute(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+        " WHERE database = current_database()"
+    )
+    (refusal,) = source.check()
+    assert "the database has no slot for it" in refusal
