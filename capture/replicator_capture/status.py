@@ -19,8 +19,9 @@ from replicator.requests import Report, parse
 from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
 from replicator.status import Problem, SourceStream, TargetReport
 from replicator_capture import slot as slots
+from replicator_capture.facts import foresee
 from replicator_capture.slot import Slot
-from replicator_capture.startup import NEW_EPOCH
+from replicator_capture.startup import Refuse
 
 SILENT_AFTER = 60.0
 """Seconds without a report after which a target counts as silent; it writes every few seconds."""
@@ -37,7 +38,7 @@ def collect(
         DatabaseUnavailable, LogUnavailable: try again.
     """
     with driver_errors("reading the slots"):
-        now = _Now(_written(connection), _beat_age(connection))
+        now = _Now(connection, _written(connection), _beat_age(connection))
         found = {stream: slots.find(connection, stream) for stream in settings.streams}
     if not settings.targets and not any(found.values()):
         return ()
@@ -45,6 +46,7 @@ def collect(
 
 
 class _Now(NamedTuple):
+    connection: psycopg.Connection
     written: Lsn
     beat_age: float | None
 
@@ -56,6 +58,7 @@ def _stream(
     state = log.state(topic)
     slot = found[0] if found else None
     confirmed = slot.confirmed if slot else None
+    refusal = foresee(now.connection, log, settings, stream)
     return SourceStream(
         stream=stream,
         slot=slot.name if slot else "",
@@ -73,18 +76,20 @@ def _stream(
             report(log, requests_topic(settings.environment, stream, target), target, now.written)
             for target in sorted(settings.targets)
         ),
-        problems=tuple(_problems(found)) + tuple(Problem(each, "") for each in state.problems),
+        problems=(
+            *_problems(found, refusal),
+            *(Problem(each, "Change the topic's configuration.") for each in state.problems),
+        ),
     )
 
 
-def _problems(found: list[Slot]) -> list[Problem]:
+def _problems(found: list[Slot], refusal: Refuse | None) -> list[Problem]:
+    if refusal is not None:
+        return [Problem(refusal.message, refusal.remedy)]
     if not found:
         return [Problem("Capture has not begun: there is no slot.", "Run `replicator capture`.")]
-    if len(found) > 1:
-        return [Problem("There are several slots of this stream.", NEW_EPOCH)]
+    # Several are refused.
     (slot,) = found
-    if slot.wal_status == "lost" or slot.invalidation:
-        return [Problem("Postgres has given up the slot.", NEW_EPOCH)]
     if slot.wal_status == "unreserved":
         return [
             Problem(

@@ -9,6 +9,7 @@ import pytest
 from replicator.log.port import open_log
 from replicator.settings import ReplicatorSettings
 from replicator_capture.preflight import probe
+from replicator_capture.status import collect
 from tests.conftest import SampleFactory
 from tests.support.capture_run import capture_settings, capture_task, capturing
 
@@ -41,11 +42,20 @@ def source(sample_database: SampleFactory, tmp_path: Path) -> Iterator[Source]:
         yield made
 
 
+def told(source: Source) -> list[tuple[str, str]]:
+    """What `status` says is wrong with the stream."""
+    (stream,) = collect(source.settings, source.connection, open_log(source.settings.log))
+    return [(problem.what, problem.remedy) for problem in stream.problems]
+
+
 def test_nothing_before_the_first_start_beside_a_capture_and_after_it(source: Source) -> None:
     assert source.check() == []
     with capturing(source.task):
         assert source.check() == []
+        assert told(source) == []
     assert source.check() == []
+    ((rests, start),) = told(source)
+    assert (rests, start) == ("No capture streams from the slot.", "Run `replicator capture`.")
 
 
 def test_another_environment(source: Source) -> None:
@@ -72,3 +82,6 @@ def test_slots_that_were_dropped(source: Source) -> None:
     )
     (refusal,) = source.check()
     assert "the database has no slot for it" in refusal
+    ((what, remedy),) = told(source)
+    assert what == refusal
+    assert "replicator capture --new-epoch" in remedy

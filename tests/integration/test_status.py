@@ -69,6 +69,7 @@ def test_a_source_with_slot_and_reports(conninfo: str, tmp_path: Path) -> None:
         )
         row = connection.execute("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn").fetchone()
         assert row is not None
+        connection.execute("CREATE PUBLICATION replicator_main")
         connection.execute("CREATE TABLE more AS SELECT generate_series(1, 1000)")
     error = ReportedError(error="Clash", message="A local row is in the way.", remedy="Remove it.")
     reports = {
