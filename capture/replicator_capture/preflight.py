@@ -6,10 +6,12 @@ E124 the role may not replicate           E125 a replica identity lacks the key
 E126 the publication is missing and capture may not create it
 E127 a topic is missing                   W120 a topic's settings endanger the stream
 E128 capture would refuse to start: slot, database and log do not belong together
+E129 the publication lacks a table, or is not as capture makes it
+W129 capture is going to change which tables the publication has
 W121 the slot may fill the disk           W125 capture is going to set a replica identity
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import psycopg
@@ -24,9 +26,9 @@ from replicator.plan import Release
 from replicator.postgres import driver_errors
 from replicator.preflight import TableFacts, read_tables, server_messages, table_messages
 from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
+from replicator_capture import prepare, publication
 from replicator_capture.facts import foresee
-
-PREPARE = "Run `replicator prepare source` as the owner of the tables."
+from replicator_capture.startup import PREPARE
 
 
 class Server(NamedTuple):
@@ -145,11 +147,32 @@ def _stream(
         yield from messages
         if not messages:
             yield from identity_checks(facts, keys[facts.schema, facts.name], may_prepare)
-    name = f"replicator_{stream}"
-    row = connection.execute("SELECT 1 FROM pg_publication WHERE pubname = %s", (name,)).fetchone()
-    if row is None and not (may_prepare and _may_publish(connection, tables)):
+    name = publication.name_of(stream)
+    found = publication.read(connection, name)
+    if found is not None:
+        may_change = may_prepare and _may_change(connection, name, tables)
+        todo = prepare.memberships(connection, found, compiled)
+        yield from publication_checks(found, todo, may_change)
+    elif not (may_prepare and _may_publish(connection, tables)):
         text = f"There is no publication {name}, and capture's role may not create it."
         yield _error("E126", text, PREPARE)
+
+
+def publication_checks(
+    found: publication.Publication, todo: Sequence[prepare.Statement], may_change: bool
+) -> Iterator[CheckMessage]:
+    """Say how a publication differs from what capture needs. Pure."""
+    for problem in publication.problems(found):
+        hint = f"Change the publication {found.name}, or drop it and begin a new epoch."
+        yield _error("E129", problem, hint)
+    for each in todo:
+        if may_change:
+            hint = "Nothing to do: capture is going to change it (AUTO_PREPARE)."
+            yield Advice(each.problem, hint, id="replicator.W129")
+        elif each.needed:
+            yield _error("E129", each.problem, PREPARE)
+        else:
+            yield Advice(each.problem, PREPARE, id="replicator.W129")
 
 
 def identity_checks(
@@ -164,6 +187,16 @@ def identity_checks(
         yield Advice(text, hint, obj=facts.label, id="replicator.W125")
     else:
         yield Error(text, PREPARE, obj=facts.label, id="replicator.E125")
+
+
+def _may_change(
+    connection: psycopg.Connection, publication_name: str, tables: list[TableFacts]
+) -> bool:
+    row = connection.execute(
+        "SELECT pg_has_role(pubowner, 'USAGE') FROM pg_publication WHERE pubname = %s",
+        (publication_name,),
+    ).fetchone()
+    return bool(row and row[0]) and all(facts.owned for facts in tables if facts.kind)
 
 
 def _may_publish(connection: psycopg.Connection, tables: list[TableFacts]) -> bool:

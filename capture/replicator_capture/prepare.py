@@ -56,6 +56,22 @@ def statements(
     todo = _identities(connection, there, oids)
     if found is None:
         return [*todo, _create(name, there)]
+    return [*todo, *_memberships(found, there, oids)]
+
+
+def memberships(
+    connection: psycopg.Connection, found: publication.Publication, releases: Sequence[Release]
+) -> list[Statement]:
+    """Say which tables are to join or to leave the publication."""
+    tables = tables_of(releases)
+    oids = publication.find_oids(connection, tables)
+    return _memberships(found, [table for table in tables if table.label in oids], oids)
+
+
+def _memberships(
+    found: publication.Publication, there: Sequence[Table], oids: dict[str, int]
+) -> list[Statement]:
+    name, todo = found.name, []
     difference = publication.compare(found, there, oids)
     if difference.missing:
         labels = ", ".join(table.label for table in difference.missing)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import psycopg
 from psycopg import sql
 
+from replicator.compiler import releases
 from replicator.errors import BadRecord
 from replicator.log.port import Log
 from replicator.log.tail import last_records
@@ -18,10 +19,11 @@ from replicator.postgres import driver_errors
 from replicator.requests import Report, parse
 from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
 from replicator.status import Problem, SourceStream, TargetReport
+from replicator_capture import prepare, publication
 from replicator_capture import slot as slots
 from replicator_capture.facts import foresee
 from replicator_capture.slot import Slot
-from replicator_capture.startup import Refuse
+from replicator_capture.startup import PREPARE, Refuse
 
 SILENT_AFTER = 60.0
 """Seconds without a report after which a target counts as silent; it writes every few seconds."""
@@ -78,6 +80,7 @@ def _stream(
         ),
         problems=(
             *_problems(found, refusal),
+            *(_unprepared(settings, stream, now.connection) if found else ()),
             *(Problem(each, "Change the topic's configuration.") for each in state.problems),
         ),
     )
@@ -100,6 +103,28 @@ def _problems(found: list[Slot], refusal: Refuse | None) -> list[Problem]:
     if not slot.active:
         return [Problem("No capture streams from the slot.", "Run `replicator capture`.")]
     return []
+
+
+def _unprepared(
+    settings: ReplicatorSettings, stream: str, connection: psycopg.Connection
+) -> list[Problem]:
+    """Say what is wrong with tables and publication since capture has begun."""
+    remedy = PREPARE
+    if settings.auto_prepare:
+        remedy = f"Wait a minute: capture mends it if its role may. {PREPARE}"
+    with driver_errors("comparing the publication"):
+        found = publication.read(connection, publication.name_of(stream))
+        if found is None:  # A start would be refused for it.
+            return []
+        todo = prepare.statements(connection, stream, releases(stream))
+        unfit = [
+            *prepare.unreplicable(connection, releases(stream)),
+            *publication.problems(found),
+        ]
+    return [
+        *(Problem(each, "`replicator check` says what to do.") for each in unfit),
+        *(Problem(each.problem, remedy) for each in todo if each.needed),
+    ]
 
 
 def report(log: Log, topic: str, target: str, written: Lsn) -> TargetReport:

@@ -8,6 +8,7 @@ import pytest
 
 from replicator.log.port import open_log
 from replicator.settings import ReplicatorSettings
+from replicator_capture.keeper import Keeper
 from replicator_capture.preflight import probe
 from replicator_capture.status import collect
 from tests.conftest import SampleFactory
@@ -24,10 +25,14 @@ class Source:
 
     def check(self, settings: ReplicatorSettings | None = None) -> list[str]:
         """Give what capture would refuse."""
+        return self.found("E128", settings)
+
+    def found(self, number: str, settings: ReplicatorSettings | None = None) -> list[str]:
+        """Give the findings with that number."""
         used = settings or self.settings
         found = probe(used, self.connection, open_log(used.log))
         assert all(message.hint for message in found)
-        return [message.msg for message in found if message.id == "replicator.E128"]
+        return [message.msg for message in found if message.id == f"replicator.{number}"]
 
     @property
     def elsewhere(self) -> ReplicatorSettings:
@@ -71,6 +76,23 @@ def test_a_publication_that_was_dropped(source: Source) -> None:
         pass
     source.connection.execute("DROP PUBLICATION replicator_main")
     assert source.check() == ["The slot is there, but its publication has been dropped."]
+
+
+def test_a_table_that_left_the_publication(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Beside a capture that is not about to mend it.
+    monkeypatch.setattr(Keeper, "_check", lambda _: None)
+    lacks = "The publication replicator_main lacks public.pages_tag."
+    with capturing(source.task):
+        source.connection.execute("ALTER PUBLICATION replicator_main DROP TABLE pages_tag")
+        ((what, remedy),) = told(source)
+        assert what == lacks
+        assert "replicator prepare source" in remedy
+        assert source.found("W129") == [lacks]
+        by_hand = source.settings.model_copy(update={"auto_prepare": False})
+        assert source.found("E129", by_hand) == [lacks]
+        source.connection.execute("ALTER PUBLICATION replicator_main ADD TABLE pages_tag")
+        assert told(source) == []
+        assert source.found("W129") == []
 
 
 def test_slots_that_were_dropped(source: Source) -> None:

@@ -11,9 +11,11 @@ from psycopg.conninfo import make_conninfo
 
 import replicator_apply.preflight
 import replicator_capture.preflight
+from replicator.compiler import releases
 from replicator.log.port import open_log
 from replicator.preflight import server_messages
 from replicator.settings import ReplicatorSettings, stream_topic
+from replicator_capture import prepare
 from replicator_capture.preflight import Server, server_checks
 from tests.conftest import SampleFactory, StartProcess
 from tests.support.sample.environments import environment
@@ -61,6 +63,23 @@ def execute(conninfo: str, *statements: str) -> None:
             connection.execute(statement)
 
 
+def publish(conninfo: str) -> None:
+    """Prepare the source as the owner of its tables does."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        todo = prepare.statements(connection, "main", releases("main"))
+        assert prepare.run(connection, todo) == []
+
+
+def test_a_publication_that_is_not_ours(conninfo: str, tmp_path: Path) -> None:
+    execute(conninfo, "CREATE PUBLICATION replicator_main FOR ALL TABLES")
+    assert ("E129", None) in source(conninfo, settings(tmp_path))
+    execute(conninfo, "DROP PUBLICATION replicator_main")
+    publish(conninfo)
+    execute(conninfo, "ALTER PUBLICATION replicator_main ADD TABLE django_migrations")
+    assert ("W129", None) in source(conninfo, settings(tmp_path))
+    assert ("W129", None) in source(conninfo, settings(tmp_path, AUTO_PREPARE=False))
+
+
 def test_a_good_source_has_no_error(conninfo: str, tmp_path: Path) -> None:
     found = source(conninfo, settings(tmp_path, TARGETS={"there": ["*"]}))
     assert not {number for number, _ in found if number.startswith("E")}
@@ -89,8 +108,8 @@ def test_what_is_wrong_with_tables_of_a_source(conninfo: str, tmp_path: Path) ->
         "ALTER TABLE shop_orderline SET LOGGED",
         "ALTER TABLE polls_question REPLICA IDENTITY FULL",
         "DROP VIEW polls_vote",
-        "CREATE PUBLICATION replicator_main",
     )
+    publish(conninfo)
     open_log(settings(tmp_path).log).create(stream_topic("here", "main"))
     after = source(conninfo, settings(tmp_path, AUTO_PREPARE=False))
     assert {each for each in after if each[0].startswith("E")} == {("E103", "public.polls_vote")}
@@ -106,8 +125,8 @@ def test_what_a_role_of_a_source_lacks(conninfo: str, role: str, tmp_path: Path)
         "GRANT SELECT ON ALL TABLES IN SCHEMA public TO modest",
         "GRANT INSERT, UPDATE ON replicator_beat TO modest",
         "ALTER TABLE polls_choice ENABLE ROW LEVEL SECURITY",
-        "CREATE PUBLICATION replicator_main",
     )
+    publish(conninfo)
     found = source(role, settings(tmp_path))
     assert {each for each in found if each[0].startswith("E")} == {("E107", "public.polls_choice")}
 

@@ -13,11 +13,13 @@ from django.conf import settings as django_settings
 from rich.console import Console
 
 from replicator.cli.status import age, as_json, gather, show, size
+from replicator.compiler import releases
 from replicator.log.port import open_log
 from replicator.requests import Report, ReportedError, encode
 from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
 from replicator_apply.lock import try_lock
 from replicator_apply.state import Place
+from replicator_capture import prepare
 from tests.conftest import SampleFactory
 from tests.support.sample.environments import django_database
 
@@ -69,7 +71,7 @@ def test_a_source_with_slot_and_reports(conninfo: str, tmp_path: Path) -> None:
         )
         row = connection.execute("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn").fetchone()
         assert row is not None
-        connection.execute("CREATE PUBLICATION replicator_main")
+        prepare.run(connection, prepare.statements(connection, "main", releases("main")))
         connection.execute("CREATE TABLE more AS SELECT generate_series(1, 1000)")
     error = ReportedError(error="Clash", message="A local row is in the way.", remedy="Remove it.")
     reports = {
