@@ -18,6 +18,11 @@ NEW_EPOCH = (
     "Begin a new epoch: `replicator capture --new-epoch`. Every target then backfills what it "
     "subscribed to."
 )
+LOST_LOG = (
+    "See that ENVIRONMENT and LOG are right; if they are, begin a new epoch: `replicator capture "
+    "--new-epoch`. Where a target then stands because the log lacks its place, run `replicator "
+    "rebase` there: it backfills too."
+)
 PREPARE = "Run `replicator prepare source` as the owner of the tables."
 
 
@@ -237,8 +242,8 @@ def _epoch_not_in_log(facts: Facts) -> Decision | None:
     if slot.confirmed is None or (beat is not None and beat.epoch == slot.epoch):
         return Refuse(
             f"The slot's epoch {slot.epoch} has run, but the log does not know it: the log has "
-            "been emptied, restored or replaced.",
-            NEW_EPOCH,
+            "been emptied, restored or replaced, or is not the one that the settings name.",
+            LOST_LOG,
         )
     if log.epoch is not None and _same_database(facts) and (log.to or 0) > slot.confirmed:
         return Refuse(
@@ -246,7 +251,7 @@ def _epoch_not_in_log(facts: Facts) -> Decision | None:
             NEW_EPOCH,
         )
     if log.epoch is None and not log.empty:
-        return Refuse("The log holds records, but no longer its epoch's beginning.", NEW_EPOCH)
+        return Refuse("The log holds records, but no longer its epoch's beginning.", LOST_LOG)
     previous = log.epoch.id if log.epoch else ""
     return AppendEpoch(slot, previous, slot.confirmed, "begun, and crashed before it was told")
 
@@ -286,7 +291,7 @@ def _log_behind_slot(facts: Facts) -> Refuse | None:
     if slot.confirmed > tail:
         return Refuse(
             "The slot was confirmed beyond the end of the log: the log has lost records.",
-            NEW_EPOCH,
+            LOST_LOG,
         )
     return None
 

@@ -179,6 +179,18 @@ def test_refuses(facts: Facts, words: str) -> None:
     assert error.remedy
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["log emptied", "epoch record expired", "log lost its tail", "log has only another epoch"],
+)
+def test_a_log_that_lost_records_is_mended_on_both_sides(name: str) -> None:
+    decision = decide(REFUSALS[name][0])
+    assert isinstance(decision, Refuse)
+    assert "replicator capture --new-epoch" in decision.remedy
+    assert "replicator rebase" in decision.remedy
+    assert "ENVIRONMENT" in decision.remedy
+
+
 def test_a_start_beside_a_running_capture_is_foreseen() -> None:
     running = with_slot(active=True, active_pid=42)
     assert foresee(running) is None
