@@ -1,7 +1,7 @@
 """Static system checks: what `manage.py check` finds without database or log.
 
     E001 settings.REPLICATOR is missing or wrong      E002 DATABASE is no alias of DATABASES
-    E010 no such model                                E011 a model that has no table of its own
+    E010 no such model                                E011 a model that cannot be opted in
     E012 no such column                               E013 the primary key is excluded
     E015 two opted-in models share a table
     E020 a model is neither opted in nor out (W020 where coverage is only advised)
@@ -27,6 +27,7 @@ from django.db.models import Model
 
 from replicator.compiler import (
     BY_NATURAL_KEY,
+    OWN_APP,
     compile_dataset,
     compile_release,
     find_dataset,
@@ -144,7 +145,7 @@ def _must_be_decided(model: type[Model]) -> bool:
 
 
 def _stays(model: type[Model]) -> bool:
-    return model._meta.app_label == "replicator" or model._meta.label_lower in _STAYS
+    return model._meta.app_label == OWN_APP or model._meta.label_lower in _STAYS
 
 
 def _datasets(plans: list[DatasetPlan]) -> Iterator[CheckMessage]:

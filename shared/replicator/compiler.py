@@ -29,6 +29,9 @@ AnyField: TypeAlias = "Field[Any, Any]"
 BY_NATURAL_KEY = frozenset({"contenttypes.contenttype", "auth.permission"})
 """Tables that every environment fills by itself: the same row has another pk in each."""
 
+OWN_APP = "replicator"
+"""Label of the app whose tables hold the replication's own state."""
+
 
 def releases(stream: str) -> tuple[Release, ...]:
     """Compile every opt-in of a stream, ordered by label.
@@ -89,11 +92,11 @@ def compile_release(declaration: OptIn) -> Release:
     """Compile what of one model may leave.
 
     Raises:
-        WrongDeclaration: the model or a column does not exist, has no table of its own, or the
-            primary key is excluded.
+        WrongDeclaration: the model or a column does not exist, the model has no table of its own
+            or one that stays in its environment, or the primary key is excluded.
     """
     model = find_model(declaration.label)
-    _refuse_tableless(model)
+    _refuse_unfit(model)
     fields = model._meta.local_concrete_fields
     key = tuple(map(column_name, model._meta.pk_fields))
     generated = tuple(column_name(field) for field in fields if field.generated)
@@ -146,7 +149,7 @@ def table_of(model: type[Model]) -> TableName:
     return TableName(schema, name) if separator else TableName("public", schema)
 
 
-def _refuse_tableless(model: type[Model]) -> None:
+def _refuse_unfit(model: type[Model]) -> None:
     label = model._meta.label
     if model._meta.proxy:
         concrete = model._meta.concrete_model
@@ -158,6 +161,9 @@ def _refuse_tableless(model: type[Model]) -> None:
     elif model._meta.label_lower in BY_NATURAL_KEY:
         problem = f"{label} has other primary keys in every environment"
         remedy = "Remove the opt-in: each environment fills this table by itself (migrate)."
+    elif model._meta.app_label == OWN_APP:
+        problem = f"{label} is Replicator's own state, of this environment alone"
+        remedy = "Remove the opt-in."
     else:
         return
     raise WrongDeclaration(problem, check_id="replicator.E011", remedy=remedy)

@@ -102,6 +102,8 @@ def test_another_database_than_postgres_is_a_warning(tmp_path):
         (lambda: opt_in("polls.Nothing"), "E010"),
         (lambda: opt_out("polls.Nothing"), "E010"),
         (lambda: opt_in("contenttypes.ContentType"), "E011"),
+        (lambda: opt_in("replicator.StreamPosition"), "E011"),
+        (lambda: opt_in("replicator.Beat"), "E011"),
         (lambda: opt_in(Question, only=["nothing"]), "E012"),
         (lambda: opt_in(Question, exclude=["id"]), "E013"),
         (lambda: Dataset("x", Rows(Question)), "E030"),
