@@ -209,6 +209,17 @@ def test_manage_py_takes_the_same_command_line(tmp_path: Path) -> None:
     assert teaching.returncode == 0
     assert "--dry-run" in teaching.stdout
     assert "exit codes:" in teaching.stdout
+    (tmp_path / "other.py").write_text("INSTALLED_APPS = ['replicator']\nREPLICATOR = {'X': 1}\n")
+    for argv in (
+        ["--settings", "other", "status"],
+        ["status", "--settings", "other"],
+        ["status", "--json", "--settings=other", "--pythonpath", ".", "-v", "2", "--no-color"],
+    ):
+        result = manage(*argv)
+        assert result.stderr.startswith("replicator: settings.REPLICATOR is wrong"), argv
+        assert result.returncode == 2
+    assert "Traceback" in manage("status", "--traceback").stderr
+    assert "Traceback" in manage("--traceback", "status").stderr
     missing = manage("status")
     assert missing.returncode == 2
     assert missing.stderr.startswith("replicator: settings.REPLICATOR is missing")

@@ -47,7 +47,7 @@ def add_commands(parser: argparse.ArgumentParser, *, standalone: bool) -> None:
 
     Args:
         parser: `replicator`'s own, or the one that Django made for the management command.
-        standalone: also take the environment's options after the command's name.
+        standalone: it is our own; under Django, all that its commands have is taken too.
     """
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS:
@@ -59,8 +59,20 @@ def add_commands(parser: argparse.ArgumentParser, *, standalone: bool) -> None:
             formatter_class=_TeachingFormatter,
         )
         command.configure(subparser)
-        if standalone:
-            add_environment_options(subparser, default=argparse.SUPPRESS)
+        # They may stand before or after the command's name: what is not given here hides nothing.
+        add_environment_options(subparser, default=argparse.SUPPRESS)
+        if not standalone:
+            _add_django_options(subparser)
+
+
+def _add_django_options(parser: argparse.ArgumentParser) -> None:
+    """Take the further options of Django's commands; nothing of ours looks at them."""
+    hidden = argparse.SUPPRESS
+    parser.add_argument(
+        *("-v", "--verbosity"), type=int, choices=range(4), default=hidden, help=hidden
+    )
+    for flag in ("--no-color", "--force-color"):
+        parser.add_argument(flag, action="store_true", default=hidden, help=hidden)
 
 
 def parse(argv: list[str] | None) -> Arguments:
