@@ -88,15 +88,15 @@ def _turn_page(cursor: Cursor, plan: TargetPlan, run: Run, answer: Answer, rows:
     if answer.refused is not None:
         note_refusal(cursor, run, answer.refused)
         return
+    pages = plan.subscription(run.subscription).dataset.paged
     if answer.last_key is not None:
         after = msgspec.json.encode(answer.last_key).decode()
         after_page = with_page(run, run.rule, after, rows)
     else:
         after_page = with_page(run, run.rule + 1, "", rows)
-    rules = plan.subscription(run.subscription).dataset.rules
     save_run(
         cursor,
-        replace(after_page, sweeping=after_page.rule >= len(rules)),
+        replace(after_page, sweeping=after_page.rule >= len(pages)),
         estimated=answer.estimated,
     )
 

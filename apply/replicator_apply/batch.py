@@ -19,7 +19,7 @@ from replicator_apply.assemble import Parsed, Transaction
 from replicator_apply.collapse import TableChanges, collapse
 from replicator_apply.direct import DirectWriter, Unexpected, may_write_directly, write_directly
 from replicator_apply.plan import TargetPlan
-from replicator_apply.rules import settle, tables_to_stage
+from replicator_apply.rules import Rules, tables_to_stage
 from replicator_apply.sequences import Sequences
 from replicator_apply.stage import Staged, StagingTables, merge_rounds, stage
 from replicator_apply.state import Place, advance, fence
@@ -90,7 +90,7 @@ class Applier:
         self._connection = connection
         self._place = place
         self._environment = environment
-        self._staging = StagingTables(connection)
+        self._staging = StagingTables(connection, place)
         self._sequences = Sequences()
         self._writers: dict[TableName, DirectWriter] = {}
         self._unspooled = 0
@@ -222,7 +222,6 @@ class Applier:
             table.name: Staged(table, self._staging.prepare(table))
             for table in tables_to_stage(self.plan, changed | set(self.unsettled))
         }
-        place = self._place.parameters
         try:
             with self._transaction(batch, finish) as cursor:
                 for changes in only or self._rounds(batch):
@@ -232,9 +231,10 @@ class Applier:
                 for one in staged.values():
                     merge_rounds(cursor, one)
                     self._alive()
-                settle(cursor, self.plan, staged, place)
+                rules = Rules(cursor, self.plan, staged)
+                rules.settle()
                 self._alive()
-                written = write(cursor, self.plan, staged, place)
+                written = write(cursor, rules, staged)
                 self._alive()
                 for one in staged.values():
                     if one.filled:

@@ -60,6 +60,21 @@ class Constraint:
 
 
 @dataclass(frozen=True, slots=True)
+class PartialUnique:
+    """A unique index that is partial or on expressions, as SQL over the table's own columns.
+
+    Attributes:
+        values: what is unique: expressions.
+        condition: of the rows that are in the index; "true" for all.
+        columns: those that it looks at.
+    """
+
+    values: tuple[str, ...]
+    condition: str
+    columns: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class TableShape:
     """A table of the target.
 
@@ -72,6 +87,8 @@ class TableShape:
         incoming: foreign keys of any table that point to this one.
         excludes: whether rows may be in each other's way otherwise: by a partial unique index, one
             on an expression, or an exclusion constraint.
+        partial: those of these that are unique indexes.
+        deferrable: names of unique and exclusion constraints that may be checked at the end.
     """
 
     name: TableName
@@ -83,6 +100,8 @@ class TableShape:
     incoming: tuple[Constraint, ...]
     nulls_equal: frozenset[tuple[str, ...]] = frozenset()
     excludes: bool = False
+    partial: tuple[PartialUnique, ...] = ()
+    deferrable: tuple[str, ...] = ()
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -114,6 +133,29 @@ SELECT i.indisprimary,
   JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = %s AND c.relname = %s
    AND (i.indisunique OR i.indisexclusion)
+"""
+
+_PARTIAL = """
+SELECT array(SELECT pg_get_indexdef(i.indexrelid, n, false)
+               FROM generate_series(1, i.indnkeyatts) n),
+       coalesce(pg_get_expr(i.indpred, i.indrelid), 'true'),
+       array(SELECT a.attname::text FROM pg_depend d JOIN pg_attribute a
+                 ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+              WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+                AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid)
+  FROM pg_index i
+  JOIN pg_class c ON c.oid = i.indrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %s AND c.relname = %s AND i.indisunique AND NOT i.indisexclusion
+   AND (i.indpred IS NOT NULL OR i.indexprs IS NOT NULL)
+"""
+
+_DEFERRABLE = """
+SELECT k.conname FROM pg_constraint k
+  JOIN pg_class c ON c.oid = k.conrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %s AND c.relname = %s AND k.contype IN ('p', 'u', 'x') AND k.condeferrable
+ ORDER BY k.conname
 """
 
 _FOREIGN_KEYS = """
@@ -164,6 +206,11 @@ def read_shape(connection: Connection, table: TableName) -> TableShape:
         tuple(k for k in constraints if k.to == table),
         frozenset(tuple(names) for primary, names, equal in plain if equal and not primary),
         excludes=len(plain) < len(indexes),
+        partial=tuple(
+            PartialUnique(tuple(values), condition, frozenset(columns))
+            for values, condition, columns in connection.execute(_PARTIAL, name)
+        ),
+        deferrable=tuple(row[0] for row in connection.execute(_DEFERRABLE, name)),
     )
 
 

@@ -26,6 +26,8 @@ class TableChanges:
         born: rows created in the batch that stand at its end, by record key.
         changed: other rows that stand at its end.
         gone: keys that do not stand at its end and may have stood before.
+        replaced: keys of `changed` under which another row stood before: its columns are no base
+            for those that did not come.
         read: keys that a fetch has read, found or not.
         fleeting: how many of `gone` were created in the batch as well.
         truncated: the table was emptied before all that is in `born`, `changed`, `gone`.
@@ -35,6 +37,7 @@ class TableChanges:
     born: dict[bytes, Row] = field(default_factory=dict)
     changed: dict[bytes, Row] = field(default_factory=dict)
     gone: dict[bytes, None] = field(default_factory=dict)
+    replaced: set[bytes] = field(default_factory=set)
     read: set[bytes] = field(default_factory=set)
     fleeting: int = 0
     truncated: bool = False
@@ -60,6 +63,7 @@ class TableChanges:
         if self.truncated or key in self.gone or key in self.changed:
             self.gone.pop(key, None)
             self.changed[key] = row
+            self.replaced.add(key)
         else:
             self.born[key] = row
 

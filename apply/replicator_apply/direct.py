@@ -18,7 +18,7 @@ from replicator_apply.copytext import DELIMITER, chunk, escaped, escaped_line, l
 from replicator_apply.decode import EventReader, Row
 from replicator_apply.plan import Membership, Table
 from replicator_apply.sequences import Sequences
-from replicator_apply.statements import TableSql
+from replicator_apply.table_sql import TableSql
 from replicator_apply.values import SMALL, cells_of, values
 from replicator_apply.write import Written
 
@@ -135,7 +135,7 @@ def may_write_directly(
         unsettled: tables with wanted, suspect or kept rows.
     """
     return (
-        table.whole
+        table.direct
         and table.name not in unsettled
         and not changes.truncated
         and not changes.read

@@ -8,13 +8,24 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
+from itertools import chain, repeat
 
 from psycopg import sql
 
 from replicator.envelope import encode_key
 from replicator.errors import Unfit
-from replicator.plan import DatasetPlan, Filter, Release, TableName, columns_of
+from replicator.plan import (
+    ChildrenRule,
+    DatasetPlan,
+    Edge,
+    Filter,
+    ReferencedRule,
+    Release,
+    RowsRule,
+    TableName,
+    columns_of,
+)
+from replicator.relations import filter_of, gates, nulls, pulls, whole_tables
 from replicator.requests import PlanItem, fingerprint
 from replicator_apply.catalog import Constraint, TableShape
 from replicator_apply.decode import EventReader
@@ -65,11 +76,41 @@ class SubscribedDataset:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """Which rows of a table one subscription holds: those that pass the filter; None: all."""
+    """Which rows of a table one subscription holds.
+
+    Attributes:
+        subscription: its id.
+        generation: of its newest backfill.
+        filter: the union of the `Rows` rules on the table; None: every row.
+        children, referenced: the other rules on the table.
+    """
 
     subscription: int
     generation: int
     filter: Filter | None
+    children: tuple[ChildrenRule, ...] = ()
+    referenced: tuple[ReferencedRule, ...] = ()
+
+    @property
+    def related(self) -> bool:
+        """Whether a row may belong because of another one."""
+        return bool(self.children or self.referenced)
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A foreign key, and what becomes of a row that points by it at a row that is not here.
+
+    Attributes:
+        key: the foreign key.
+        null: NULL is written until that row is here.
+        pulled: subscriptions of which that row is as well, so that it is on its way; for the
+            others the row waits outside.
+    """
+
+    key: Constraint
+    null: bool
+    pulled: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -82,8 +123,13 @@ class Table:
         shape: the table here.
         memberships: of the subscriptions that hold rows of it.
         adopts: whether local rows under replicated keys become ours.
-        pulled: foreign keys to tables that one of the subscriptions holds wholly: a row that they
-            point at belongs, so if it is missing it is on its way.
+        needs: its foreign keys among the released columns.
+        pulling: by subscription, the rules by which rows of it pull others in.
+        closed: whether no row waits for one of it, or hangs on it: what may belong because of such
+            a row is the row alone.
+        direct: whether what the source did to it is what the target must do, without a look at the
+            rules: every row belongs to every subscription, and nothing else hangs on it.
+        looked_at: columns that decide whether a row belongs and what it needs, the key first.
         defaults: text of a value for each column of new rows that nothing else fills.
         absent: text of a value for released columns that the source does not have yet.
     """
@@ -93,7 +139,11 @@ class Table:
     shape: TableShape
     memberships: tuple[Membership, ...]
     adopts: bool
-    pulled: tuple[Constraint, ...]
+    needs: tuple[Need, ...]
+    pulling: tuple[tuple[int, ReferencedRule], ...]
+    closed: bool
+    direct: bool
+    looked_at: tuple[str, ...]
     defaults: Mapping[str, str]
     absent: Mapping[str, str] = field(default_factory=dict)
 
@@ -129,11 +179,6 @@ class Table:
             self.shape.columns[name].type.partition("(")[0] not in ONE_SPELLING for name in self.key
         )
 
-    @property
-    def whole(self) -> bool:
-        """Whether every row of the source belongs to every subscription on this table."""
-        return all(membership.filter is None for membership in self.memberships)
-
     @cached_property
     def identifier(self) -> sql.Composable:
         """The table."""
@@ -148,6 +193,11 @@ class Table:
     def stage(self) -> sql.Composable:
         """Its staging table."""
         return sql.Identifier("pg_temp", f"replicator_stage_{self.number}")
+
+    @cached_property
+    def candidates(self) -> sql.Composable:
+        """Its candidates; see `candidates`."""
+        return sql.Identifier("pg_temp", f"replicator_candidate_{self.number}")
 
     @cached_property
     def parking(self) -> sql.Composable:
@@ -212,27 +262,107 @@ def make_plan(
         Unfit: a released column or key does not fit the table here.
     """
     releases = {r.table: r for s in subscriptions for r in s.dataset.releases}
+    relations = _Relations(subscriptions)
     tables = {}
     for number, (name, release) in enumerate(sorted(releases.items())):
-        _must_fit(release, shapes[name])
+        shape = shapes[name]
+        _must_fit(release, shape)
         holders = [s for s in subscriptions if s.dataset.rules_of(name)]
+        needs = relations.needs(shape, release)
         tables[name] = Table(
             number,
             release,
-            shapes[name],
-            tuple(Membership(s.id, s.generation, s.dataset.filter_of(name)) for s in holders),
+            shape,
+            tuple(map(relations.membership, holders, repeat(name))),
             adopts=all(s.on_clash == "adopt" for s in holders),
-            pulled=tuple(k for k in shapes[name].outgoing if _is_pulled(k, release, holders)),
+            needs=needs,
+            pulling=relations.pulling(name),
+            closed=relations.closed(name),
+            direct=relations.direct(name, needs),
+            looked_at=relations.looked_at(release, shape, needs),
             defaults=defaults[name],
             absent=(absent or {}).get(name, {}),
         )
     return TargetPlan(tuple(subscriptions), tables)
 
 
-def _is_pulled(key: Constraint, release: Release, holders: Sequence[SubscribedDataset]) -> bool:
-    return set(key.columns) <= set(release.columns) and any(
-        s.dataset.is_whole(key.to) for s in holders
-    )
+class _Relations:
+    """What the rules of all subscriptions mean for single tables."""
+
+    def __init__(self, subscriptions: Sequence[SubscribedDataset]) -> None:
+        self._subscriptions = subscriptions
+        datasets = [s.dataset for s in subscriptions]
+        self._nulls = nulls(datasets)
+        self._gates = gates(datasets)
+        self._rules = [(s.id, rule) for s in subscriptions for rule in s.dataset.rules]
+        self._edges = {
+            edge
+            for _, rule in self._rules
+            if not isinstance(rule, RowsRule)
+            for edge in (rule.edges if isinstance(rule, ChildrenRule) else (rule.edge,))
+        }
+
+    def _holders(self, table: TableName) -> list[SubscribedDataset]:
+        return [s for s in self._subscriptions if s.dataset.rules_of(table)]
+
+    def membership(self, holder: SubscribedDataset, table: TableName) -> Membership:
+        rules = holder.dataset.rules_of(table)
+        if table in whole_tables(holder.dataset):
+            return Membership(holder.id, holder.generation, None)
+        return Membership(
+            holder.id,
+            holder.generation,
+            filter_of(holder.dataset, table),
+            tuple(rule for rule in rules if isinstance(rule, ChildrenRule)),
+            tuple(rule for rule in rules if isinstance(rule, ReferencedRule)),
+        )
+
+    def needs(self, shape: TableShape, release: Release) -> tuple[Need, ...]:
+        found = []
+        for key in shape.outgoing:
+            if set(key.columns) <= set(release.columns):
+                edge = Edge(key.table, key.columns, key.to, key.to_columns)
+                holders = self._holders(key.table)
+                pulled = frozenset(s.id for s in holders if pulls(s.dataset, edge))
+                found.append(Need(key, edge in self._nulls, pulled))
+        return tuple(found)
+
+    def pulling(self, table: TableName) -> tuple[tuple[int, ReferencedRule], ...]:
+        return tuple(
+            (number, rule)
+            for number, rule in self._rules
+            if isinstance(rule, ReferencedRule) and rule.edge.table == table
+        )
+
+    def closed(self, table: TableName) -> bool:
+        edges = {e for _, r in self._rules if isinstance(r, ChildrenRule) for e in r.edges}
+        return not any(edge.to == table for edge in edges | self._gates)
+
+    def direct(self, table: TableName, needs: Sequence[Need]) -> bool:
+        whole = all(table in whole_tables(s.dataset) for s in self._holders(table))
+        datasets = {s.id: s.dataset for s in self._subscriptions}
+        pulls_more = any(
+            rule.edge.to not in whole_tables(datasets[number])
+            for number, rule in self.pulling(table)
+        )
+        awaited = any(edge.to == table for edge in self._nulls | self._gates)
+        return whole and not pulls_more and not awaited and not any(need.null for need in needs)
+
+    def looked_at(
+        self, release: Release, shape: TableShape, needs: Sequence[Need]
+    ) -> tuple[str, ...]:
+        name = release.table
+        holders = self._holders(name)
+        found = set(chain(release.key, *(need.key.columns for need in needs)))
+        found.update(
+            *(columns_of(rule.filter) for s in holders for rule in s.dataset.rules_of(name))
+        )
+        every = self._edges | self._nulls | self._gates
+        found.update(*(edge.columns for edge in every if edge.table == name))
+        found.update(*(edge.to_columns for edge in every if edge.to == name))
+        found.update(*(key.to_columns for key in shape.incoming))
+        others = (name for name in release.columns if name in found and name not in release.key)
+        return (*release.key, *others)
 
 
 def _must_fit(release: Release, shape: TableShape) -> None:
@@ -251,7 +381,6 @@ def _must_fit(release: Release, shape: TableShape) -> None:
 
 
 def reading_columns(table: Table) -> tuple[str, ...]:
-    """Columns that decide whether a row belongs and what it needs: filters, keys, references."""
-    wanted = set(chain(table.key, *table.shape.unique, *(k.columns for k in table.shape.outgoing)))
-    wanted.update(*(columns_of(m.filter) for m in table.memberships))
+    """Columns that rules and unique constraints look at."""
+    wanted = {*table.looked_at, *chain(*table.shape.unique)}
     return tuple(c for c in table.columns if c in wanted)

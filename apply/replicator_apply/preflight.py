@@ -13,7 +13,7 @@ import psycopg
 from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as Advice
 
-from replicator.compiler import find_dataset
+from replicator.datasets import find_dataset
 from replicator.log.port import open_log
 from replicator.models import StreamPosition
 from replicator.plan import TableName

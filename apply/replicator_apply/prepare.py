@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from replicator.compiler import find_dataset
+from replicator.datasets import find_dataset
 from replicator.errors import ConfigurationError, Refused
 from replicator.log import open_log
 from replicator.plan import TableName

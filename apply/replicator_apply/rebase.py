@@ -12,6 +12,7 @@ from replicator.log import open_log
 from replicator.models import (
     BackfillRun,
     Beat,
+    NulledValue,
     StreamPosition,
     Subscription,
     VerifyRun,
@@ -32,7 +33,7 @@ from replicator_apply.state import (
 from replicator_apply.subscriptions import declared_at
 
 Connection = psycopg.Connection[Any]
-_STATE = (VerifyRun, BackfillRun, Subscription, WantedRow, StreamPosition, Beat)
+_STATE = (VerifyRun, BackfillRun, Subscription, WantedRow, NulledValue, StreamPosition, Beat)
 
 
 def rebase(connection: Connection, settings: ReplicatorSettings, place: Place) -> bool:

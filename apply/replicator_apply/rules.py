@@ -1,130 +1,304 @@
-"""Staged and held rows → who enters, stays, leaves, is kept or wanted. Blocks on Postgres.
+"""Candidates → who enters, stays, leaves, is kept or wanted. Blocks on Postgres.
 
-Each staged row gets a verdict; mending repeats until nothing is bad: a row whose foreign key
-dangles steps back to its old version and is wanted; a leaving row at which local rows point is
-kept. Foreign keys to tables that a subscription does not hold wholly are left to Postgres.
+A row may enter if it is complete and *closed*: all that may belong because of it is in the batch.
+First the rules are followed (over-delete, re-derive); then foreign keys are looked at: a row of
+which one dangles steps back to its old version, or leaves, and the rules are followed again, until
+nothing is bad. Usually one pass finds nothing. A row that may belong and cannot be written whole is
+wanted: a fetch brings it with its whole tree.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import psycopg
 
 from replicator.errors import Clash
-from replicator.plan import TableName
-from replicator_apply.catalog import Constraint
-from replicator_apply.plan import Table, TargetPlan, reading_columns
+from replicator.plan import ChildrenRule, Edge, ReferencedRule, TableName
+from replicator_apply.plan import Membership, Table, TargetPlan, reading_columns
 from replicator_apply.stage import MANY, Staged
+from replicator_apply.table_sql import TableSql
 
 Cursor = psycopg.Cursor[Any]
-Place = Mapping[str, str]
-"""`source` and `stream`, as the state tables name them."""
+Batch = Mapping[TableName, Staged]
 
 
-def settle(
-    cursor: Cursor, plan: TargetPlan, batch: Mapping[TableName, Staged], place: Place
-) -> None:
-    """Give every staged row its verdict.
+class Rules:
+    """Follows the rules for one batch.
 
-    Raises:
-        Clash: local rows stand under the keys of rows that enter, and the policy is `refuse`.
+    Args:
+        cursor: in the batch's transaction.
+        plan: what the target holds.
+        batch: the tables that are staged, and those that may be drawn in.
     """
-    for staged in batch.values():
-        _judge(cursor, staged, place)
-    for staged in batch.values():
-        refuse_clashes(cursor, staged)
-    mend(cursor, plan, batch)
 
+    def __init__(self, cursor: Cursor, plan: TargetPlan, batch: Batch) -> None:
+        self._cursor, self._plan, self._batch = cursor, plan, batch
+        self._others: dict[TableName, TableSql] = {n: staged.sql for n, staged in batch.items()}
+        self._order, self._rings = _in_order(plan, batch)
 
-def _judge(cursor: Cursor, staged: Staged, place: Place) -> None:
-    """Complete partial rows as far as can be, and give each row its first verdict."""
-    staged.filled = _execute(cursor, staged.sql.stage_kept) > 0 or staged.filled
-    if not staged.filled:
-        return
-    for number in range(1, len(staged.sets)):
-        lacking = set(staged.missing(number))
-        columns = [c for c in reading_columns(staged.table) if c in lacking]
-        cursor.execute(staged.sql.complete(columns, number), place)
-    cursor.execute(staged.sql.judge)
-    if staged.size >= MANY:
-        # Else it takes one verdict for the only one, and searches the table row by row.
-        cursor.execute(staged.sql.analyze)
-    for number in range(1, len(staged.sets)):
-        cursor.execute(staged.sql.want_incomplete(staged.missing(number), number))
+    def settle(self) -> None:
+        """Find out what every staged row means, and give each candidate its verdict.
 
+        Raises:
+            Clash: local rows stand under the keys of rows that enter, and the policy is `refuse`.
+        """
+        for staged in self._batch.values():
+            self._take(staged)
+        self.follow()
+        for staged in self._filled():
+            self._refuse_clashes(staged)
 
-def refuse_clashes(cursor: Cursor, staged: Staged) -> None:
-    """Raise Clash if local rows stand where rows enter and must not become ours."""
-    if staged.table.adopts or not staged.filled:
-        return
-    found = cursor.execute(staged.sql.count_clashes).fetchone()
-    if found and found[0]:
-        raise Clash(
-            f"{found[0]} local row(s) of table {staged.table.name} stand under primary keys that "
-            "rows of the dataset have. Nothing of this batch was written."
+    def follow(self) -> None:
+        """Follow the rules until nothing is bad; then see what local rows keep here."""
+        self._lose()
+        self._find()
+        while self._mend():
+            for staged in self._filled():
+                self._run(staged.sql.reset)
+            self._lose()
+            self._find()
+        for staged in self._filled():
+            self._run(staged.sql.conclude)
+        while self._keep():
+            pass
+
+    def _filled(self) -> Iterator[Staged]:
+        for name in self._order:
+            if self._batch[name].filled:
+                yield self._batch[name]
+
+    def _run(self, statement: str) -> int:
+        return self._cursor.execute(statement).rowcount
+
+    # What the batch tells of ---------------------------------------------------------------------
+
+    def _take(self, staged: Staged) -> None:
+        """Complete partial rows as far as can be, and make candidates of all."""
+        staged.filled = self._run(staged.sql.stage_kept) > 0 or staged.filled
+        if not staged.filled:
+            return
+        for number in range(1, len(staged.sets)):
+            lacking = set(staged.missing(number))
+            columns = [c for c in reading_columns(staged.table) if c in lacking]
+            self._run(staged.sql.complete(columns, number))
+        self._run(staged.sql.take_staged)
+        if staged.size >= MANY:
+            # Else the planner takes one verdict for the only one, and searches row by row.
+            self._run(staged.sql.analyze)
+            self._run(staged.sql.analyze_candidates)
+        if len(staged.sets) > 1 and self._run(staged.sql.stand):
+            self._run(staged.sql.reset)
+
+    def _refuse_clashes(self, staged: Staged) -> None:
+        """Raise Clash if local rows stand where rows enter and must not become ours."""
+        if staged.table.adopts:
+            return
+        found = self._cursor.execute(staged.sql.count_clashes).fetchone()
+        if found and found[0]:
+            raise Clash(
+                f"{found[0]} local row(s) of table {staged.table.name} stand under primary keys "
+                "that rows of the dataset have. Nothing of this batch was written."
+            )
+
+    # Rules ---------------------------------------------------------------------------------------
+
+    def _edges(self) -> Iterator[tuple[Staged, Membership, Edge, bool]]:
+        """Give each edge by which a row of a table hangs on another's, and whether it is pulled."""
+        for name in self._order:
+            staged = self._batch[name]
+            for membership in staged.table.memberships:
+                for rule in membership.children:
+                    for edge in rule.edges:
+                        yield staged, membership, edge, False
+                for pulled in membership.referenced:
+                    yield staged, membership, pulled.edge, True
+
+    def _repeat(self, turn: Callable[[], int]) -> None:
+        """Do something once, or as long as it moves rows where tables hang on each other."""
+        while turn() and self._rings:
+            pass
+
+    def _lose(self) -> None:
+        """Take out all that may have hung on a row which is lost."""
+        self._repeat(lambda: sum(self._lose_by(*edge) for edge in self._edges()))
+
+    def _lose_by(self, staged: Staged, membership: Membership, edge: Edge, pulled: bool) -> int:
+        other = self._batch[edge.table if pulled else edge.to]
+        if not other.filled:
+            return 0
+        number, text = membership.subscription, staged.sql
+        if pulled:
+            drawn = self._run(text.draw_pulled(number, edge, other.sql))
+            lose = text.lose_pulled(membership, edge, other.sql)
+        else:
+            drawn = self._run(text.draw_children(number, edge, other.sql))
+            lose = text.lose_children(membership, edge, other.sql)
+        staged.filled = staged.filled or drawn > 0
+        return self._run(lose) if staged.filled else 0
+
+    def _find(self) -> None:
+        """Let in what a row that belongs holds, and what that holds."""
+        self._repeat(lambda: sum(self._find_in(staged) for staged in self._filled()))
+
+    def _find_in(self, staged: Staged) -> int:
+        return sum(
+            self._run(staged.sql.find(membership, self._others))
+            for membership in staged.table.memberships
+            if membership.related
         )
 
+    # Foreign keys --------------------------------------------------------------------------------
 
-def mend(cursor: Cursor, plan: TargetPlan, batch: Mapping[TableName, Staged]) -> None:
-    """Repeat until no foreign key of a row of ours dangles and no local row loses what it needs."""
-    moved = 1
-    while moved:
-        moved = sum(_mend_table(cursor, plan, batch, staged) for staged in batch.values())
+    def _mend(self) -> int:
+        """Take back rows whose foreign key dangles; give their number."""
+        moved = 0
+        for name in self._order:
+            staged = self._batch[name]
+            for need in staged.table.needs:
+                if need.null:
+                    continue
+                other = self._batch.get(need.key.to)
+                if other is not None and other.filled:
+                    drawn = self._run(staged.sql.draw_referrers(need.key, self._others))
+                    staged.filled = staged.filled or drawn > 0
+                if staged.filled:
+                    moved += self._run(staged.sql.refuse_dangling(need, self._others))
+            if staged.filled and staged.table.needs:
+                self._run(staged.sql.step_back)
+        return moved
+
+    def _keep(self) -> int:
+        """Keep leaving rows that local rows point at; give their number."""
+        moved = 0
+        for staged in list(self._filled()):
+            incoming = staged.table.shape.incoming
+            if any(key.acts for key in incoming):
+                # A local row committed after the look at it would go with what it points at.
+                self._run(staged.sql.lock_leaving())
+            for key in incoming:
+                referrer = self._others.get(key.table)
+                if referrer is None:
+                    moved += self._run(staged.sql.keep_for_local(key))
+                else:
+                    moved += self._run(staged.sql.keep_for_ours(key, referrer))
+        return moved
+
+    # Wanted --------------------------------------------------------------------------------------
+
+    def want(self) -> None:
+        """Note what must be fetched, and strike off what has been."""
+        for staged in self._filled():
+            self._want_open(staged)
+        for staged in list(self._filled()):
+            for number, rule in staged.table.pulling:
+                for statement in staged.sql.want_pulled(number, rule, self._others):
+                    self._run(statement)
+        for staged in self._filled():
+            self._run(staged.sql.settled)
+            self._run(staged.sql.want)
+
+    def _want_open(self, staged: Staged) -> None:
+        text, memberships = staged.sql, staged.table.memberships
+        if not staged.table.closed:
+            for membership in memberships:
+                self._run(text.want_open(membership, text.may_belong(membership, self._others, ())))
+        for number in range(1, len(staged.sets)):
+            missing = staged.missing(number)
+            possible = [text.may_belong(m, self._others, missing) for m in memberships]
+            self._run(text.want_incomplete(number, possible))
+
+    # NULL in place of rows that are not here -----------------------------------------------------
+
+    def null_missing(self) -> None:
+        """Write NULL where the policy says so, in staged rows and in held ones."""
+        for name in self._order:
+            staged = self._batch[name]
+            needs = [need for need in staged.table.needs if need.null]
+            if needs and staged.filled:
+                self._run(staged.sql.forget_nulled())
+            for need in needs:
+                other = self._batch.get(need.key.to)
+                if staged.filled:
+                    for statement in staged.sql.null_staged(need, self._others):
+                        self._run(statement)
+                if other is not None and other.filled:
+                    for statement in staged.sql.null_held(need, self._others):
+                        self._run(statement)
+
+    def restore(self) -> None:
+        """Write the true values where the rows pointed at have come."""
+        for name in self._order:
+            staged = self._batch[name]
+            for need in staged.table.needs:
+                other = self._batch.get(need.key.to)
+                if need.null and other is not None and other.filled:
+                    self._run(staged.sql.restore(need, self._others))
+
+    # Unique values -------------------------------------------------------------------------------
+
+    def evict(self, staged: Staged) -> int:
+        """Take out old versions that stand on a unique value of a row that is written."""
+        moved = 0
+        for conflict in staged.sql.conflicts:
+            drawn = self._run(staged.sql.draw_unsure(conflict))
+            staged.filled = staged.filled or drawn > 0
+            moved += self._run(staged.sql.evict_unsure(conflict))
+        return moved
+
+    def again(self) -> None:
+        """Follow the rules again, after rows were taken out."""
+        for staged in self._filled():
+            self._run(staged.sql.reset)
+        self.follow()
 
 
-def _mend_table(
-    cursor: Cursor, plan: TargetPlan, batch: Mapping[TableName, Staged], staged: Staged
-) -> int:
-    """Mend what goes out of a table and what comes in; give the number of rows moved."""
-    if not staged.filled:
-        return 0
-    moved = 0
-    for key in staged.table.pulled:
-        moved += _execute(cursor, staged.sql.step_back(key, batch[key.to].table))
-        if batch[key.to].filled:
-            moved += _execute(cursor, staged.sql.evict_old(key, batch[key.to].table))
-    if any(key.acts for key in staged.table.shape.incoming):
-        # A local row that is committed after the look at it would go with what it points at.
-        cursor.execute(staged.sql.lock_leaving)
-    for key in staged.table.shape.incoming:
-        moved += _keep(cursor, batch, staged, key, plan.tables.get(key.table))
-    return moved
+def _in_order(plan: TargetPlan, batch: Batch) -> tuple[list[TableName], bool]:
+    """Order tables so that what a row hangs on comes first; True if some hang on each other."""
+    graph: dict[TableName, set[TableName]] = {name: set() for name in batch}
+    for subscription in plan.subscriptions:
+        for rule in subscription.dataset.rules:
+            for table, on in _hanging(rule):
+                if table in graph and on in graph:
+                    graph[table].add(on)
+    with suppress(CycleError):
+        return list(TopologicalSorter(graph).static_order()), False
+    return sorted(batch), True
 
 
-def _keep(
-    cursor: Cursor,
-    batch: Mapping[TableName, Staged],
-    staged: Staged,
-    key: Constraint,
-    referrer: Table | None,
-) -> int:
-    """Look at what points at the leaving rows of a table."""
-    if referrer is None:
-        return _execute(cursor, staged.sql.keep_for_local(key))
-    moved = 0
-    other = batch[referrer.name]
-    if key in referrer.pulled:
-        moved = _execute(cursor, other.sql.evict(key, staged.table))
-        other.filled = other.filled or moved > 0
-    return moved + _execute(cursor, staged.sql.keep_for_ours(key, referrer))
+def _hanging(rule: object) -> list[tuple[TableName, TableName]]:
+    if isinstance(rule, ChildrenRule):
+        return [(edge.table, edge.to) for edge in rule.edges]
+    if isinstance(rule, ReferencedRule):
+        return [(rule.edge.to, rule.edge.table)]
+    return []
 
 
 def tables_to_stage(plan: TargetPlan, changed: Collection[TableName]) -> list[Table]:
-    """Add to the changed tables those that mending looks at.
+    """Add to the changed tables all that the rules or foreign keys tie to them, directly or not.
 
-    What points at a changed table may have to leave with it, and so on; what any of these points
-    to must be looked up. Each needs a staging table, be it empty.
+    Each needs its temporary tables, be they empty.
     """
+    ties: dict[TableName, set[TableName]] = {name: set() for name in plan.tables}
+
+    def tie(one: TableName, other: TableName) -> None:
+        if one in ties and other in ties:
+            ties[one].add(other)
+            ties[other].add(one)
+
+    for table in plan.tables.values():
+        for need in table.needs:
+            tie(table.name, need.key.to)
+        for key in table.shape.incoming:
+            tie(table.name, key.table)
+    for subscription in plan.subscriptions:
+        for rule in subscription.dataset.rules:
+            for pair in _hanging(rule):
+                tie(*pair)
     names, todo = set(changed), list(changed)
     while todo:
-        incoming = {
-            key.table for key in plan.tables[todo.pop()].shape.incoming
-        } & plan.tables.keys()
-        todo += incoming - names
-        names |= incoming
-    names |= {key.to for name in names for key in plan.tables[name].pulled}
+        more = ties[todo.pop()] - names
+        names |= more
+        todo += more
     return [table for name, table in plan.tables.items() if name in names]
-
-
-def _execute(cursor: Cursor, statement: str) -> int:
-    return cursor.execute(statement).rowcount

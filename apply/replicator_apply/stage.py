@@ -6,18 +6,18 @@ and merged once at the end.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 
 from replicator_apply.collapse import TableChanges, key_cells
-from replicator_apply.copytext import DELIMITER, Line, chunk, escaped_line, line_function
-from replicator_apply.decode import Row
+from replicator_apply.copytext import DELIMITER, chunk, escaped_line, line_function
+from replicator_apply.decode import EventReader, Row
 from replicator_apply.plan import Table
-from replicator_apply.statements import TableSql
+from replicator_apply.state import Place
+from replicator_apply.table_sql import TableSql
 
 Cursor = psycopg.Cursor[Any]
 
@@ -36,8 +36,8 @@ class Staged:
         sets: which columns the rows of each set lack; the first: none.
         rounds: how often something was staged.
         size: rows staged, those of all rounds.
-        filled: whether the staging table may hold rows.
         truncated: whether the table was emptied in the batch.
+        filled: whether there may be candidates.
     """
 
     table: Table
@@ -45,8 +45,8 @@ class Staged:
     sets: list[tuple[int, ...]] = field(default_factory=lambda: [()])
     rounds: int = 0
     size: int = 0
-    filled: bool = False
     truncated: bool = False
+    filled: bool = False
 
     def set_number(self, missing: tuple[int, ...]) -> int:
         """Give the number of the set of rows that lack the columns at these places."""
@@ -67,17 +67,18 @@ class Staged:
 class StagingTables:
     """The session's staging tables; made when first needed, outside of a batch's transaction."""
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
-        self._connection = connection
+    def __init__(self, connection: psycopg.Connection[Any], place: Place) -> None:
+        self._connection, self._place = connection, place
         self._made: dict[int, TableSql] = {}
 
     def prepare(self, table: Table) -> TableSql:
         """Make the staging table unless it is there; give the table's statements."""
         known = self._made.get(table.number)
         if known is None or known.table is not table:
-            statements = TableSql(table)
+            statements = TableSql(table, *self._place)
             self._connection.execute(statements.drop_temporary)
-            self._connection.execute(statements.create_stage)
+            self._connection.execute(statements.create_stage, prepare=False)
+            self._connection.execute(statements.create_candidates, prepare=False)
             known = self._made[table.number] = statements
         return known
 
@@ -88,41 +89,44 @@ def stage(cursor: Cursor, staged: Staged, changes: TableChanges) -> None:
     if changes.truncated:
         staged.truncated = True
         cursor.execute(staged.sql.compose("DELETE FROM {stage}"))
-    groups: dict[int, list[tuple[bytes, Row]]] = defaultdict(list)
-    for rows in (changes.born, changes.changed):
+    groups: dict[_Kind, list[Row]] = defaultdict(list)
+    for rows, born in ((changes.born, True), (changes.changed, False)):
         for key, row in rows.items():
-            groups[staged.set_number(changes.reader.missing(row))].append((key, row))
-    for number, group in groups.items():
-        _copy_group(cursor, staged, changes, number, group)
+            kind = _Kind(
+                staged.set_number(changes.reader.missing(row)),
+                key in changes.read,
+                born and not staged.truncated,
+                not born and key not in changes.replaced,
+            )
+            groups[kind].append(row)
+    for kind, group in groups.items():
+        _copy_group(cursor, staged, changes.reader, kind, group)
     if changes.gone:
         _copy_gone(cursor, staged, changes)
     staged.rounds += 1
     staged.size += changes.size
 
 
+class _Kind(NamedTuple):
+    """What rows that are copied together have in common, as their control columns tell it."""
+
+    number: int
+    read: bool
+    born: bool
+    base: bool
+
+
 def _copy_group(
-    cursor: Cursor,
-    staged: Staged,
-    changes: TableChanges,
-    number: int,
-    group: list[tuple[bytes, Row]],
+    cursor: Cursor, staged: Staged, reader: EventReader, kind: _Kind, rows: list[Row]
 ) -> None:
-    """COPY the rows of one set, those that a fetch has read apart from the others."""
-    columns = staged.columns(number)
-    fields = [f"c{changes.reader.columns.index(name)}" for name in columns]
-    line = line_function(fields)
+    """COPY rows of one kind."""
+    columns = staged.columns(kind.number)
+    fields = [f"c{reader.columns.index(name)}" for name in columns]
+    whole = kind.number == WHOLE
+    control = (kind.number, staged.rounds, True, whole, kind.read, kind.born, kind.base)
+    start = "".join(f"{cell}{DELIMITER}" for cell in control)
     with cursor.copy(staged.sql.copy_stage_columns(columns)) as copy:
-        for read in (False, True):
-            rows = [row for key, row in group if (key in changes.read) is read]
-            if rows:
-                copy.write(_chunk(rows, fields, line, number, staged.rounds, read=read))
-
-
-def _chunk(  # noqa: PLR0913 (the control columns, one by one)
-    rows: Iterable[Row], fields: list[str], line: Line, number: int, turn: int, *, read: bool
-) -> bytes:
-    control = (number, turn, True, number == WHOLE, read)
-    return chunk(rows, fields, line, "".join(f"{cell}{DELIMITER}" for cell in control))
+        copy.write(chunk(rows, fields, line_function(fields), start))
 
 
 def _copy_gone(cursor: Cursor, staged: Staged, changes: TableChanges) -> None:
@@ -130,9 +134,10 @@ def _copy_gone(cursor: Cursor, staged: Staged, changes: TableChanges) -> None:
         copy.write(
             "".join(
                 escaped_line(
-                    (KEY_ONLY, staged.rounds, False, True, key in changes.read, *key_cells(key))
+                    (KEY_ONLY, staged.rounds, False, True, read, False, False, *key_cells(key))
                 )
                 for key in changes.gone
+                for read in (key in changes.read,)
             )
         )
 
@@ -145,8 +150,10 @@ def merge_rounds(cursor: Cursor, staged: Staged) -> None:
         for turn in range(1, staged.rounds):
             _merge_round(cursor, staged, turn)
         cursor.execute(staged.sql.carry_read)
+        cursor.execute(staged.sql.carry_born)
         cursor.execute(staged.sql.older_rounds)
     if staged.table.respelled:
+        cursor.execute(staged.sql.not_born)
         cursor.execute(staged.sql.respelled)
     if staged.truncated:
         cursor.execute(staged.sql.stage_truncated)

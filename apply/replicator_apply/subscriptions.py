@@ -5,7 +5,7 @@ from typing import Any
 
 import psycopg
 
-from replicator.compiler import find_dataset
+from replicator.datasets import find_dataset
 from replicator.errors import ConfigurationError
 from replicator.plan import DatasetPlan
 from replicator.settings import ReplicatorSettings, Subscription

@@ -20,13 +20,14 @@ from replicator.key_order import ordered
 from replicator.models import VerifyRun, WantedRow
 from replicator.requests import PageRequest
 from replicator_apply.assemble import VERIFY, Transaction
+from replicator_apply.candidate_sql import CandidateSql
 from replicator_apply.catalog import Column
 from replicator_apply.collapse import key_cells
 from replicator_apply.copytext import OPTIONS, escaped_line
 from replicator_apply.decode import Cell, Skimmed
 from replicator_apply.plan import SubscribedDataset, Table, TargetPlan
+from replicator_apply.sql_text import column, equal, identifiers
 from replicator_apply.state import Place, state_table
-from replicator_apply.statements import column, equal, identifiers
 
 Cursor = psycopg.Cursor[Any]
 
@@ -99,7 +100,7 @@ def compare(cursor: Cursor, place: Place, plan: TargetPlan, transaction: Transac
             if answer.refused is not None:
                 _end(cursor, check, answer.refused)
             else:
-                _compare(cursor, plan, check, answer, transaction)
+                _compare(cursor, place, plan, check, transaction)
             return True
     return False
 
@@ -114,18 +115,21 @@ def _end(cursor: Cursor, check: Check, reason: str) -> None:
 
 
 def _compare(
-    cursor: Cursor, plan: TargetPlan, check: Check, answer: Answer, transaction: Transaction
+    cursor: Cursor, place: Place, plan: TargetPlan, check: Check, transaction: Transaction
 ) -> None:
+    answer = transaction.answer
+    if answer is None:
+        return
     subscription = plan.subscription(check.subscription)
-    rule = subscription.dataset.rules[check.rule]
+    rule = subscription.dataset.paged[check.rule]
     table = plan.tables[subscription.dataset.release(rule.label).table]
     hashes, exempt = _sort(transaction.keys_and_events(), table)
     _load(cursor, table, hashes, exempt)
     # As the source's: the text of a regclass depends on it.
     cursor.execute("SET LOCAL search_path = ''")
     # Without parameters: a filter may hold percent signs.
-    found = cursor.execute(_difference(table, subscription, check, answer)).fetchall()
-    rules = len(subscription.dataset.rules)
+    found = cursor.execute(_difference(place, table, subscription, check, answer)).fetchall()
+    rules = len(subscription.dataset.paged)
     _save(cursor, check, _Result(table, len(hashes), found), answer.last_key, rules)
 
 
@@ -164,10 +168,14 @@ def _load(
 
 
 def _difference(
-    table: Table, subscription: SubscribedDataset, check: Check, answer: Answer
+    place: Place, table: Table, subscription: SubscribedDataset, check: Check, answer: Answer
 ) -> sql.Composed:
-    """Select kind and key of each row that differs: missing, extra or different."""
-    rule = subscription.dataset.rules[check.rule]
+    """Select kind and key of each row that differs: missing, extra or different.
+
+    Where NULL stands in place of a row that is not here, its true value counts.
+    """
+    rule = subscription.dataset.paged[check.rule]
+    text = CandidateSql(table, *place)
     same = equal(table.key, "t", table.key, "h")
     return sql.SQL(
         "SELECT CASE WHEN t._hash IS NULL THEN 'missing' WHEN h._hash IS NULL THEN 'extra' "
@@ -183,7 +191,7 @@ def _difference(
         name=sql.Literal(str(table.name)),
         key=_either_key(table),
         tkey=identifiers(table.key, "t"),
-        cells=identifiers(table.columns, "t"),
+        cells=sql.SQL(", ").join(text.true_value(name, "t") for name in table.columns),
         table=table.identifier,
         receipts=table.receipts,
         tr=equal(table.key, "t", table.key, "r"),

@@ -16,8 +16,8 @@ from psycopg import sql
 
 from replicator.errors import Clash, Unwritable
 from replicator.plan import TableName
-from replicator_apply.plan import Table, TargetPlan
-from replicator_apply.rules import Place, mend
+from replicator_apply.plan import Table
+from replicator_apply.rules import Rules
 from replicator_apply.stage import Staged
 
 Cursor = psycopg.Cursor[Any]
@@ -51,28 +51,31 @@ class Written:
             self.absent[table] = self.absent.get(table, 0) + count
 
 
-def write(
-    cursor: Cursor, plan: TargetPlan, batch: Mapping[TableName, Staged], place: Place
-) -> Written:
+def write(cursor: Cursor, rules: Rules, batch: Mapping[TableName, Staged]) -> Written:
     """Write what the verdicts say.
 
     Raises:
         Clash: a local row stands on a unique value that a replicated row needs.
         psycopg.IntegrityError: Postgres refuses a row for another reason.
     """
+    _finish(cursor, batch)
     cursor.execute("SAVEPOINT replicator_rows")
     try:
-        written = _write_rows(cursor, _filled(batch), freeing=False)
+        written = _write_rows(cursor, rules, _filled(batch), freeing=False)
     except (psycopg.errors.UniqueViolation, psycopg.errors.ExclusionViolation):
         cursor.execute("ROLLBACK TO SAVEPOINT replicator_rows")
-        _evict_old_versions(cursor, plan, batch)
-        written = _write_rows(cursor, _filled(batch), freeing=True)
-    for staged in _filled(batch):
-        _leave(cursor, staged)
-        cursor.execute(staged.sql.settled, place)
-        cursor.execute(staged.sql.want, place)
+        while sum(rules.evict(staged) for staged in _filled(batch)):
+            rules.again()
+            _finish(cursor, batch)
+        written = _write_rows(cursor, rules, _filled(batch), freeing=True)
+    rules.want()
     written.judged = True
     return written
+
+
+def _finish(cursor: Cursor, batch: Mapping[TableName, Staged]) -> None:
+    for staged in _filled(batch):
+        cursor.execute(staged.sql.finish_stage, prepare=False)
 
 
 def _filled(batch: Mapping[TableName, Staged]) -> list[Staged]:
@@ -90,41 +93,27 @@ def parents_first(batch: Mapping[TableName, Staged]) -> list[Staged]:
     return [batch[name] for name in sorted(batch)]
 
 
-def _enter(cursor: Cursor, staged: Staged) -> None:
+def _receipts(cursor: Cursor, staged: Staged) -> None:
     for membership in staged.table.memberships:
         cursor.execute(staged.sql.receipts_enter(membership))
-        if len(staged.table.memberships) > 1:
-            cursor.execute(staged.sql.receipts_leave(membership))
+        cursor.execute(staged.sql.receipts_leave(membership))
+    cursor.execute(staged.sql.receipts_kept, prepare=False)
 
 
-def _leave(cursor: Cursor, staged: Staged) -> None:
-    cursor.execute(staged.sql.receipts_gone)
-    cursor.execute(staged.sql.receipts_back)
-    cursor.execute(staged.sql.receipts_kept)
-
-
-def _write_rows(cursor: Cursor, filled: Sequence[Staged], *, freeing: bool) -> Written:
+def _write_rows(
+    cursor: Cursor, rules: Rules, filled: Sequence[Staged], *, freeing: bool
+) -> Written:
     """Write receipts and rows; `freeing`: take rows off the unique values that others need."""
     for staged in filled:
-        _enter(cursor, staged)
+        _receipts(cursor, staged)
+    rules.null_missing()
     parked = [staged for staged in filled if freeing and _free_unique_values(cursor, staged)]
-    return _upsert_and_delete(cursor, filled, parked=parked)
-
-
-def _evict_old_versions(
-    cursor: Cursor, plan: TargetPlan, batch: Mapping[TableName, Staged]
-) -> None:
-    """Let old versions that stand on unique values leave, and what hangs on them."""
-    while sum(_evict(cursor, staged) for staged in _filled(batch)):
-        mend(cursor, plan, batch)
-
-
-def _evict(cursor: Cursor, staged: Staged) -> int:
-    moved = 0
-    for columns in _unique(staged):
-        moved += cursor.execute(staged.sql.evict_unsure(columns)).rowcount
-        moved += cursor.execute(staged.sql.evict_unsure_old(columns)).rowcount
-    return moved
+    written = _upsert_and_delete(cursor, filled, parked=parked)
+    rules.restore()
+    for staged in filled:
+        if staged.sql.check_unique is not None:
+            cursor.execute(staged.sql.check_unique)
+    return written
 
 
 def _unique(staged: Staged) -> list[tuple[str, ...]]:

@@ -87,6 +87,8 @@ def _page(request: PageRequest, found: list[DatasetPlan]) -> tuple[RowsRule, Rel
             if request.rule >= len(dataset.rules):
                 raise Refusal(f"The dataset {request.dataset} has no rule {request.rule}.")
             rule = dataset.rules[request.rule]
+            if not isinstance(rule, RowsRule):
+                raise Refusal(f"Rule {request.rule} of {request.dataset} has no pages.")
             release = dataset.release(rule.label)
             if request.after is not None and len(request.after) != len(release.key):
                 raise Refusal("The page's key has another number of columns.")

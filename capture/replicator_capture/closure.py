@@ -1,17 +1,18 @@
 """Which rows a fetch reads beside those that were asked for. Pure.
 
-A row that enters a dataset must find there what it points at. So an answer is *closed*: from each
-row read, links lead to further rows to read, until nothing new turns up. Today the links are the
-foreign keys into tables that belong to a dataset wholly (upwards); rules that lead to children and
-to referenced rows add links of their own, and nothing else here changes.
+A row that enters a dataset brings its tree along, and must find there what it points at. So an
+answer is *closed*: from each row read, links lead to further rows to read, until nothing new turns
+up: down to children and to rows that wait for it, up to rows that it pulls in. From a key that has
+no row, links lead down all the same: what waits there must be told.
 
 The module asks for lookups and is told what they found; it reads nothing itself.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from replicator.plan import DatasetPlan, ForeignKey, TableName
+from replicator.plan import ChildrenRule, DatasetPlan, Edge, ReferencedRule, TableName
+from replicator.relations import gates, pulls
 
 Values = tuple[str, ...]
 """Values of some columns as Postgres' text."""
@@ -34,21 +35,34 @@ class Lookup(NamedTuple):
     values: tuple[Values, ...]
 
 
-def links(datasets: Iterable[DatasetPlan]) -> tuple[Link, ...]:
+def links(datasets: Sequence[DatasetPlan]) -> tuple[Link, ...]:
     """Give the links to follow for all datasets of a plan, each once."""
     found: dict[Link, None] = {}
     for dataset in datasets:
-        for release in dataset.releases:
-            found |= {
-                _up(release.table, key): None
-                for key in release.foreign_keys
-                if dataset.is_whole(key.to)
-            }
-    return tuple(found)
+        found |= dict.fromkeys(map(_up, _pulling(dataset)))
+        for rule in dataset.rules:
+            if isinstance(rule, ChildrenRule):
+                found |= dict.fromkeys(map(_down, rule.edges))
+    found |= dict.fromkeys(map(_down, sorted(gates(datasets), key=str)))
+    tables = {release.table for dataset in datasets for release in dataset.releases}
+    return tuple(link for link in found if {link.table, link.to} <= tables)
 
 
-def _up(table: TableName, key: ForeignKey) -> Link:
-    return Link(table, key.columns, key.to, key.to_columns)
+def _pulling(dataset: DatasetPlan) -> Iterator[Edge]:
+    for release in dataset.releases:
+        for key in release.foreign_keys:
+            edge = Edge(release.table, key.columns, key.to, key.to_columns)
+            if pulls(dataset, edge):
+                yield edge
+    yield from (rule.edge for rule in dataset.rules if isinstance(rule, ReferencedRule))
+
+
+def _up(edge: Edge) -> Link:
+    return Link(edge.table, edge.columns, edge.to, edge.to_columns)
+
+
+def _down(edge: Edge) -> Link:
+    return Link(edge.to, edge.to_columns, edge.table, edge.columns)
 
 
 class Closure:
@@ -93,6 +107,17 @@ class Closure:
         for link in self._links.get(table, ()):
             self._follow(link, [row[column] for column in link.columns])
         return True
+
+    def note_missing(self, table: TableName, key: Mapping[str, str]) -> None:
+        """Take note of a key that was asked for and has no row.
+
+        Args:
+            table: its table.
+            key: the primary key, by column.
+        """
+        for link in self._links.get(table, ()):
+            if set(link.columns) <= key.keys():
+                self._follow(link, [key[column] for column in link.columns])
 
     def _follow(self, link: Link, found: Sequence[str | None]) -> None:
         values = tuple(value for value in found if value is not None)

@@ -5,6 +5,7 @@ from django.conf import settings as django_settings
 from replicator import compiler
 from replicator.cli.arguments import Arguments
 from replicator.daemon import run_daemon
+from replicator.datasets import compile_dataset
 from replicator.declare import declared_datasets
 from replicator.errors import ConfigurationError
 from replicator.models import Beat
@@ -25,7 +26,7 @@ def run(arguments: Arguments) -> int:
             f"There is no stream {arguments.stream!r}.",
             remedy=f"Name one of STREAMS: {', '.join(settings.streams)}.",
         )
-    datasets = [compiler.compile_dataset(each) for each in declared_datasets().values()]
+    datasets = [compile_dataset(each) for each in declared_datasets().values()]
     task = task_of(
         settings,
         arguments.stream,

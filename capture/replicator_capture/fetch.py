@@ -288,10 +288,16 @@ class _RowReader:
                 continue
             self._add(read, found)
             for missing in read.missing(texts):
-                gone = read.encoder.missing([text for text in missing if text is not None])
-                self._rows.add(gone, read.release.table)
+                self._add_missing(read, [text for text in missing if text is not None])
         self._close()
         return _answer_of(request)
+
+    def _add_missing(self, read: TableRead, key: Sequence[bytes]) -> None:
+        """Add to the answer that no row has a key."""
+        release = read.release
+        self._rows.add(read.encoder.missing(key), release.table)
+        named = zip(release.key, (text.decode() for text in key), strict=True)
+        self._closure.note_missing(release.table, dict(named))
 
     def _page(self, request: PageRequest) -> Answer:
         if self._plan.page is None:

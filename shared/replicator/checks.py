@@ -9,34 +9,39 @@
     E031 a filter is refused                          E032 a dataset spans several streams
     E033 no such dataset                              E034 a dataset takes no arguments
     E035 a subscription names another stream than its dataset's
+    E036 a rule names an edge that is not there       E037 policies of a foreign key contradict
+    E038 a foreign key leaves its dataset and has no policy
+    E039 rows that are pulled in, or wait for others, could never come
     W002 DATABASE is not Postgres                     W003 nothing publishes a stream
-    W004 an opted-in model is not managed             W005 a foreign key leaves its dataset
+    W004 an opted-in model is not managed
     W006 an excluded column leaves rows that a target cannot insert
+    W007 NULL in a foreign key may clash in a unique constraint that takes NULLs for equal
 
 `replicator check` runs these strictly and adds probes of database and log.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from django.apps import apps
 from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as Advice
 from django.db import connections
-from django.db.models import Model
+from django.db.models import Model, UniqueConstraint
 
 from replicator.compiler import (
     BY_NATURAL_KEY,
     OWN_APP,
-    compile_dataset,
     compile_release,
-    find_dataset,
     find_model,
     unfilled,
 )
+from replicator.datasets import compile_dataset, find_dataset
 from replicator.declare import declared_datasets, declared_opt_ins, declared_opt_outs
 from replicator.errors import ConfigurationError, WrongDeclaration
-from replicator.plan import DatasetPlan, ForeignKey, Release
+from replicator.plan import DatasetPlan, Edge, Release
+from replicator.relations import rings, stuck, undecided
 from replicator.settings import ANY_DATASET, ReplicatorSettings, Subscription, load_settings
 
 _STAYS = BY_NATURAL_KEY | {"sessions.session", "admin.logentry"}
@@ -57,7 +62,13 @@ def static_messages(*, strict: bool = False) -> list[CheckMessage]:
         settings = load_settings()
     except ConfigurationError as error:
         return [Error(str(error), hint=error.remedy, id="replicator.E001"), *messages]
-    return [*_database(settings), *messages, *_streams(settings), *_wishes(settings)]
+    return [
+        *_database(settings),
+        *messages,
+        *_streams(settings),
+        *_wishes(settings),
+        *_plans_of_targets(settings),
+    ]
 
 
 def _database(settings: ReplicatorSettings) -> Iterator[CheckMessage]:
@@ -170,21 +181,54 @@ def _uncompilable() -> Iterator[str]:
 
 
 def _foreign_keys(plan: DatasetPlan) -> Iterator[CheckMessage]:
-    whole = {plan.release(rule.label).table for rule in plan.rules if rule.filter is None}
-    for release in plan.releases:
-        for key in release.foreign_keys:
-            if key.constrained and key.to not in whole:
-                yield _leaving(plan, release, key)
+    for edge in undecided(plan):
+        yield Error(
+            f"Dataset {plan.name!r}: {edge} refers to rows of {edge.to} that it may lack",
+            hint="Choose what becomes of a row whose other end is not in the dataset: pull that in "
+            f'(Referenced), write NULL (null=["{edge.columns[0]}"]), or let the row wait '
+            f'(required=["{edge.columns[0]}"]).',
+            id="replicator.E038",
+        )
+    for pulling, required in stuck(plan):
+        yield Error(
+            f"Dataset {plan.name!r}: rows pulled in by {pulling} wait for those of {required}",
+            hint="Pull that in as well (Referenced), or write NULL there.",
+            id="replicator.E039",
+        )
+    yield from _ring_errors(f"Dataset {plan.name!r}", [plan])
+    yield from _equal_nulls(plan)
 
 
-def _leaving(plan: DatasetPlan, release: Release, key: ForeignKey) -> CheckMessage:
-    return Advice(
-        f"Dataset {plan.name!r}: {release.label} refers by {', '.join(key.columns)} to {key.to}, "
-        "which the dataset does not contain as a whole",
-        hint="The target must have each row referred to by itself, or apply stops with a "
-        "foreign-key error; or give the dataset a Rows rule without a filter on that table.",
-        id="replicator.W005",
-    )
+def _ring_errors(where: str, plans: Sequence[DatasetPlan]) -> Iterator[CheckMessage]:
+    for edge in rings(plans):
+        yield Error(
+            f"{where}: rows wait for those of {edge}, which may hang on the rows that wait",
+            hint="Pull the row referred to in (Referenced), or write NULL there.",
+            id="replicator.E039",
+        )
+
+
+def _equal_nulls(plan: DatasetPlan) -> Iterator[CheckMessage]:
+    for edge in plan.nulls:
+        label = next(r.label for r in plan.releases if r.table == edge.table)
+        for constraint in find_model(label)._meta.constraints:
+            if (
+                not isinstance(constraint, UniqueConstraint)
+                or constraint.nulls_distinct is not False
+            ):
+                continue
+            if set(constraint.fields) & _fields_of(label, edge):
+                yield Advice(
+                    f"Dataset {plan.name!r}: {edge} is written NULL, and {constraint.name} takes "
+                    "NULLs for equal: two such rows may clash, and apply stops",
+                    hint="Use required in place of null, or let NULLs be distinct.",
+                    id="replicator.W007",
+                )
+
+
+def _fields_of(label: str, edge: Edge) -> set[str]:
+    fields = find_model(label)._meta.local_concrete_fields
+    return {field.name for field in fields if field.column in edge.columns}
 
 
 def _streams(settings: ReplicatorSettings) -> Iterator[CheckMessage]:
@@ -207,6 +251,19 @@ def _wishes(settings: ReplicatorSettings) -> Iterator[CheckMessage]:
             yield _unknown(f"SUBSCRIPTIONS names {wish.dataset!r}", wish.name)
         else:
             yield from _fits(wish)
+
+
+def _plans_of_targets(settings: ReplicatorSettings) -> Iterator[CheckMessage]:
+    """Look at what is wanted of one stream together: that is what a target holds."""
+    places = {(wish.source, wish.stream) for wish in settings.subscriptions}
+    for source, stream in sorted(places):
+        names = {w.name for w in settings.subscriptions if (w.source, w.stream) == (source, stream)}
+        plans = []
+        for name in sorted(names):
+            with suppress(WrongDeclaration):
+                plans.append(find_dataset(name))
+        if len(plans) > 1 and not any(rings([plan]) for plan in plans):
+            yield from _ring_errors(f"The subscriptions to {source}", plans)
 
 
 def _unknown(where: str, name: str) -> CheckMessage:

@@ -1,4 +1,4 @@
-"""From declarations and Django's models to the plain values of `replicator.plan`.
+"""From opt-ins and Django's models to the releases of `replicator.plan`.
 
 Reads model meta only; needs `django.setup()` and no database. Every function raises
 `WrongDeclaration` with the id of the system check that reports the same mistake.
@@ -12,17 +12,9 @@ from django.db.models import NOT_PROVIDED, Field, Model, UniqueConstraint
 from django.db.models import ForeignKey as DjangoForeignKey
 
 from replicator.columns import column_name
-from replicator.declare import Dataset, OptIn, declared_datasets, declared_opt_ins
+from replicator.declare import OptIn, declared_opt_ins
 from replicator.errors import WrongDeclaration
-from replicator.plan import (
-    DatasetPlan,
-    ForeignKey,
-    Release,
-    RowsRule,
-    TableName,
-    fingerprint,
-)
-from replicator.where import compile_where
+from replicator.plan import ForeignKey, Release, TableName
 
 AnyField: TypeAlias = "Field[Any, Any]"
 
@@ -41,51 +33,6 @@ def releases(stream: str) -> tuple[Release, ...]:
     """
     compiled = (compile_release(d) for d in declared_opt_ins() if d.stream == stream)
     return tuple(sorted(compiled, key=lambda release: release.label))
-
-
-def find_dataset(name: str) -> DatasetPlan:
-    """Compile the dataset of that name.
-
-    Raises:
-        WrongDeclaration: there is none, or it cannot be compiled.
-    """
-    dataset = declared_datasets().get(name)
-    if dataset is None:
-        known = ", ".join(sorted(declared_datasets())) or "none"
-        raise WrongDeclaration(
-            f"There is no dataset {name!r}",
-            check_id="replicator.E033",
-            remedy=f"Declare it in a replication.py, or name one of those declared: {known}.",
-        )
-    return compile_dataset(dataset)
-
-
-def compile_dataset(dataset: Dataset) -> DatasetPlan:
-    """Compile a dataset's rules and the releases they stand on.
-
-    Raises:
-        WrongDeclaration: a rule names a model that is not opted in, its filter is refused, or
-            the rules' tables travel in several streams.
-    """
-    opt_ins = {declaration.label.lower(): declaration for declaration in declared_opt_ins()}
-    found: dict[str, Release] = {}
-    rules = []
-    for rule in dataset.rules:
-        declaration = opt_ins.get(rule.label.lower())
-        if declaration is None:
-            raise WrongDeclaration(
-                f"Dataset {dataset.name!r} has a rule on {rule.label}, which is not opted in",
-                check_id="replicator.E030",
-                remedy=f'Add opt_in("{rule.label}"), or remove the rule.',
-            )
-        release = compile_release(declaration)
-        found[release.label] = release
-        condition = compile_where(find_model(rule.label), rule.where, release)
-        rules.append(RowsRule(release.label, condition))
-    compiled = tuple(found.values())
-    stream = _one_stream(dataset.name, compiled)
-    print_ = fingerprint(tuple(rules), compiled)
-    return DatasetPlan(dataset.name, stream, tuple(rules), compiled, print_)
 
 
 def compile_release(declaration: OptIn) -> Release:
@@ -215,6 +162,7 @@ def _foreign_keys(fields: Sequence[AnyField], columns: tuple[str, ...]) -> Itera
                 to_columns=(column_name(target),),
                 nullable=field.null,
                 constrained=getattr(field, "db_constraint", True),
+                natural=target.model._meta.label_lower in BY_NATURAL_KEY,
             )
 
 
@@ -234,14 +182,3 @@ def _unique(model: type[Model], columns: tuple[str, ...]) -> tuple[tuple[str, ..
     ]
     found = [tuple(column.get(name, "") for name in names) for names in sets]
     return tuple(dict.fromkeys(names for names in found if set(names) <= set(columns)))
-
-
-def _one_stream(name: str, found: tuple[Release, ...]) -> str:
-    streams = sorted({release.stream for release in found})
-    if len(streams) > 1:
-        raise WrongDeclaration(
-            f"Dataset {name!r} has tables in several streams: {', '.join(streams)}",
-            check_id="replicator.E032",
-            remedy="Opt its models in to one stream, or make one dataset per stream.",
-        )
-    return streams[0]

@@ -8,7 +8,7 @@ process from starting. Only contradictions between declarations raise at once.
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -18,6 +18,9 @@ from replicator.errors import ConfigurationError
 
 ModelRef: TypeAlias = type[Model] | str
 """A model class, or its label `app_label.ModelName`."""
+
+Names: TypeAlias = str | Iterable[str]
+"""One name, or several."""
 
 _DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -40,21 +43,65 @@ class OptIn:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rows:
-    """Rule: the rows of one opted-in model that pass `where`; all of them without it.
+class Rule:
+    """What all rules have: a model, and what becomes of foreign keys that leave the dataset.
 
-    Args:
+    Attributes:
         model: the model or its label.
         where: conditions on the model's own, released columns.
+        null: foreign keys in which NULL is written while the row pointed at is not here.
+        required: foreign keys whose row waits until the row pointed at is here.
     """
 
     model: ModelRef
     where: Q | None = None
+    _: KW_ONLY
+    null: Names = ()
+    required: Names = ()
 
     @property
     def label(self) -> str:
         """The model's label as it was named."""
         return _label(self.model)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows(Rule):
+    """Rule: the rows of one opted-in model that pass `where`; all of them without it.
+
+    Args:
+        model: the model or its label.
+        where: conditions on the model's own, released columns.
+        null, required: policies of foreign keys, by name; see `Rule`.
+    """
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Children(Rule):
+    """Rule: the rows whose parents belong, and that pass `where`.
+
+    Args:
+        model: the model or its label.
+        of: the foreign key that leads to the parent; a foreign key to the model itself takes whole
+            subtrees. Several: rows belong when all of these parents do, as a many-to-many table's.
+        where, null, required: as in `Rows`.
+    """
+
+    of: Names = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Referenced(Rule):
+    """Rule: the rows that rows which belong point at, and that pass `where`.
+
+    Args:
+        model: the model or its label.
+        via: the foreign keys that count, `app_label.Model.field`; None: all of the dataset's that
+            point at the model.
+        where, null, required: as in `Rows`.
+    """
+
+    via: Names | None = None
 
 
 class Dataset:
@@ -70,7 +117,7 @@ class Dataset:
 
     __slots__ = ("name", "rules")
 
-    def __init__(self, name: str, *rules: Rows) -> None:
+    def __init__(self, name: str, *rules: Rule) -> None:
         self.name = name
         self.rules = rules
         if not _DATASET_NAME.fullmatch(name):
@@ -117,7 +164,7 @@ def opt_in(
         )
     _refuse_if_decided(label)
     _registry.opt_ins[label.lower()] = OptIn(
-        label, None if only is None else _names(only), _names(exclude or ()), stream
+        label, None if only is None else names_of(only), names_of(exclude or ()), stream
     )
 
 
@@ -174,7 +221,8 @@ def _label(model: ModelRef) -> str:
     return model if isinstance(model, str) else model._meta.label
 
 
-def _names(names: Iterable[str]) -> tuple[str, ...]:
+def names_of(names: Names) -> tuple[str, ...]:
+    """Give one name or several as several."""
     # A single string would pass as an iterable of letters.
     return (names,) if isinstance(names, str) else tuple(names)
 

@@ -126,6 +126,32 @@ class WantedRow(models.Model):
         ]
 
 
+class NulledValue(models.Model):
+    """Target: the true value of a foreign key in whose place NULL stands, until its row is here."""
+
+    source = models.CharField(max_length=63, help_text="The environment that publishes.")
+    stream = models.CharField(max_length=40, help_text="The stream's name.")
+    table_name = models.CharField(max_length=130, help_text="schema.table")
+    row_key = models.TextField(help_text="JSON array of the key's values, as Postgres' text.")
+    column_name = models.CharField(max_length=63, help_text="The foreign key's column.")
+    value = models.TextField(help_text="What the source has there, as Postgres' text.")
+
+    class Meta:
+        db_table = "replicator_nulledvalue"
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["source", "stream", "table_name", "row_key", "column_name"],
+                name="replicator_nulledvalue_once",
+            )
+        ]
+        indexes: ClassVar = [
+            models.Index(
+                fields=["source", "stream", "table_name", "column_name", "value"],
+                name="replicator_nulledvalue_of",
+            )
+        ]
+
+
 class BackfillRun(models.Model):
     """Target: one bringing of a whole subscription, resumable after each page."""
 

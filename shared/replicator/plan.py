@@ -37,6 +37,7 @@ class ForeignKey(msgspec.Struct, frozen=True):
         to_columns: its columns, in the order of `columns`.
         nullable: whether the reference may be NULL.
         constrained: whether Postgres enforces it (Django's `db_constraint`).
+        natural: whether every environment fills that table by itself (content types, permissions).
     """
 
     columns: tuple[str, ...]
@@ -44,6 +45,7 @@ class ForeignKey(msgspec.Struct, frozen=True):
     to_columns: tuple[str, ...]
     nullable: bool
     constrained: bool = True
+    natural: bool = False
 
 
 class Release(msgspec.Struct, frozen=True):
@@ -117,11 +119,49 @@ Filter: TypeAlias = And | Or | Not | Compare | IsNull
 """A condition on one table's own columns; a row passes if it is true, neither false nor unknown."""
 
 
-class RowsRule(msgspec.Struct, frozen=True):
+class Edge(msgspec.Struct, frozen=True):
+    """How rows of a table point at rows of another: by a foreign key.
+
+    Attributes:
+        table: the table that points.
+        columns: its columns.
+        to: the table pointed at.
+        to_columns: the columns there, in the order of `columns`.
+    """
+
+    table: TableName
+    columns: tuple[str, ...]
+    to: TableName
+    to_columns: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.table.name}.{', '.join(self.columns)}"
+
+
+class RowsRule(msgspec.Struct, frozen=True, tag_field="rule", tag="rows"):
     """The rows of one model that pass a filter; all of them if it is None."""
 
     label: str
     filter: Filter | None = None
+
+
+class ChildrenRule(msgspec.Struct, frozen=True, tag_field="rule", tag="children"):
+    """The rows of one model that pass a filter and whose parents, by every edge, belong."""
+
+    label: str
+    edges: tuple[Edge, ...]
+    filter: Filter | None = None
+
+
+class ReferencedRule(msgspec.Struct, frozen=True, tag_field="rule", tag="referenced"):
+    """The rows of one model that pass a filter and that rows which belong point at by an edge."""
+
+    label: str
+    edge: Edge
+    filter: Filter | None = None
+
+
+Rule: TypeAlias = RowsRule | ChildrenRule | ReferencedRule
 
 
 class DatasetPlan(msgspec.Struct, frozen=True):
@@ -130,16 +170,20 @@ class DatasetPlan(msgspec.Struct, frozen=True):
     Attributes:
         name: the dataset's name.
         stream: the stream that carries all its tables.
-        rules: its rules as declared; several on one model are a union.
+        rules: its rules, those that have pages first; several on one model are a union.
         releases: releases of the models that the rules name, each once, in the rules' order.
         fingerprint: 16 hexadecimal digits that change with the rules and the released columns.
+        nulls: foreign keys in which NULL is written while the row pointed at is not here.
+        required: foreign keys whose row waits outside until the row pointed at is here.
     """
 
     name: str
     stream: str
-    rules: tuple[RowsRule, ...]
+    rules: tuple[Rule, ...]
     releases: tuple[Release, ...]
     fingerprint: str
+    nulls: tuple[Edge, ...] = ()
+    required: tuple[Edge, ...] = ()
 
     def release(self, label: str) -> Release:
         """Give the release of a model that a rule names. Raises KeyError for any other."""
@@ -148,28 +192,31 @@ class DatasetPlan(msgspec.Struct, frozen=True):
                 return release
         raise KeyError(label)
 
-    def rules_of(self, table: TableName) -> tuple[RowsRule, ...]:
+    @property
+    def paged(self) -> tuple[RowsRule, ...]:
+        """The rules that a backfill reads in pages; what else belongs comes along."""
+        return tuple(rule for rule in self.rules if isinstance(rule, RowsRule))
+
+    def rules_of(self, table: TableName) -> tuple[Rule, ...]:
         """Give the rules on a table, in their order; none if the dataset does not contain it."""
         labels = {release.label for release in self.releases if release.table == table}
         return tuple(rule for rule in self.rules if rule.label in labels)
 
-    def filter_of(self, table: TableName) -> Filter | None:
-        """Give the union of the rules on a table as one filter; None: every row belongs."""
-        filters = [rule.filter for rule in self.rules_of(table)]
-        given = tuple(f for f in filters if f is not None)
-        if len(given) < len(filters):
-            return None
-        return given[0] if len(given) == 1 else Or(given)
-
-    def is_whole(self, table: TableName) -> bool:
-        """Whether every row of a table belongs to the dataset."""
-        return any(rule.filter is None for rule in self.rules_of(table))
+    def table_of(self, rule: Rule) -> TableName:
+        """Name the table of a rule's model."""
+        return self.release(rule.label).table
 
 
-def fingerprint(rules: tuple[RowsRule, ...], releases: tuple[Release, ...]) -> str:
+def fingerprint(
+    rules: tuple[Rule, ...],
+    releases: tuple[Release, ...],
+    nulls: tuple[Edge, ...] = (),
+    required: tuple[Edge, ...] = (),
+) -> str:
     """Hash what decides rows and values of a dataset: SHA-256, first 16 hexadecimal digits."""
     shapes = [(r.label, str(r.table), r.key, r.columns, r.stream) for r in releases]
-    return hashlib.sha256(msgspec.json.encode((rules, shapes))).hexdigest()[:16]
+    content = (rules, shapes, sorted(map(str, nulls)), sorted(map(str, required)))
+    return hashlib.sha256(msgspec.json.encode(content)).hexdigest()[:16]
 
 
 def columns_of(condition: Filter | None) -> frozenset[str]:

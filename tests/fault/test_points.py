@@ -72,7 +72,7 @@ FETCH = (
     "published finished"
 )
 APPLY = (
-    "read assembled fenced staged merged settled receipts_entered rows_written receipts_left "
+    "read assembled fenced staged merged settled receipts_written rows_written wanted_noted "
     "written before_position before_commit committed"
 )
 DIRECT = "inserted updated deleted written_directly"

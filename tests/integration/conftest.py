@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import pytest
 
 from replicator_apply import batch, worker
+from replicator_apply.rules import Rules
 from tests.conftest import SampleFactory
 from tests.support.published import Published
 from tests.support.sample.databases import connected
@@ -83,13 +84,13 @@ def either_way(
 ) -> Callable[[], int]:
     """Run the test on both paths; gives how many batches the rules have judged."""
     judged: list[None] = []
-    settle = batch.settle
+    settle = Rules.settle
 
-    def counted(*arguments: Any) -> None:
+    def counted(rules: Rules) -> None:
         judged.append(None)
-        settle(*arguments)
+        settle(rules)
 
-    monkeypatch.setattr(batch, "settle", counted)
+    monkeypatch.setattr(Rules, "settle", counted)
     if request.param == "by_rules":
         monkeypatch.setattr(batch, "may_write_directly", lambda *_: False)
     return lambda: len(judged)

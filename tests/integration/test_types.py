@@ -13,7 +13,7 @@ import pytest
 from django.db.models import Model
 
 from replicator import Dataset, Rows, opt_in
-from replicator.compiler import compile_dataset
+from replicator.datasets import compile_dataset
 from replicator.declare import declared_datasets, no_declarations
 from replicator_apply import verify
 from replicator_apply.runs import begin_verification, look_at_verification

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from replicator import compiler
+from replicator.datasets import compile_dataset, find_dataset
 from replicator.declare import declared_datasets
 from replicator.envelope import Record, decode
 from replicator.http import Health
@@ -33,7 +34,7 @@ def capture_settings(log: str, **more: object) -> ReplicatorSettings:
 
 def capture_task(conninfo: str, settings: ReplicatorSettings, stream: str = "main") -> Task:
     """Give the task of capturing everything that the sample project opts in."""
-    datasets = [compiler.compile_dataset(each) for each in declared_datasets().values()]
+    datasets = [compile_dataset(each) for each in declared_datasets().values()]
     return task_of(
         settings,
         stream,
@@ -213,8 +214,7 @@ class Asker:
 def plan_of(datasets: Sequence[str]) -> tuple[PlanItem, ...]:
     """Give the plan of subscriptions to these datasets, as this code declares them."""
     return tuple(
-        PlanItem(dataset=name, fingerprint=compiler.find_dataset(name).fingerprint)
-        for name in datasets
+        PlanItem(dataset=name, fingerprint=find_dataset(name).fingerprint) for name in datasets
     )
 
 

@@ -2,13 +2,26 @@
 
 import dataclasses
 
+import msgspec
 import psycopg.sql
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.errors import Unfit, Unwritable
-from replicator.plan import Compare, DatasetPlan, Or, Release, RowsRule, TableName
+from replicator.plan import (
+    ChildrenRule,
+    Compare,
+    DatasetPlan,
+    Edge,
+    ForeignKey,
+    Or,
+    ReferencedRule,
+    Release,
+    RowsRule,
+    Rule,
+    TableName,
+)
 from replicator_apply.catalog import Column, Constraint, TableShape
 from replicator_apply.plan import (
     MAX_IDENTIFIER,
@@ -65,7 +78,7 @@ SHAPES = {
 }
 
 
-def dataset(*rules: RowsRule, name: str = "things") -> DatasetPlan:
+def dataset(*rules: Rule, name: str = "things") -> DatasetPlan:
     found = [r for r in (PARENTS, CHILDREN) if r.label in {rule.label for rule in rules}]
     return DatasetPlan(name, "main", rules, tuple(found), name.ljust(16, "0"))
 
@@ -88,10 +101,10 @@ def test_rules_on_one_table_are_a_union() -> None:
     assert filters(one, PARENT) == [RED]
     both = plan_of(dataset(RowsRule("app.parent", RED), RowsRule("app.parent", BLUE)))
     assert filters(both, PARENT) == [Or((RED, BLUE))]
-    assert not both.tables[PARENT].whole
+    assert not both.tables[PARENT].direct
     anyway = plan_of(dataset(RowsRule("app.parent", RED), RowsRule("app.parent")))
     assert filters(anyway, PARENT) == [None]
-    assert anyway.tables[PARENT].whole
+    assert anyway.tables[PARENT].direct
 
 
 def test_each_subscription_has_a_membership_of_its_own() -> None:
@@ -103,7 +116,7 @@ def test_each_subscription_has_a_membership_of_its_own() -> None:
         (1, 3, RED),
         (2, 3, None),
     ]
-    assert not plan.tables[PARENT].whole
+    assert not plan.tables[PARENT].direct
     assert plan.subscription(2).dataset.name == "all"
     with pytest.raises(KeyError):
         plan.subscription(3)
@@ -111,13 +124,57 @@ def test_each_subscription_has_a_membership_of_its_own() -> None:
 
 def test_a_foreign_key_pulls_where_a_holder_has_the_whole_table() -> None:
     children, parents = RowsRule("app.child"), RowsRule("app.parent")
-    assert plan_of(dataset(parents, children)).tables[CHILD].pulled == (KEY,)
-    assert plan_of(dataset(children)).tables[CHILD].pulled == ()
+    assert pulled(plan_of(dataset(parents, children))) == {1}
+    assert pulled(plan_of(dataset(children))) == set()
     some = dataset(RowsRule("app.parent", RED), children)
-    assert plan_of(some).tables[CHILD].pulled == ()
+    assert pulled(plan_of(some)) == set()
     mixed = plan_of(dataset(parents, children), dataset(children, name="alone"))
-    # Whoever holds the child: the parent comes for the first of the two.
-    assert mixed.tables[CHILD].pulled == (KEY,)
+    # For the other one the child waits, unless the first has brought the parent.
+    assert pulled(mixed) == {1}
+
+
+def pulled(plan: TargetPlan) -> set[int]:
+    (need,) = plan.tables[CHILD].needs
+    assert need.key == KEY
+    assert not need.null
+    return set(need.pulled)
+
+
+EDGE = Edge(CHILD, ("parent_id",), PARENT, ("id",))
+
+
+def test_a_child_of_some_rows_hangs_on_them() -> None:
+    rules = (RowsRule("app.parent", RED), ChildrenRule("app.child", (EDGE,)))
+    plan = plan_of(dataset(*rules))
+    assert not plan.tables[PARENT].closed
+    assert plan.tables[CHILD].closed
+    (membership,) = plan.tables[CHILD].memberships
+    assert membership.filter == Or(())
+    assert membership.children == rules[1:]
+    assert not plan.tables[CHILD].direct
+    assert not plan.tables[PARENT].direct
+
+
+def test_every_child_of_a_whole_table_belongs() -> None:
+    rules = (RowsRule("app.parent"), ChildrenRule("app.child", (EDGE,)))
+    never_null = msgspec.structs.replace(
+        CHILDREN, foreign_keys=(ForeignKey(("parent_id",), PARENT, ("id",), nullable=False),)
+    )
+    plan = plan_of(msgspec.structs.replace(dataset(*rules), releases=(PARENTS, never_null)))
+    assert filters(plan, CHILD) == [None]
+    assert plan.tables[CHILD].direct
+    assert not plan_of(dataset(*rules)).tables[CHILD].direct
+
+
+def test_what_is_pulled_in_or_written_null_needs_a_look_at_the_rules() -> None:
+    rules = (RowsRule("app.child", RED), ReferencedRule("app.parent", EDGE))
+    plan = plan_of(dataset(*rules))
+    assert plan.tables[CHILD].pulling == ((1, rules[1]),)
+    assert plan.tables[PARENT].closed
+    free = msgspec.structs.replace(dataset(RowsRule("app.child")), nulls=(EDGE,))
+    (need,) = plan_of(free).tables[CHILD].needs
+    assert need.null
+    assert not plan_of(free).tables[CHILD].direct
 
 
 def test_local_rows_are_adopted_only_if_every_holder_says_so() -> None:

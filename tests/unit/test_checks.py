@@ -14,7 +14,7 @@ from django.db.models import Q
 from django.test import override_settings
 from django.test.utils import isolate_apps
 
-from replicator import Dataset, Rows, checks, opt_in, opt_out
+from replicator import Children, Dataset, Referenced, Rows, checks, opt_in, opt_out
 from replicator.checks import static_messages
 from replicator.declare import no_declarations
 from tests.support.sample.kinds.models import Reading
@@ -53,7 +53,8 @@ def test_the_registered_check_is_run_by_django():
 
 def test_every_id_is_in_the_list_of_the_module_and_in_the_documentation():
     folder = Path(checks.__file__).parent
-    sources = [folder / "checks.py", folder / "compiler.py", folder / "where.py"]
+    sources = [folder / "checks.py", folder / "compiler.py", folder / "datasets.py"]
+    sources.append(folder / "where.py")
     used = {
         i for path in sources for i in re.findall(r'"replicator\.([EW]\d{3})"', path.read_text())
     }
@@ -96,6 +97,30 @@ def test_another_database_than_postgres_is_a_warning(tmp_path):
         del connections.databases["lite"]
 
 
+def pulled_in_and_waiting():
+    """Questions are pulled in by their choices, and wait for authors whom no rule brings."""
+    for model in ("auth.User", Question, Choice):
+        opt_in(model)
+    Dataset(
+        "x",
+        Rows(Choice, where=Q(votes=1)),
+        Referenced(Question),
+        Rows(Question, where=Q(pk=1), required=["author"]),
+        Rows("auth.User", where=Q(pk=1)),
+    )
+
+
+def waiting_in_a_ring():
+    """Members wait for their team, which is there because of a member."""
+    for model in ("shop.Team", "shop.Member"):
+        opt_in(model)
+    Dataset(
+        "x",
+        Rows("shop.Member", where=Q(pk=1), required=["team"]),
+        Rows("shop.Team", where=Q(pk=1), required=["captain"]),
+    )
+
+
 @pytest.mark.parametrize(
     ("declare", "check_id"),
     [
@@ -110,7 +135,12 @@ def test_another_database_than_postgres_is_a_warning(tmp_path):
         (lambda: (opt_in(Question), Dataset("x", Rows(Question, where=Q(choices=1)))), "E031"),
         (lambda: opt_in(Question, stream="mian"), "W003"),
         (lambda: opt_in(Reading), "W004"),
-        (lambda: (opt_in(Choice), Dataset("x", Rows(Choice))), "W005"),
+        (lambda: (opt_in(Choice), Dataset("x", Rows(Choice))), "E038"),
+        (lambda: (opt_in(Choice), Dataset("x", Rows(Choice, required=["votes"]))), "E036"),
+        (lambda: (opt_in(Choice), Dataset("x", Rows(Choice, null=["question"]))), "E037"),
+        (lambda: (opt_in(Page), Dataset("x", Rows(Page, null=["parent"]))), "W007"),
+        (pulled_in_and_waiting, "E039"),
+        (waiting_in_a_ring, "E039"),
         (lambda: opt_in(Choice, exclude=["question"]), "W006"),
     ],
 )
@@ -186,7 +216,9 @@ def test_foreign_keys_that_leave_the_dataset():
     Dataset("half", Rows(Question, where=Q(published=True)), Rows(Choice))
     Dataset("union", Rows(Question, where=Q(published=True)), Rows(Question), Rows(Choice))
     Dataset("tree", Rows(Page, where=Q(live=True)))
-    assert [text.partition(":")[0] for text in found()["W005"]] == [
+    Dataset("led", Rows(Question, where=Q(published=True)), Children(Choice, of="question"))
+    Dataset("cut", Rows(Page, where=Q(live=True), required=["parent"]))
+    assert [text.partition(":")[0] for text in found()["E038"]] == [
         "Dataset 'half'",
         "Dataset 'tree'",
     ]

@@ -1,6 +1,18 @@
 """Which further rows a fetch reads."""
 
-from replicator.plan import DatasetPlan, ForeignKey, IsNull, Release, RowsRule, TableName
+import msgspec
+
+from replicator.plan import (
+    ChildrenRule,
+    DatasetPlan,
+    Edge,
+    ForeignKey,
+    IsNull,
+    ReferencedRule,
+    Release,
+    RowsRule,
+    TableName,
+)
 from replicator_capture.closure import Closure, Link, Lookup, links
 
 POLL, CHOICE, USER, PAGE = (TableName("public", n) for n in ("poll", "choice", "user", "page"))
@@ -19,19 +31,45 @@ def dataset(*releases: Release, filtered: tuple[str, ...] = ()) -> DatasetPlan:
     return DatasetPlan("d", "main", rules, releases, "f")
 
 
-def test_links_lead_into_whole_tables_only() -> None:
+def edge(table: TableName, column: str, to: TableName) -> Edge:
+    return Edge(table, (column,), to, ("id",))
+
+
+def test_links_lead_up_into_whole_tables() -> None:
     plan = dataset(
         release(CHOICE, ("poll_id", POLL), ("user_id", USER)), release(POLL), filtered=("choice",)
     )
-    assert plan.is_whole(POLL)
+    # The users are in no dataset.
     assert links([plan]) == (Link(CHOICE, ("poll_id",), POLL, ("id",)),)
 
 
-def test_a_table_without_a_filter_is_whole_wherever_it_points() -> None:
-    plan = dataset(release(CHOICE, ("poll_id", POLL)), release(POLL, ("user_id", USER)))
-    assert plan.is_whole(POLL)
-    assert not plan.is_whole(USER)
-    assert links([plan]) == (Link(CHOICE, ("poll_id",), POLL, ("id",)),)
+def test_links_lead_down_where_rows_wait() -> None:
+    plan = dataset(release(CHOICE, ("poll_id", POLL)), release(POLL), filtered=("poll",))
+    assert links([plan]) == (Link(POLL, ("id",), CHOICE, ("poll_id",)),)
+    free = msgspec.structs.replace(plan, nulls=(edge(CHOICE, "poll_id", POLL),))
+    assert links([free]) == ()
+
+
+def test_links_lead_down_to_children_and_up_to_what_is_referenced() -> None:
+    releases = (release(POLL, ("user_id", USER)), release(CHOICE, ("poll_id", POLL)), release(USER))
+    rules = (
+        RowsRule("poll", IsNull("id")),
+        ChildrenRule("choice", (edge(CHOICE, "poll_id", POLL),)),
+        ReferencedRule("user", edge(POLL, "user_id", USER)),
+    )
+    plan = DatasetPlan("d", "main", rules, releases, "f")
+    assert set(links([plan])) == {
+        Link(POLL, ("id",), CHOICE, ("poll_id",)),
+        Link(POLL, ("user_id",), USER, ("id",)),
+    }
+
+
+def test_a_missing_key_leads_down_only() -> None:
+    closure = Closure(
+        [Link(POLL, ("id",), CHOICE, ("poll_id",)), Link(POLL, ("user_id",), USER, ("id",))]
+    )
+    closure.note_missing(POLL, {"id": "7"})
+    assert closure.lookups() == [Lookup(CHOICE, ("poll_id",), (("7",),))]
 
 
 def test_links_of_several_datasets_are_one_set() -> None:

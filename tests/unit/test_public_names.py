@@ -11,7 +11,10 @@ import replicator
 
 
 def test_all_is_what_users_write():
-    assert replicator.__all__ == ["Dataset", "Rows", "opt_in", "opt_out"]
+    assert replicator.__all__ == [
+        *("Children", "Dataset", "Referenced", "Rows"),
+        *("opt_in", "opt_out"),
+    ]
 
 
 @pytest.mark.parametrize("name", replicator.__all__)

@@ -3,7 +3,8 @@
 from django.core.checks import ERROR
 
 from replicator.checks import static_messages
-from replicator.compiler import compile_dataset, releases
+from replicator.compiler import releases
+from replicator.datasets import compile_dataset
 from replicator.declare import declared_datasets
 
 

@@ -1,6 +1,7 @@
 """A history: what is declared, how the daemons are set, what happens, step by step. Pure."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,20 +22,25 @@ Step = list[Any]
 """
 
 
+Rule = Sequence[Any]
+"""`[label, condition]`, `[label, condition, "Children", {"of": "question", "null": …}]`."""
+
+
 @dataclass
 class History:
     """All that it takes to play.
 
     Attributes:
         seed: from which it was drawn; for the title only.
-        datasets: by name, the rules as label and condition in Python, None for whole tables.
+        datasets: by name, the rules: label, condition in Python (None: every row), and for other
+            rules than `Rows` the name of its class, with all of its other arguments.
         knobs: constants of the product that are set to other values, `module.NAME`.
         source: statements that prepare the source before it starts.
         target: statements that prepare the target, local rows among them.
     """
 
     seed: int
-    datasets: dict[str, list[tuple[str, str | None]]]
+    datasets: dict[str, list[Rule]]
     knobs: dict[str, int | float]
     source: list[str]
     target: list[str]
@@ -52,4 +58,4 @@ class History:
     @property
     def labels(self) -> list[str]:
         """The models that a rule names, each once."""
-        return list(dict.fromkeys(label for rules in self.datasets.values() for label, _ in rules))
+        return list(dict.fromkeys(label for rules in self.datasets.values() for label, *_ in rules))

@@ -1,10 +1,11 @@
 """A seed → a history. Pure."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
 from typing import Any
 
-from tests.support.oracle.history import History, Step
+from tests.support.oracle.history import History, Rule, Step
 from tests.support.oracle.tables import (
     BY_LABEL,
     BY_NAME,
@@ -16,7 +17,7 @@ from tests.support.oracle.tables import (
     referrers,
 )
 
-Rules = list[tuple[str, str | None]]
+Rules = list[Rule]
 Operation = Any
 
 # Datasets ----------------------------------------------------------------------------------------
@@ -79,6 +80,127 @@ SHAPES: tuple[Callable[[Random], Rules], ...] = (
     lambda c: _some("kinds.Specimen", c),
     lambda c: [*_some("kinds.Reading", c), *_maybe(_whole("kinds.Specimen"), c)],
 )
+
+
+# Rules over relations: families, of which each has one policy for each foreign key. The datasets of
+# a history are of one family.
+
+
+def _children(label: str, of: str | Sequence[str], where: str | None = None, **more: Any) -> Rule:
+    return [label, where, "Children", {"of": of, **more}]
+
+
+def _referenced(label: str, where: str | None = None, **more: Any) -> Rule:
+    return [label, where, "Referenced", more]
+
+
+def _rows(label: str, where: str | None, **more: Any) -> Rule:
+    return [label, where, "Rows", more]
+
+
+def _now_and_then(label: str, chance: Random) -> str | None:
+    return _filter(label, chance) if chance.random() < 0.3 else None
+
+
+def _filtered(label: str, chance: Random, **more: Any) -> list[Rule]:
+    return [_rows(label, where, **more) for _, where in _some(label, chance)]
+
+
+def _poll_trees(chance: Random) -> Rules:
+    """Questions with all that hangs on them; the authors come along."""
+    rules: list[Rule] = [*_filtered(_QUESTION, chance)]
+    rules.append(_children(_CHOICE, "question", _now_and_then(_CHOICE, chance)))
+    if chance.random() < 0.7:
+        rules.append(_children(_VOTE, "choice", _now_and_then(_VOTE, chance)))
+    rules.append(_referenced(_USER))
+    if chance.random() < 0.3:
+        rules += _filtered(_CHOICE, chance, required=["question"])
+    return rules
+
+
+def _poll_trees_without_authors(chance: Random) -> Rules:
+    """Questions whose author is left out, or comes if it is somewhere in the plan."""
+    rules: list[Rule] = [*_filtered(_QUESTION, chance, null=["author"])]
+    if chance.random() < 0.8:
+        rules.append(_children(_CHOICE, "question", _now_and_then(_CHOICE, chance)))
+    if chance.random() < 0.6:
+        rules += [_rows(_USER, f"Q(pk__lt={chance.choice([4, 7, 10])})")]
+    return rules
+
+
+def _waiting_choices(chance: Random) -> Rules:
+    """Choices that wait for their questions, which wait for their authors."""
+    rules: list[Rule] = [*_filtered(_CHOICE, chance, required=["question"])]
+    rules += _filtered(_QUESTION, chance, required=["author"])
+    rules.append(_rows(_USER, f"Q(pk__lt={chance.choice([4, 7, 10])})"))
+    if chance.random() < 0.5:
+        rules.append(_children(_VOTE, "choice"))
+    return rules
+
+
+def _page_trees(chance: Random, *, pulls_tags: bool) -> Rules:
+    """Subtrees of pages, whose roots are cut off from what is above them."""
+    rules: list[Rule] = [*_filtered(_PAGE, chance, null=["parent"])]
+    rules.append(_children(_PAGE, "parent", _now_and_then(_PAGE, chance)))
+    if pulls_tags:
+        rules += [_children("pages.Page_tags", "page"), _referenced(_TAG)]
+    elif chance.random() < 0.5:
+        rules += [*_filtered(_TAG, chance), _children("pages.Page_tags", ["page", "tag"])]
+        rules.append(_children("pages.Labelling", ["page", "tag"]))
+    if chance.random() < 0.4:
+        rules.append(_children("pages.Article", "page_ptr"))
+    return rules
+
+
+def _articles(chance: Random) -> Rules:
+    """Articles; the pages that they are the rest of come along, and those above them."""
+    rules: list[Rule] = [*_filtered("pages.Article", chance)]
+    above = ["pages.Page.parent"] if chance.random() < 0.5 else []
+    if above:
+        rules.append(_referenced(_PAGE, via=["pages.Article.page_ptr", *above]))
+    else:
+        rules.append(_rows(_PAGE, "Q(pk__lt=0)", null=["parent"]))
+    return rules
+
+
+def _teams(chance: Random) -> Rules:
+    """Teams and members, which point at each other."""
+    rules: list[Rule] = [*_filtered("shop.Team", chance)]
+    if chance.random() < 0.7:
+        rules.append(_children("shop.Member", "team", _now_and_then("shop.Member", chance)))
+    rules += [_referenced("shop.Member", via=["shop.Team.captain"])]
+    rules += [_referenced("shop.Team", via=["shop.Member.team"])]
+    return rules
+
+
+def _orders(chance: Random) -> Rules:
+    """Orders with their lines, products, suppliers and customers."""
+    rules: list[Rule] = [*_filtered("shop.Order", chance), _referenced(_USER)]
+    rules.append(_children("shop.OrderLine", "order", _now_and_then("shop.OrderLine", chance)))
+    rules += [_referenced(_PRODUCT), _referenced(_SUPPLIER)]
+    if chance.random() < 0.5:
+        rules.append(_children("shop.Stock", "product", _now_and_then("shop.Stock", chance)))
+    if chance.random() < 0.3:
+        rules.append(_children("shop.Watch", ["user", "product"]))
+    return rules
+
+
+FAMILIES: tuple[tuple[Callable[[Random], Rules], ...], ...] = (
+    (_poll_trees,),
+    (_poll_trees_without_authors,),
+    (_waiting_choices,),
+    (partial(_page_trees, pulls_tags=True),),
+    (partial(_page_trees, pulls_tags=False),),
+    (_articles,),
+    (_teams,),
+    (_orders,),
+)
+
+
+def _related(chance: Random) -> dict[str, Rules]:
+    """Draw one to three datasets of a family."""
+    family = chance.choice(FAMILIES)
+    return {f"d{n}": chance.choice(family)(chance) for n in range(chance.choice([1, 1, 2, 3]))}
 
 
 def _datasets(chance: Random) -> dict[str, Rules]:
@@ -315,6 +437,18 @@ _TARGET_ONLY = {
 }
 """What only the target has: columns, and foreign keys that act."""
 
+_ROOTS_MAY_SHARE_A_SLUG = (
+    "ALTER TABLE pages_page DROP CONSTRAINT pages_page_place, "
+    "ADD CONSTRAINT pages_page_place UNIQUE (parent_id, slug)"
+)
+"""Where NULL is written in place of a parent, two pages may become roots under the same slug."""
+
+
+def _cuts_pages_off(history: History) -> bool:
+    rules = [rule for rules in history.datasets.values() for rule in rules if len(rule) > 2]
+    return any("parent" in rule[3].get("null", ()) for rule in rules)
+
+
 _KNOBS: dict[str, Sequence[int | float]] = {
     "replicator_apply.batch.ROUND": (1, 2, 5, 20_000),
     "replicator_apply.assemble.SPOOL_AFTER": (1, 4, 20_000),
@@ -341,11 +475,11 @@ def written(labels: Sequence[str]) -> list[TableSpec]:
 
 
 def invent(seed: int) -> History:
-    """Draw a history."""
+    """Draw a history; every other one has rules over relations."""
     chance = Random(seed)
     history = History(
         seed,
-        _datasets(chance),
+        _related(chance) if seed % 2 else _datasets(chance),
         {name: chance.choice(values) for name, values in _KNOBS.items()},
         source=[],
         target=[],
@@ -360,6 +494,9 @@ def invent(seed: int) -> History:
         if name in {spec.name for spec in specs} and chance.random() < 0.3
         for statement in statements
     ]
+    if _cuts_pages_off(history):
+        history.source.append(_ROOTS_MAY_SHARE_A_SLUG)
+        history.target.append(_ROOTS_MAY_SHARE_A_SLUG)
     for name, statement in _INDEXES.items():
         if name in {spec.name for spec in specs} and chance.random() < 0.3:
             history.source.append(statement)

@@ -4,9 +4,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from replicator.plan import TableName
 from replicator_apply.plan import KEPT
+from tests.support.oracle.fixpoint import Row
 from tests.support.oracle.states import SourceState, TargetState
-from tests.support.oracle.system import is_local
+from tests.support.oracle.system import APART, is_local
 
 _MARK = re.compile(r"\(1,(\d+)\)")
 
@@ -43,9 +45,12 @@ class Judge:
         number = self.mark(target)
         if number is None:
             return
-        found = list(self._wrong(target, self.states[number]))
+        state = self.states[number]
+        found = list(self._wrong(target, state))
         if not target.runs:
-            found += self._lacking(target, self.states[number])
+            found += self._lacking(target, state)
+            if not any(target.wanted.values()):
+                found += self._excess(target, state)
         if found:
             raise Broken(f"after transaction {number}: " + "; ".join(found[:20]))
 
@@ -54,6 +59,7 @@ class Judge:
         state = self.states[number]
         found = list(self._wrong(target, state))
         found += self._lacking(target, state)
+        found += self._excess(target, state)
         found += [f"wanted {table} {keys}" for table, keys in target.wanted.items() if keys]
         if found:
             raise Broken(f"at rest after transaction {number}: " + "; ".join(found[:20]))
@@ -67,27 +73,45 @@ class Judge:
                     if receipts or not is_local(key):
                         yield f"{table} {key} has receipts {sorted(receipts)}"
                 elif KEPT not in receipts and key not in target.wanted[table]:
-                    yield from self._wrong_row(table, key, row, receipts, state)
+                    yield from self._wrong_row(target, (table, key), row, state)
             for key in target.receipts[table].keys() - rows.keys():
                 yield f"{table} {key} has a receipt and is not there"
 
     def _wrong_row(
-        self, table: str, key: str, row: str, receipts: set[int], state: SourceState
+        self, target: TargetState, row: Row, text: str, state: SourceState
     ) -> Iterator[str]:
+        table, key = row
         source = state.rows[table].get(key)
         if source is None:
             yield f"{table} {key} is here and gone from the source"
-        elif source != row:
-            yield f"{table} {key} is {row}, and on the source {source}"
-        for subscription in receipts:
-            name = self.subscriptions[subscription]
-            if key not in state.members[name].get(table, set()):
-                yield f"{table} {key} does not belong to {name} and has its receipt"
+        elif (expected := self._expected(target, row, source, state)) != text:
+            yield f"{table} {key} is {text}, and on the source {expected}"
+
+    def _expected(self, target: TargetState, row: Row, source: str, state: SourceState) -> str:
+        """Write NULL for what the policy says."""
+        text, *values = source.split(APART)
+        edges = {edge.columns[0]: end for edge, end in state.facts.points[row].items()}
+        names = state.meaning.apart(TableName("public", row[0]))
+        for place, name in enumerate(names):
+            if name in edges and not target.held(*edges[name]):
+                values[place] = ""
+        return APART.join([text, *values])
+
+    def _excess(self, target: TargetState, state: SourceState) -> Iterator[str]:
+        """Look for receipts of rows that do not belong."""
+        for table, receipts in target.receipts.items():
+            for key, holders in receipts.items():
+                for subscription in holders - {KEPT}:
+                    name = self.subscriptions[subscription]
+                    if key not in state.members[name].get(table, set()):
+                        yield f"{table} {key} does not belong to {name} and has its receipt"
 
     def _lacking(self, target: TargetState, state: SourceState) -> Iterator[str]:
-        """Look for rows that belong and are not there."""
+        """Look for rows that belong, are not there, and of which no fetch is under way."""
+        wanted = [(table, key) for table, keys in target.wanted.items() for key in keys]
+        coming = state.meaning.closure(state.facts, wanted)
         for subscription, name in self.subscriptions.items():
             for table, keys in state.members[name].items():
-                for key in keys - target.wanted[table]:
-                    if subscription not in target.held(table, key):
+                for key in keys:
+                    if subscription not in target.held(table, key) and (table, key) not in coming:
                         yield f"{table} {key} belongs to {name} and is not here"

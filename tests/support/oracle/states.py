@@ -5,12 +5,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
-from django.db.models import Model
+from django.db.models import Model, Q
 
+from replicator import Children, Referenced
+from replicator import Rows as DeclaredRows
 from replicator.compiler import find_model
 from replicator.declare import declared_datasets
-from replicator.plan import DatasetPlan, Release
+from replicator.plan import ChildrenRule, DatasetPlan, Release, RowsRule, Rule
 from replicator_apply.plan import KEPT
+from tests.support.oracle.fixpoint import Facts, Meaning, Row
 from tests.support.oracle.system import key_text, row_text
 
 Rows = dict[str, dict[str, str]]
@@ -25,27 +28,38 @@ class SourceState:
 
     Attributes:
         rows: all of the released tables.
-        members: of each dataset, by the ORM.
+        members: of each dataset.
+        facts: what decides of that.
+        meaning: the datasets.
     """
 
     rows: Rows
     members: Keys
+    facts: Facts
+    meaning: Meaning
 
 
 def source_state(
     connection: psycopg.Connection[Any],
     releases: Mapping[str, Release],
-    plans: Mapping[str, DatasetPlan],
+    meaning: Meaning,
 ) -> SourceState:
     """Read the source; nobody writes to it meanwhile."""
-    return SourceState(read_rows(connection, releases.values()), {n: members(n) for n in plans})
+    facts = read_facts(connection, releases.values(), meaning)
+    members: Keys = {name: {} for name in meaning.plans}
+    for name, (table, key) in meaning.members(facts):
+        members[name].setdefault(table, set()).add(key)
+    return SourceState(read_rows(connection, releases.values(), meaning), members, facts, meaning)
 
 
-def read_rows(connection: psycopg.Connection[Any], releases: Iterable[Release]) -> Rows:
+def read_rows(
+    connection: psycopg.Connection[Any], releases: Iterable[Release], meaning: Meaning
+) -> Rows:
     """Read tables whole."""
     found: Rows = {release.table.name: {} for release in releases}
     parts = [
-        f"SELECT '{release.table.name}', {key_text(release, 't')}, {row_text(release, 't')} "
+        f"SELECT '{release.table.name}', {key_text(release, 't')}, "
+        f"{row_text(release, 't', meaning.apart(release.table))} "
         f'FROM public."{release.table.name}" t'
         for release in releases
     ]
@@ -54,17 +68,53 @@ def read_rows(connection: psycopg.Connection[Any], releases: Iterable[Release]) 
     return found
 
 
-def members(dataset: str) -> dict[str, set[str]]:
-    """Ask the source's ORM for the keys of a dataset's querysets."""
-    found: dict[str, set[str]] = {}
-    for rule in declared_datasets()[dataset].rules:
-        model = find_model(rule.label)
-        rows = model._base_manager.using("source").all()
-        if rule.where is not None:
-            rows = rows.filter(rule.where)
-        keys = found.setdefault(model._meta.db_table, set())
-        keys.update(map(key_of, rows.values_list(*key_names(model))))
-    return found
+def read_facts(
+    connection: psycopg.Connection[Any], releases: Iterable[Release], meaning: Meaning
+) -> Facts:
+    """Read who points at whom, and ask the ORM which rows pass which rule's condition."""
+    facts = Facts()
+    for release in releases:
+        edges = [edge for edge in meaning.followed if edge.table == release.table]
+        ends = "".join(f', t."{edge.columns[0]}"::text' for edge in edges)
+        statement = f'SELECT {key_text(release, "t")}{ends} FROM public."{release.table.name}" t'
+        for key, *values in connection.execute(statement):  # type: ignore[call-overload]
+            facts.points[release.table.name, key] = {
+                edge: (edge.to.name, key_of([value]))
+                for edge, value in zip(edges, values, strict=True)
+                if value is not None
+            }
+    for name, plan in meaning.plans.items():
+        conditions = _conditions(name, plan)
+        for number, (rule, where) in enumerate(zip(plan.rules, conditions, strict=True)):
+            facts.passes[name, number] = _passing(plan, rule, where)
+    return facts
+
+
+def _conditions(name: str, plan: DatasetPlan) -> list[Q | None]:
+    """Give the declared condition of each compiled rule; rules of a kind keep their order."""
+    declared = declared_datasets()[name].rules
+    rows = [r.where for r in declared if isinstance(r, DeclaredRows)]
+    children = [r.where for r in declared if isinstance(r, Children)]
+    referenced = {
+        find_model(r.label)._meta.label: r.where for r in declared if isinstance(r, Referenced)
+    }
+    return [
+        rows.pop(0)
+        if isinstance(rule, RowsRule)
+        else children.pop(0)
+        if isinstance(rule, ChildrenRule)
+        else referenced.get(rule.label)
+        for rule in plan.rules
+    ]
+
+
+def _passing(plan: DatasetPlan, rule: Rule, where: Q | None) -> set[Row]:
+    model = find_model(rule.label)
+    rows = model._base_manager.using("source").all()
+    if where is not None:
+        rows = rows.filter(where)
+    table = plan.table_of(rule).name
+    return {(table, key_of(values)) for values in rows.values_list(*key_names(model))}
 
 
 def key_names(model: type[Model]) -> list[str]:
@@ -119,6 +169,7 @@ class TargetReader:
 
     connection: psycopg.Connection[Any]
     releases: Mapping[str, Release]
+    meaning: Meaning
     _statement: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -136,7 +187,8 @@ class TargetReader:
     def _parts(self, release: Release) -> list[str]:
         name = release.table.name
         return [
-            f"SELECT '{name}', 'row', {key_text(release, 't')}, {row_text(release, 't')} "
+            f"SELECT '{name}', 'row', {key_text(release, 't')}, "
+            f"{row_text(release, 't', self.meaning.apart(release.table))} "
             f'FROM public."{name}" t',
             f"SELECT '{name}', 'receipt', {key_text(release, 'r')}, r.subscription_id::text "
             f'FROM replicator."public.{name}" r',

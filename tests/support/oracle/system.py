@@ -3,15 +3,15 @@
 import contextlib
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import psycopg
 from django.db.models import Q
 
-from replicator import Dataset, Rows, opt_in
-from replicator.compiler import compile_dataset
+from replicator import Children, Dataset, Referenced, Rows, opt_in
+from replicator.datasets import compile_dataset
 from replicator.declare import declared_datasets, no_declarations
 from replicator.plan import DatasetPlan, Release
 from replicator.postgres import connect, connection_parameters
@@ -26,13 +26,14 @@ from tests.support.capture_run import (
     capture_settings,
     capture_task,
 )
-from tests.support.oracle.history import History
+from tests.support.oracle.history import History, Rule
 from tests.support.oracle.tables import LOCAL, LOCAL_UUID
 from tests.support.sample.databases import connected
 from tests.support.sample.environments import django_database
 
 Side = Literal["capture", "apply"]
 WITNESS = "witness"
+APART = "\x1f"
 
 _RELEASED = {
     "auth.User": {"only": ["id", "username", "email"]},
@@ -53,6 +54,14 @@ def condition(text: str | None) -> Q | None:
     return None if text is None else eval(text, {"Q": Q})
 
 
+def declared_rule(rule: Rule) -> Rows | Children | Referenced:
+    """Make a rule of a history's datasets."""
+    label, where, kind, options = (*rule, "Rows", {})[:4]
+    kinds: dict[str, Any] = {"Rows": Rows, "Children": Children, "Referenced": Referenced}
+    made: Rows | Children | Referenced = kinds[kind](label, where=condition(where), **options)
+    return made
+
+
 @contextlib.contextmanager
 def declared(history: History, written: list[str]) -> Iterator[dict[str, DatasetPlan]]:
     """Declare a history's datasets, and the witness; give them compiled, by name."""
@@ -62,7 +71,7 @@ def declared(history: History, written: list[str]) -> Iterator[dict[str, Dataset
         opt_in("witness.Second")
         Dataset(WITNESS, Rows("witness.First"), Rows("witness.Second"))
         for name, rules in history.datasets.items():
-            Dataset(name, *(Rows(label, where=condition(where)) for label, where in rules))
+            Dataset(name, *map(declared_rule, rules))
         names = [WITNESS, *history.datasets]
         yield {name: compile_dataset(declared_datasets()[name]) for name in names}
 
@@ -190,11 +199,20 @@ class System:
         return {int(number): str(name) for number, name in found}
 
 
-def row_text(release: Release, alias: str) -> str:
-    """Give the expression for a row's released values as one text, of bounded length."""
-    cells = ", ".join(f'{alias}."{name}"' for name in release.columns)
+def row_text(release: Release, alias: str, apart: Sequence[str] = ()) -> str:
+    """Give the expression for a row's released values as one text, of bounded length.
+
+    Args:
+        release: of its table.
+        alias: in the statement.
+        apart: columns that stand behind the others, each parted by `APART`.
+    """
+    cells = ", ".join(f'{alias}."{name}"' for name in release.columns if name not in apart)
     row = f"ROW({cells})::text"
-    return f"CASE WHEN length({row}) > 400 THEN left({row}, 200) || md5({row}) ELSE {row} END"
+    text = f"CASE WHEN length({row}) > 400 THEN left({row}, 200) || md5({row}) ELSE {row} END"
+    return " || ".join(
+        [text, *(f"'{APART}' || coalesce({alias}.\"{name}\"::text, '')" for name in apart)]
+    )
 
 
 def key_text(release: Release, alias: str) -> str:

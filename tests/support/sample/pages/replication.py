@@ -10,6 +10,6 @@ for model in MODELS:
     opt_in(model)
 
 Dataset("pages", *(Rows(model) for model in MODELS))
-Dataset("live-pages", Rows(Page, where=Q(live=True)))
+Dataset("live-pages", Rows(Page, where=Q(live=True), required=["parent"]))
 Dataset("some-tags", Rows(Tag, where=Q(name__startswith="a")), Rows(Tag, where=Q(pk__lt=10)))
-Dataset("live-roots", Rows(Page, where=Q(parent=None, live=True)))
+Dataset("live-roots", Rows(Page, where=Q(parent=None, live=True), required=["parent"]))

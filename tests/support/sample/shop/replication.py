@@ -21,9 +21,9 @@ for model in MODELS:
 opt_out(Draft)
 
 Dataset("shop", Rows("auth.User"), *(Rows(model) for model in MODELS))
-Dataset("catalogue", Rows(Supplier), Rows(Product, where=Q(active=True)))
+Dataset("catalogue", Rows(Supplier), Rows(Product, where=Q(active=True), null=["replaced_by"]))
 Dataset(
     "current-products",
     Rows(Supplier),
-    Rows(Product, where=Q(active=True, replaced_by__isnull=True)),
+    Rows(Product, where=Q(active=True, replaced_by__isnull=True), required=["replaced_by"]),
 )

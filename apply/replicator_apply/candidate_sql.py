@@ -1,0 +1,463 @@
+"""The SQL of a table's candidates: the rows that a batch may make ours, or no longer ours. Pure.
+
+A candidate has the columns that the rules look at, in the version that is chosen for it, and:
+
+    _verdict   w: the new version, o: the old version stands, l: leaves, k: leaves and is kept for
+               a local row, n: not ours
+    _changed   whether the batch tells of it; else it was drawn in because of another row
+    _present   whether the row stands at the end of the batch
+    _complete  whether all of its columns are known
+    _closed    whether all that may belong because of it is in the batch, or held
+    _read      whether a fetch has read it
+    _held      whether it is ours already
+    _kept      whether it is kept for a local row
+    _wanted    whether it must be fetched
+    _back      whether it steps back to its old version
+    _set       which columns came, as in the staging table
+
+and for each subscription N that holds rows of the table:
+
+    _was_N     whether it belonged to it before
+    _same_N    whether what tied it to the subscription is as before, other rows aside
+    _may_N     whether it may belong to it now
+    _in_N      whether it does, as far as has been found out
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import LiteralString
+
+from psycopg import sql
+
+from replicator.filter_sql import filter_sql
+from replicator.plan import Filter, columns_of
+from replicator_apply.plan import Membership
+from replicator_apply.sql_text import (
+    WANTED,
+    Sql,
+    TableText,
+    all_of,
+    any_of,
+    column,
+    identifiers,
+)
+
+FLAGS = [
+    "_changed",
+    "_present",
+    "_complete",
+    "_closed",
+    "_read",
+    "_held",
+    "_kept",
+    "_wanted",
+    "_back",
+]
+PER_SUBSCRIPTION = ("_was", "_same", "_may", "_in")
+
+
+def flag(name: str, subscription: int, alias: str = "v") -> Sql:
+    """Name a flag of a subscription."""
+    return column(f"{name}_{subscription}", alias)
+
+
+def passes(condition: Filter | None, alias: str) -> Sql:
+    """Whether the row of an alias passes a filter; never NULL."""
+    if condition is None:
+        return sql.SQL("TRUE")
+    return sql.SQL("(({}) IS TRUE)").format(filter_sql(condition, lambda n: column(n, alias)))
+
+
+def may_pass(condition: Filter | None, alias: str, missing: Sequence[str]) -> Sql:
+    """Whether a row that lacks columns passes a filter, as far as can be told."""
+    if columns_of(condition) & set(missing):
+        return sql.SQL("TRUE")
+    return passes(condition, alias)
+
+
+class CandidateSql(TableText):
+    """Statements that make candidates and change their state."""
+
+    @cached_property
+    def _subscriptions(self) -> list[int]:
+        return [m.subscription for m in self.table.memberships]
+
+    @cached_property
+    def _others(self) -> list[str]:
+        return [name for name in self.table.looked_at if name not in self.table.key]
+
+    def any_flag(self, name: str, alias: str = "v") -> Sql:
+        """Whether a flag is set for one of the subscriptions."""
+        return any_of(flag(name, number, alias) for number in self._subscriptions)
+
+    @cached_property
+    def create_candidates(self) -> str:
+        """Make the table of candidates."""
+        flags = [f"{name} boolean NOT NULL DEFAULT false" for name in FLAGS]
+        flags += [
+            f"{name}_{number} boolean NOT NULL DEFAULT false"
+            for number in self._subscriptions
+            for name in PER_SUBSCRIPTION
+        ]
+        return self.compose(
+            "CREATE TEMP TABLE {name_} ON COMMIT DELETE ROWS AS SELECT {looked} FROM {table} "
+            "WITH NO DATA; ALTER TABLE {candidates} ADD PRIMARY KEY ({key}), {adds}, "
+            "ADD COLUMN _set smallint NOT NULL DEFAULT 0, "
+            "ADD COLUMN _verdict \"char\" NOT NULL DEFAULT 'o'",
+            name_=sql.Identifier(f"replicator_candidate_{self.table.number}"),
+            looked=identifiers(self.table.looked_at),
+            adds=sql.SQL(", ".join(f"ADD COLUMN {part}" for part in flags)),
+        )
+
+    @cached_property
+    def analyze_candidates(self) -> str:
+        """Tell the planner how many candidates there are."""
+        return self.compose("ANALYZE {candidates}")
+
+    # What the batch tells of ---------------------------------------------------------------------
+
+    @cached_property
+    def take_staged(self) -> str:
+        """Make a candidate of every staged row."""
+        names = [*self.table.looked_at, *_STAGED]
+        values: list[Sql] = [
+            identifiers(self.table.looked_at, "s"),
+            *(sql.SQL(text).format(**self._staged_parts) for text in _STAGED.values()),
+        ]
+        for membership in self.table.memberships:
+            number = membership.subscription
+            names += [f"{name}_{number}" for name in PER_SUBSCRIPTION]
+            values += self._flags(membership)
+        return self.compose(
+            "INSERT INTO {candidates} ({names}) SELECT {values} FROM {stage} s {joins}",
+            names=identifiers(names),
+            values=sql.SQL(", ").join(values),
+            joins=self._joins,
+        )
+
+    @property
+    def _staged_parts(self) -> dict[str, Sql]:
+        return {
+            "held": any_of(_has(m) for m in self.table.memberships),
+            "closed": sql.Literal(self.table.closed),
+        }
+
+    @property
+    def _joins(self) -> Sql:
+        """Join a staged row's receipts, and the held row where its old version matters."""
+        joins = [
+            self.part(
+                "LEFT JOIN {receipts} {alias} ON {same} AND {alias}.subscription_id = {number}",
+                alias=_receipt(number),
+                same=self.same_key(f"r{number}", "s"),
+                number=sql.Literal(number),
+            )
+            for number in self._subscriptions
+        ]
+        joins.append(
+            self.part(
+                "LEFT JOIN {receipts} r0 ON {same} AND r0.subscription_id = {kept}",
+                same=self.same_key("r0", "s"),
+            )
+        )
+        if any(m.related for m in self.table.memberships):
+            joins.append(self.part("LEFT JOIN {table} t ON {ts}"))
+        return sql.SQL(" ").join(joins)
+
+    def _flags(self, membership: Membership) -> list[Sql]:
+        was = _has(membership)
+        same = all_of([was, self._unchanged(membership)])
+        may = sql.SQL(
+            "(s._present AND (s._complete AND ({was} OR {closed} OR s._born OR s._read) "
+            "OR NOT s._complete AND {was}))"
+        ).format(was=was, closed=sql.Literal(self.table.closed))
+        inside = sql.SQL("({may} AND s._complete AND ({passes} OR {same}))").format(
+            may=may, passes=passes(membership.filter, "s"), same=same
+        )
+        return [was, same, may, inside]
+
+    def _unchanged(self, membership: Membership) -> Sql:
+        """Whether a row's own facts that tie it to a subscription are as before."""
+        if not membership.related:
+            return sql.SQL("FALSE")
+        conditions = [membership.filter, *(r.filter for r in membership.children)]
+        conditions += [r.filter for r in membership.referenced]
+        facts = [(passes(c, "t"), passes(c, "s")) for c in conditions if c is not None]
+        columns = self._edge_columns(membership)
+        facts += [(self.true_value(name, "t"), column(name, "s")) for name in columns]
+        return all_of(
+            [
+                *(sql.SQL("{} IS NOT DISTINCT FROM {}").format(*fact) for fact in facts),
+                sql.SQL("{} IS NOT NULL").format(column(self.table.key[0], "t")),
+            ]
+        )
+
+    def _edge_columns(self, membership: Membership) -> list[str]:
+        edges = [edge for rule in membership.children for edge in rule.edges]
+        return list(dict.fromkeys(name for edge in edges for name in edge.columns))
+
+    def true_value(self, name: str, alias: str) -> Sql:
+        """Give a column of a held row as the source has it: NULL may stand for its value."""
+        if not any(need.null and name in need.key.columns for need in self.table.needs):
+            return column(name, alias)
+        return self.part(
+            "coalesce({column}, (SELECT n.value::{type} FROM {nulled} n WHERE n.source = {source} "
+            "AND n.stream = {stream} AND n.table_name = {name} AND n.column_name = {named} "
+            "AND n.row_key = {row_key}))",
+            column=column(name, alias),
+            type=sql.SQL(self.table.shape.columns[name].type),
+            nulled=NULLED,
+            named=sql.Literal(name),
+            row_key=self.row_key(alias),
+        )
+
+    # Old versions --------------------------------------------------------------------------------
+
+    @cached_property
+    def stand(self) -> str:
+        """Let the old version of incomplete rows of ours stand, and want them."""
+        return self._take_old("v._verdict = 'o' AND v._changed AND NOT v._wanted", also="")
+
+    @cached_property
+    def step_back(self) -> str:
+        """Give the rows that step back their old version."""
+        may = [
+            sql.SQL(", {} = {}, {} = true").format(
+                column(f"_may_{n}"), flag("_was", n), column(f"_same_{n}")
+            )
+            for n in self._subscriptions
+        ]
+        return self._take_old("v._back", also="_back = false, ", may=sql.Composed(may))
+
+    def _take_old(
+        self, where: LiteralString, *, also: LiteralString, may: Sql | None = None
+    ) -> str:
+        columns = [
+            sql.SQL("{} = {}, ").format(column(name), self.true_value(name, "t"))
+            for name in self._others
+        ]
+        return self.compose(
+            "UPDATE {candidates} v SET {old}{also}_wanted = true, _verdict = 'o'{may} "
+            "FROM {table} t WHERE {tv} AND {where}",
+            old=sql.Composed(columns),
+            also=sql.SQL(also),
+            may=may or sql.SQL(""),
+            where=sql.SQL(where),
+        )
+
+    def draw(self, which: LiteralString, **names: Sql) -> str:
+        """Make candidates of held rows of which the batch does not tell.
+
+        Args:
+            which: joins and conditions that choose rows of `t`.
+            names: parts of it.
+        """
+        columns = ["_held", "_may", "_same", "_was", "_in"]
+        flags = [f"{name}_{n}" for n in self._subscriptions for name in columns[1:]]
+        receipts = [
+            _exists_receipt(self, number, "t")
+            for number in self._subscriptions
+            for _ in columns[1:]
+        ]
+        values = sql.SQL(", ").join(self.true_value(name, "t") for name in self.table.looked_at)
+        return self.compose(
+            "INSERT INTO {candidates} ({looked}, _present, _complete, _held, {flags}) "
+            "SELECT {values}, true, true, true, {receipts_} FROM {table} t {which} "
+            "ON CONFLICT DO NOTHING",
+            which=self.part(which, **names),
+            looked=identifiers(self.table.looked_at),
+            flags=identifiers(flags),
+            values=values,
+            receipts_=sql.SQL(", ").join(receipts),
+        )
+
+    # The fixpoint --------------------------------------------------------------------------------
+
+    @cached_property
+    def reset(self) -> str:
+        """Begin again: what stands by itself, or was tied to the dataset as it is now, is in."""
+        return self.compose(
+            "UPDATE {candidates} v SET {assignments}",
+            assignments=sql.SQL(", ").join(
+                sql.SQL("{} = {}").format(column(f"_in_{m.subscription}"), self.stands(m))
+                for m in self.table.memberships
+            ),
+        )
+
+    def stands(self, membership: Membership) -> Sql:
+        """Whether a candidate belongs before other rows are looked at."""
+        number = membership.subscription
+        return sql.SQL("({} AND ({} OR {}))").format(
+            flag("_may", number), passes(membership.filter, "v"), flag("_same", number)
+        )
+
+    # The end -------------------------------------------------------------------------------------
+
+    @cached_property
+    def conclude(self) -> str:
+        """Give the verdict on rows that belong to no subscription."""
+        return self.compose(
+            "UPDATE {candidates} v SET _verdict = CASE WHEN v._held OR v._kept THEN 'l'::\"char\" "
+            "ELSE 'n' END WHERE NOT {inside}",
+            inside=self.any_flag("_in"),
+        )
+
+    @cached_property
+    def count_clashes(self) -> str:
+        """Count local rows under the keys of rows that enter.
+
+        Rows of a subscription that rests, because nobody declares it any more, are taken over.
+        """
+        return self.compose(
+            "SELECT count(*) FROM {candidates} v JOIN {table} t ON {tv} WHERE v._verdict = 'w' "
+            "AND NOT v._held AND NOT EXISTS (SELECT FROM {receipts} r WHERE {rv} "
+            "AND r.subscription_id NOT IN ({other_streams}))"
+        )
+
+    @cached_property
+    def finish_stage(self) -> str:
+        """Leave in the staging table what is to be written or deleted, with its verdict."""
+        return self.compose(
+            "DELETE FROM {stage} s USING {candidates} v WHERE {sv} AND v._verdict IN ('o', 'n'); "
+            "UPDATE {stage} s SET _verdict = v._verdict FROM {candidates} v "
+            "WHERE {sv} AND v._verdict IN ('l', 'k'); "
+            "INSERT INTO {stage} ({loaded}, _verdict, {key}) "
+            "SELECT -1, 0, false, true, false, false, false, v._verdict, {vkey} "
+            "FROM {candidates} v WHERE v._verdict IN ('l', 'k') "
+            "AND NOT EXISTS (SELECT FROM {stage} s WHERE {sv})"
+        )
+
+    # Receipts ------------------------------------------------------------------------------------
+
+    def receipts_enter(self, membership: Membership) -> str:
+        """Note what is a subscription's now, and what its newest backfill has seen."""
+        number = membership.subscription
+        return self.compose(
+            "INSERT INTO {receipts} AS r (subscription_id, {key}, generation) "
+            "SELECT {number}, {vkey}, {generation} FROM {candidates} v "
+            "WHERE v._verdict = 'w' AND {inside} AND (v._closed OR NOT {was}) "
+            "ON CONFLICT ({key}, subscription_id) DO UPDATE SET generation = EXCLUDED.generation "
+            "WHERE r.generation <> EXCLUDED.generation",
+            number=sql.Literal(number),
+            generation=sql.Literal(membership.generation),
+            inside=flag("_in", number),
+            was=flag("_was", number),
+        )
+
+    def receipts_leave(self, membership: Membership) -> str:
+        """Drop the receipts of what is a subscription's no more."""
+        number = membership.subscription
+        return self.compose(
+            "DELETE FROM {receipts} r USING {candidates} v WHERE {rv} "
+            "AND r.subscription_id = {number} AND {was} AND NOT {inside}",
+            number=sql.Literal(number),
+            inside=flag("_in", number),
+            was=flag("_was", number),
+        )
+
+    @cached_property
+    def receipts_kept(self) -> str:
+        """Mark rows that left and stay for local rows; drop the mark of those that do not.
+
+        What is deleted leaves no receipt of a subscription that rests.
+        """
+        return self.compose(
+            "DELETE FROM {receipts} r USING {candidates} v WHERE {rv} AND v._verdict = 'l' "
+            "AND r.subscription_id NOT {known} AND r.subscription_id NOT IN ({other_streams}); "
+            "DELETE FROM {receipts} r USING {candidates} v WHERE {rv} AND v._kept "
+            "AND v._verdict <> 'k' AND r.subscription_id = {kept}; "
+            "INSERT INTO {receipts} (subscription_id, {key}, generation) "
+            "SELECT {kept}, {vkey}, 0 FROM {candidates} v WHERE v._verdict = 'k' AND NOT v._kept"
+        )
+
+    # Wanted rows ---------------------------------------------------------------------------------
+
+    @cached_property
+    def settled(self) -> str:
+        """Strike off what a fetch has answered, and what is gone."""
+        return self.compose(
+            "DELETE FROM {wanted} w USING {candidates} v WHERE w.source = {source} "
+            "AND w.stream = {stream} AND w.table_name = {name} AND w.row_key = {row_key} "
+            "AND v._changed AND NOT v._wanted AND (v._read OR NOT v._present)",
+            wanted=WANTED,
+            row_key=self.row_key("v"),
+        )
+
+    @cached_property
+    def want(self) -> str:
+        """Store what must be fetched."""
+        rows = "{candidates} v WHERE v._wanted"
+        return self.insert_wanted(self.row_key("v"), rows, "incomplete")
+
+    def insert_wanted(
+        self, key: Sql, rows: LiteralString, reason: LiteralString, **names: Sql
+    ) -> str:
+        """Store keys of this table that must be fetched.
+
+        Args:
+            key: the key as text.
+            rows: where from.
+            reason: why.
+            names: parts of `rows`.
+        """
+        return self.compose(
+            "INSERT INTO {wanted} (source, stream, table_name, row_key, reason, created_at) "
+            "SELECT DISTINCT {source}, {stream}, {name}, x.k, {reason}, now() "
+            "FROM (SELECT {wanted_key} AS k FROM {rows}) x "
+            "ON CONFLICT (source, stream, table_name, row_key) DO NOTHING",
+            wanted=WANTED,
+            reason=sql.Literal(reason),
+            wanted_key=key,
+            rows=self.part(rows, **names),
+        )
+
+    def want_open(self, membership: Membership, possible: Sql) -> str:
+        """Want changed rows that may belong and of which not all is known that hangs on them."""
+        return self.compose(
+            "UPDATE {candidates} v SET _wanted = true WHERE NOT v._wanted AND v._changed "
+            "AND v._present AND v._complete AND v._verdict <> 'o' AND NOT v._closed "
+            "AND NOT {was} AND {possible}",
+            was=flag("_was", membership.subscription),
+            possible=possible,
+        )
+
+    def want_incomplete(self, number: int, possible: Iterable[Sql]) -> str:
+        """Want rows that are not ours, may belong and of which not every column is known."""
+        return self.compose(
+            "UPDATE {candidates} v SET _wanted = true WHERE v._present AND NOT v._complete "
+            "AND NOT v._wanted AND v._set = {number} AND {possible}",
+            number=sql.Literal(number),
+            possible=any_of(possible),
+        )
+
+
+NULLED = sql.Identifier("public", "replicator_nulledvalue")
+
+_STAGED = {
+    "_verdict": "CASE WHEN NOT s._present THEN CASE WHEN {held} OR r0.subscription_id IS NOT NULL "
+    "THEN 'l'::\"char\" ELSE 'n' END WHEN s._complete THEN 'w' WHEN {held} THEN 'o' ELSE 'n' END",
+    "_set": "s._set",
+    "_changed": "true",
+    "_present": "s._present",
+    "_complete": "s._complete",
+    "_closed": "s._present AND ({closed} OR s._born OR s._read)",
+    "_read": "s._read",
+    "_held": "{held}",
+    "_kept": "r0.subscription_id IS NOT NULL",
+}
+
+
+def _receipt(number: int) -> Sql:
+    return sql.Identifier(f"r{number}")
+
+
+def _has(membership: Membership) -> Sql:
+    return sql.SQL("({}.subscription_id IS NOT NULL)").format(_receipt(membership.subscription))
+
+
+def _exists_receipt(text: TableText, number: int, alias: str) -> Sql:
+    return text.part(
+        "EXISTS (SELECT FROM {receipts} r WHERE {same} AND r.subscription_id = {number})",
+        same=text.same_key("r", alias),
+        number=sql.Literal(number),
+    )

@@ -1,0 +1,179 @@
+"""The SQL for foreign keys: rows that must leave, wait or be kept, and values set to NULL. Pure."""
+
+from psycopg import sql
+
+from replicator_apply.candidate_sql import NULLED, flag
+from replicator_apply.catalog import Constraint
+from replicator_apply.plan import Need
+from replicator_apply.rule_sql import Others, RuleSql
+from replicator_apply.sql_text import Sql, all_of, among, any_of, column, equal
+
+
+class ReferenceSql(RuleSql):
+    """Statements on candidates whose foreign keys dangle, and on those that others point at."""
+
+    # Ours that point at what is not here ---------------------------------------------------------
+
+    def draw_referrers(self, key: Constraint, others: Others) -> str:
+        """Draw in rows of ours that point at rows which are ours no more."""
+        to = others[key.to]
+        return self.draw(
+            "JOIN {parents} p ON {same} WHERE p._held AND NOT {stays} AND {held}",
+            parents=to.table.candidates,
+            same=equal(key.columns, "t", key.to_columns, "p"),
+            stays=to.any_flag("_in", "p"),
+            held=self.is_held("t"),
+        )
+
+    def refuse_dangling(self, need: Need, others: Others) -> str:
+        """Take rows back whose foreign key dangles.
+
+        If the row pointed at is on its way, they are wanted, and their old version stands if that
+        can; else they wait outside, and that row's answer will bring them along.
+        """
+        pulled = any_of(flag("_in", number) for number in sorted(need.pulled))
+        return self.compose(
+            "UPDATE {candidates} v SET _back = v._verdict = 'w' AND v._held AND {pulled}, "
+            "_wanted = v._wanted OR {pulled}, {may} WHERE {inside} AND {dangles}",
+            pulled=pulled,
+            may=sql.SQL(", ").join(
+                sql.SQL("{} = false").format(column(f"_may_{m.subscription}"))
+                for m in self.table.memberships
+            ),
+            inside=self.any_flag("_in"),
+            dangles=self.dangles(need.key, others),
+        )
+
+    # Local rows that point at ours ---------------------------------------------------------------
+
+    def lock_leaving(self) -> str:
+        """Lock the rows that leave, so that no local row can come to point at one any more."""
+        return self.compose(
+            "SELECT count(*) FROM (SELECT FROM {table} t JOIN {candidates} v ON {tv} "
+            "WHERE v._verdict = 'l' ORDER BY {vkey} FOR UPDATE OF t) locked"
+        )
+
+    def keep_for_local(self, key: Constraint) -> str:
+        """Keep leaving rows that local rows of a table without receipts point at."""
+        return self.compose(
+            "UPDATE {candidates} v SET _verdict = 'k' WHERE v._verdict = 'l' AND EXISTS "
+            "(SELECT FROM {referrer} x WHERE {xv})",
+            referrer=sql.Identifier(key.table.schema, key.table.name),
+            xv=equal(key.columns, "x", key.to_columns, "v"),
+        )
+
+    def keep_for_ours(self, key: Constraint, referrer: "ReferenceSql") -> str:
+        """Keep leaving rows that local, kept or another stream's rows of a table point at."""
+        table = referrer.table
+        return self.compose(
+            "UPDATE {candidates} v SET _verdict = 'k' WHERE v._verdict = 'l' AND EXISTS "
+            "(SELECT FROM {referrer} x WHERE {xv} AND NOT EXISTS (SELECT FROM {others_} y "
+            "WHERE {yx} AND (y._verdict IN ('w', 'o') OR y._verdict = 'l' AND NOT {elsewhere})) "
+            "AND ({elsewhere} OR EXISTS (SELECT FROM {others_} z "
+            "WHERE {zx} AND z._verdict = 'k') OR NOT EXISTS (SELECT FROM {other_receipts} q "
+            "WHERE {qx} AND q.subscription_id {theirs})))",
+            elsewhere=referrer.is_held_elsewhere("x"),
+            theirs=among(m.subscription for m in table.memberships),
+            referrer=table.identifier,
+            others_=table.candidates,
+            other_receipts=table.receipts,
+            xv=equal(key.columns, "x", key.to_columns, "v"),
+            yx=referrer.same_key("y", "x"),
+            zx=referrer.same_key("z", "x"),
+            qx=referrer.same_key("q", "x"),
+        )
+
+    # NULL in place of a row that is not here -----------------------------------------------------
+
+    def forget_nulled(self) -> str:
+        """Forget true values of rows that the batch brings anew, or that leave."""
+        return self.compose(
+            "DELETE FROM {nulled} n USING {candidates} v WHERE n.source = {source} "
+            "AND n.stream = {stream} AND n.table_name = {name} AND n.row_key = {row_key} "
+            "AND v._verdict <> 'o'",
+            nulled=NULLED,
+            row_key=self.row_key("v"),
+        )
+
+    def null_staged(self, need: Need, others: Others) -> list[str]:
+        """Write NULL for the rows that are written and point at what is not here."""
+        (name,) = need.key.columns
+        rows = self.part(
+            "{candidates} v WHERE v._verdict = 'w' AND {inside} AND {dangles}",
+            inside=self.any_flag("_in"),
+            dangles=self.dangles(need.key, others),
+        )
+        return [
+            self._note_nulled(name, rows, "v"),
+            self.compose(
+                "UPDATE {stage} s SET {column} = NULL WHERE EXISTS (SELECT FROM {rows} AND {sv})",
+                column=column(name),
+                rows=rows,
+            ),
+        ]
+
+    def null_held(self, need: Need, others: Others) -> list[str]:
+        """Write NULL in held rows that point at rows which leave."""
+        (name,) = need.key.columns
+        to = others[need.key.to]
+        where = self.part(
+            "{same} AND p._verdict IN ('l', 'k') AND {held} "
+            "AND NOT EXISTS (SELECT FROM {candidates} v WHERE {tv} AND v._verdict <> 'o')",
+            same=equal(need.key.columns, "t", need.key.to_columns, "p"),
+            held=self.is_held("t"),
+        )
+        parents = to.table.candidates
+        rows = self.part("{table} t, {parents} p WHERE {where}", parents=parents, where=where)
+        return [
+            self._note_nulled(name, rows, "t"),
+            self.compose(
+                "UPDATE {table} t SET {column} = NULL FROM {parents} p WHERE {where}",
+                column=column(name),
+                parents=parents,
+                where=where,
+            ),
+        ]
+
+    def _note_nulled(self, name: str, rows: Sql, alias: str) -> str:
+        return self.compose(
+            "INSERT INTO {nulled} (source, stream, table_name, row_key, column_name, value) "
+            "SELECT {source}, {stream}, {name}, {row_key}, {named}, {value}::text FROM {rows} "
+            "ON CONFLICT (source, stream, table_name, row_key, column_name) "
+            "DO UPDATE SET value = EXCLUDED.value",
+            nulled=NULLED,
+            row_key=self.row_key(alias),
+            named=sql.Literal(name),
+            value=column(name, alias),
+            rows=rows,
+        )
+
+    def restore(self, need: Need, others: Others) -> str:
+        """Write the true value where the row pointed at has come."""
+        (name,), (to_name,) = need.key.columns, need.key.to_columns
+        to = others[need.key.to]
+        return self.compose(
+            "WITH back AS (DELETE FROM {nulled} n USING {parents} p WHERE n.source = {source} "
+            "AND n.stream = {stream} AND n.table_name = {name} AND n.column_name = {named} "
+            "AND n.value = {value} AND p._verdict = 'w' AND {inside} RETURNING n.row_key, n.value) "
+            "UPDATE {table} t SET {column} = back.value::{type} FROM back WHERE {found}",
+            nulled=NULLED,
+            parents=to.table.candidates,
+            named=sql.Literal(name),
+            value=sql.SQL("{}::text").format(column(to_name, "p")),
+            inside=to.any_flag("_in", "p"),
+            column=column(name),
+            type=sql.SQL(self.table.shape.columns[name].type),
+            found=self._by_row_key("back.row_key"),
+        )
+
+    def _by_row_key(self, text: str) -> Sql:
+        """Find a row by its key as text, by way of the primary key's index."""
+        return all_of(
+            sql.SQL("{} = ({}::jsonb ->> {})::{}").format(
+                column(name, "t"),
+                sql.SQL(text),
+                sql.Literal(place),
+                sql.SQL(self.table.shape.columns[name].type),
+            )
+            for place, name in enumerate(self.table.key)
+        )

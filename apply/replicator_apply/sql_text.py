@@ -1,0 +1,145 @@
+"""The SQL of one table: the names that all statements share, and how they are filled in. Pure.
+
+Aliases everywhere: `t` the table, `s` its staging table, `v` its candidates, `r` its receipts.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from psycopg import sql
+
+from replicator_apply.plan import KEPT, Table
+
+Sql = sql.Composable
+
+LOADED = ("_set", "_round", "_present", "_complete", "_read", "_born", "_base")
+"""Control columns of a staging table that COPY fills, in this order, before the table's own."""
+WANTED = sql.Identifier("public", "replicator_wantedrow")
+
+
+def identifiers(names: Iterable[str], alias: str = "") -> Sql:
+    """List columns, with an alias before each."""
+    return sql.SQL(", ").join(column(name, alias) for name in names)
+
+
+def column(name: str, alias: str = "") -> Sql:
+    """Give one column, with an alias before it."""
+    return sql.Identifier(alias, name) if alias else sql.Identifier(name)
+
+
+def equal(names: Sequence[str], alias: str, others: Sequence[str], other: str) -> Sql:
+    """Join two aliases on columns, pairwise."""
+    pairs = zip(names, others, strict=True)
+    return sql.SQL(" AND ").join(
+        sql.SQL("{} = {}").format(column(mine, alias), column(theirs, other))
+        for mine, theirs in pairs
+    )
+
+
+def among(subscriptions: Iterable[int]) -> Sql:
+    """Write the test for a receipt of one of some subscriptions."""
+    return sql.SQL("IN ({})").format(sql.SQL(", ").join(map(sql.Literal, subscriptions)))
+
+
+def any_of(parts: Iterable[Sql]) -> Sql:
+    """Write that one of some conditions holds; none of no conditions does."""
+    some = list(parts)
+    return sql.SQL("({})").format(sql.SQL(" OR ").join(some)) if some else sql.SQL("FALSE")
+
+
+def all_of(parts: Iterable[Sql]) -> Sql:
+    """Write that all of some conditions hold; no conditions do."""
+    some = list(parts)
+    return sql.SQL("({})").format(sql.SQL(" AND ").join(some)) if some else sql.SQL("TRUE")
+
+
+_OTHER_STREAMS = sql.SQL(
+    "SELECT o.id FROM public.replicator_subscription o "
+    "WHERE o.declared AND (o.source, o.stream) <> ({}, {})"
+)
+
+
+class TableText:
+    """Composes statements on one table; each attribute or method gives text ready to execute.
+
+    They take no parameters: a filter may hold percent signs.
+
+    Args:
+        table: the table.
+        source, stream: which stream it is written by.
+    """
+
+    def __init__(self, table: Table, source: str, stream: str) -> None:
+        self.table = table
+        self._names: dict[str, Sql] = {
+            "table": table.identifier,
+            "stage": table.stage,
+            "candidates": table.candidates,
+            "parking": table.parking,
+            "loaded": identifiers(LOADED),
+            "receipts": table.receipts,
+            "key": identifiers(table.key),
+            "tkey": identifiers(table.key, "t"),
+            "skey": identifiers(table.key, "s"),
+            "vkey": identifiers(table.key, "v"),
+            "rkey": identifiers(table.key, "r"),
+            "columns": identifiers(table.columns),
+            "scolumns": identifiers(table.columns, "s"),
+            "ts": self.same_key("t", "s"),
+            "tv": self.same_key("t", "v"),
+            "sv": self.same_key("s", "v"),
+            "rs": self.same_key("r", "s"),
+            "rv": self.same_key("r", "v"),
+            "tr": self.same_key("t", "r"),
+            "kept": sql.Literal(KEPT),
+            "ours": among(m.subscription for m in table.memberships),
+            "known": among([KEPT, *(m.subscription for m in table.memberships)]),
+            "name": sql.Literal(str(table.name)),
+            "source": sql.Literal(source),
+            "stream": sql.Literal(stream),
+            "other_streams": _OTHER_STREAMS.format(sql.Literal(source), sql.Literal(stream)),
+        }
+
+    def same_key(self, alias: str, other: str) -> Sql:
+        """Join two aliases on the primary key."""
+        return equal(self.table.key, alias, self.table.key, other)
+
+    def compose(self, text: str, **more: Sql) -> str:
+        """Fill a statement's names."""
+        return self.part(text, **more).as_string()
+
+    def part(self, text: str, **more: Sql) -> sql.Composed:
+        """Fill the names of a part of a statement."""
+        return sql.SQL(text).format(**self._names, **more)
+
+    def is_held(self, alias: str) -> Sql:
+        """Whether the row of an alias has a receipt of one of the plan's subscriptions."""
+        return self._has_receipt(alias, "r.subscription_id {ours}")
+
+    def is_held_elsewhere(self, alias: str) -> Sql:
+        """Whether the row of an alias is another stream's too.
+
+        A subscription that rests, because nobody declares it any more, holds no row here.
+        """
+        return self._has_receipt(alias, "r.subscription_id IN ({other_streams})")
+
+    def _has_receipt(self, alias: str, condition: str) -> Sql:
+        return self.part(
+            "EXISTS (SELECT FROM {receipts} r WHERE {same} AND " + condition + ")",
+            same=self.same_key("r", alias),
+        )
+
+    def is_wanted(self, alias: str) -> Sql:
+        """Whether the row of an alias is wanted."""
+        return self.part(
+            "EXISTS (SELECT FROM {wanted} w WHERE w.source = {source} AND w.stream = {stream} "
+            "AND w.table_name = {name} AND w.row_key = {row_key})",
+            wanted=WANTED,
+            row_key=self.row_key(alias),
+        )
+
+    def row_key(self, alias: str) -> Sql:
+        """Write a key as text: a JSON array of the text of each of its columns."""
+        cells = sql.SQL(", ").join(
+            sql.SQL("{}::text").format(column(name, alias)) for name in self.table.key
+        )
+        return sql.SQL("jsonb_build_array({})::text").format(cells)

@@ -1,0 +1,176 @@
+"""The SQL for unique values that change hands inside a batch. Pure."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from psycopg import sql
+
+from replicator_apply.candidate_sql import CandidateSql
+from replicator_apply.catalog import PartialUnique
+from replicator_apply.sql_text import Sql, column, identifiers
+from replicator_apply.write_sql import WriteSql
+
+
+class UniqueSql(WriteSql, CandidateSql):
+    """Statements that free unique values."""
+
+    def _conflict(self, columns: Sequence[str]) -> Sql:
+        """Join: a row `t` that stands on the unique value of another, staged row `s`."""
+        same = sql.SQL(
+            "({0} = {1} OR {0} IS NULL AND {1} IS NULL)"
+            if columns in self.table.shape.nulls_equal
+            else "{0} = {1}"
+        )
+        values = (same.format(column(name, "t"), column(name, "s")) for name in columns)
+        return sql.SQL("{} AND NOT ({}) AND s._verdict = 'w'").format(
+            sql.SQL(" AND ").join(values), self.same_key("t", "s")
+        )
+
+    @cached_property
+    def create_parking(self) -> str:
+        """Make the table where rows stand while their unique values change hands."""
+        return self.compose(
+            "CREATE TEMP TABLE IF NOT EXISTS {parking_name} (LIKE {table} INCLUDING GENERATED) "
+            "ON COMMIT DELETE ROWS",
+            parking_name=sql.Identifier(f"replicator_parking_{self.table.number}"),
+        )
+
+    def delete_early(self, columns: Sequence[str]) -> str:
+        """Delete the leaving rows that stand on a unique value first."""
+        return self.compose(
+            "DELETE FROM {table} t USING {stage} l WHERE {tl} AND l._verdict = 'l' "
+            "AND NOT {elsewhere} AND EXISTS (SELECT FROM {stage} s WHERE {conflict})",
+            tl=self.same_key("t", "l"),
+            elsewhere=self.is_held_elsewhere("l"),
+            conflict=self._conflict(columns),
+        )
+
+    def park(self, columns: Sequence[str]) -> str:
+        """Take the written rows that stand on a unique value off the table."""
+        return self.compose(
+            "WITH parked AS (DELETE FROM {table} t USING {stage} w WHERE {tw} "
+            "AND w._verdict = 'w' AND EXISTS (SELECT FROM {stage} s WHERE {conflict}) "
+            "RETURNING {tcolumns}) INSERT INTO {parking} ({all}) SELECT {all} FROM parked",
+            tw=self.same_key("t", "w"),
+            conflict=self._conflict(columns),
+            tcolumns=identifiers(self._stored, "t"),
+            all=identifiers(self._stored),
+        )
+
+    @cached_property
+    def park_all(self) -> str:
+        """Take every written row off the table."""
+        return self.compose(
+            "WITH parked AS (DELETE FROM {table} t USING {stage} w WHERE {tw} "
+            "AND w._verdict = 'w' RETURNING {tcolumns}) "
+            "INSERT INTO {parking} ({all}) SELECT {all} FROM parked",
+            tw=self.same_key("t", "w"),
+            tcolumns=identifiers(self._stored, "t"),
+            all=identifiers(self._stored),
+        )
+
+    @cached_property
+    def _stored(self) -> list[str]:
+        return [name for name, c in self.table.shape.columns.items() if not c.generated]
+
+    def update_parked(self, columns: Sequence[str], number: int) -> str | None:
+        """As `update`, on the rows that are parked."""
+        settable = self._settable(columns)
+        if not settable:
+            return None
+        return self.compose(
+            "UPDATE {parking} t SET {assignments} FROM {stage} s "
+            "WHERE {ts} AND s._verdict = 'w' AND s._set = {number}",
+            assignments=self._assignments(settable),
+            number=sql.Literal(number),
+        )
+
+    @cached_property
+    def unpark(self) -> str:
+        """Put the parked rows back."""
+        return self.compose(
+            "INSERT INTO {table} ({all}) OVERRIDING SYSTEM VALUE SELECT {all} FROM {parking}",
+            all=identifiers(self._stored),
+        )
+
+    def step_aside(self, columns: Sequence[str], name: str, value: Sql) -> str:
+        """Give the written rows that stand on a unique value a passing value instead."""
+        return self.compose(
+            "UPDATE {table} t SET {last} = {value} FROM {stage} w WHERE {tw} "
+            "AND w._verdict = 'w' AND EXISTS (SELECT FROM {stage} s WHERE {conflict})",
+            last=column(name),
+            value=value,
+            tw=self.same_key("t", "w"),
+            conflict=self._conflict(columns),
+        )
+
+    def _partial_conflict(self, index: PartialUnique) -> Sql:
+        """As `_conflict`, for an index that is partial or on expressions."""
+        # Each side is computed over that row alone: the expressions name columns without a table.
+        side = "(SELECT ROW({values}) FROM (SELECT {alias}.*) one WHERE {condition})"
+        names = {
+            "values": sql.SQL(", ").join(map(_trusted, index.values)),
+            "condition": _trusted(index.condition),
+        }
+        mine, theirs = (
+            sql.SQL(side).format(alias=sql.Identifier(alias), **names) for alias in "ts"
+        )
+        return sql.SQL("({} = {}) AND NOT ({}) AND s._verdict = 'w'").format(
+            mine, theirs, self.same_key("t", "s")
+        )
+
+    @cached_property
+    def conflicts(self) -> list[Sql]:
+        """Join, for each unique index that can be looked at: `_conflict`."""
+        table = self.table
+        plain = [tuple(each) for each in table.shape.unique if set(each) <= set(table.columns)]
+        partial = [each for each in table.shape.partial if each.columns <= set(table.columns)]
+        return [*map(self._conflict, plain), *map(self._partial_conflict, partial)]
+
+    @cached_property
+    def check_unique(self) -> str | None:
+        """Check now the unique constraints that may be checked at the end; None: there is none."""
+        if not self.table.shape.deferrable:
+            return None
+        schema = self.table.name.schema
+        return self.compose(
+            "SET CONSTRAINTS {constraints} IMMEDIATE",
+            constraints=sql.SQL(", ").join(
+                sql.Identifier(schema, name) for name in self.table.shape.deferrable
+            ),
+        )
+
+    def draw_unsure(self, conflict: Sql) -> str:
+        """Draw in rows of ours that stand on a unique value of a row that is written."""
+        return self.draw(
+            "JOIN {stage} s ON {conflict} WHERE {held}",
+            conflict=conflict,
+            held=self.is_held("t"),
+        )
+
+    def evict_unsure(self, conflict: Sql) -> str:
+        """Take out those of them whose old version stands: the source cannot hold it; fetch."""
+        return self.compose(
+            "UPDATE {candidates} v SET _wanted = true, {may} FROM {table} t WHERE {tv} "
+            "AND v._verdict = 'o' AND {inside} AND EXISTS (SELECT FROM {stage} s WHERE {conflict})",
+            may=sql.SQL(", ").join(
+                sql.SQL("{} = false").format(column(f"_may_{m.subscription}"))
+                for m in self.table.memberships
+            ),
+            inside=self.any_flag("_in"),
+            conflict=conflict,
+        )
+
+    def count_local_values(self, columns: Sequence[str]) -> str:
+        """Count local or kept rows that stand on a unique value; no other is left there by now."""
+        return self.compose(
+            "SELECT count(*) FROM {stage} s JOIN {table} t ON {conflict} "
+            "WHERE NOT EXISTS (SELECT FROM {stage} o WHERE {ot} AND o._verdict IN ('w', 'l'))",
+            conflict=self._conflict(columns),
+            ot=self.same_key("o", "t"),
+        )
+
+
+def _trusted(text: str) -> Sql:
+    """Take an expression as the target's own catalog writes it."""
+    return sql.SQL(text.replace("{", "{{").replace("}", "}}"))

@@ -1,0 +1,62 @@
+"""The SQL that writes what is staged into the table. Pure."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from psycopg import sql
+
+from replicator_apply.sql_text import Sql, TableText, column
+
+
+class WriteSql(TableText):
+    """Statements that write staged rows; `_verdict` says which."""
+
+    def update(self, columns: Sequence[str], number: int) -> str | None:
+        """Write the columns that came to rows that are here; None: there is nothing but the key."""
+        settable = self._settable(columns)
+        if not settable:
+            return None
+        return self.compose(
+            "UPDATE {table} t SET {assignments} FROM {stage} s "
+            "WHERE {ts} AND s._verdict = 'w' AND s._set = {number}",
+            assignments=self._assignments(settable),
+            number=sql.Literal(number),
+        )
+
+    def _settable(self, columns: Sequence[str]) -> list[str]:
+        """Leave out the key, unless it may be here in another spelling."""
+        if self.table.respelled:
+            return list(columns)
+        return [name for name in columns if name not in self.table.key]
+
+    def _assignments(self, columns: Sequence[str]) -> Sql:
+        return sql.SQL(", ").join(
+            sql.SQL("{} = {}").format(column(name), column(name, "s")) for name in columns
+        )
+
+    @cached_property
+    def insert(self) -> str:
+        """Write the rows that are not here."""
+        return self.compose(
+            "INSERT INTO {table} ({columns}{more}) OVERRIDING SYSTEM VALUE "
+            "SELECT {scolumns}{values} FROM {stage} s WHERE s._verdict = 'w' AND s._complete "
+            "AND NOT EXISTS (SELECT FROM {table} t WHERE {ts})",
+            more=sql.Composed(
+                [sql.SQL(", {}").format(column(name)) for name in self.table.defaults]
+            ),
+            values=sql.Composed(
+                [
+                    sql.SQL(", {}::{}").format(text, sql.SQL(self.table.shape.columns[name].type))
+                    for name, text in self.table.defaults.items()
+                ]
+            ),
+        )
+
+    @cached_property
+    def delete(self) -> str:
+        """Delete the rows that leave, but for those that another stream holds too."""
+        return self.compose(
+            "DELETE FROM {table} t USING {stage} s WHERE {ts} AND s._verdict = 'l' "
+            "AND NOT {elsewhere}",
+            elsewhere=self.is_held_elsewhere("s"),
+        )

@@ -1,0 +1,296 @@
+"""From declared datasets and Django's models to the plain values of `replicator.plan`.
+
+Reads model meta only; needs `django.setup()` and no database. Every function raises
+`WrongDeclaration` with the id of the system check that reports the same mistake.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
+
+from django.db.models import Field, Model
+from django.db.models import ForeignKey as DjangoForeignKey
+
+from replicator.columns import column_name
+from replicator.compiler import compile_release, find_model, table_of
+from replicator.declare import (
+    Children,
+    Dataset,
+    OptIn,
+    Referenced,
+    declared_datasets,
+    declared_opt_ins,
+    names_of,
+)
+from replicator.declare import Rule as Declared
+from replicator.errors import WrongDeclaration
+from replicator.plan import (
+    ChildrenRule,
+    DatasetPlan,
+    Edge,
+    Filter,
+    ReferencedRule,
+    Release,
+    RowsRule,
+    Rule,
+    fingerprint,
+)
+from replicator.where import compile_where
+
+
+def find_dataset(name: str) -> DatasetPlan:
+    """Compile the dataset of that name.
+
+    Raises:
+        WrongDeclaration: there is none, or it cannot be compiled.
+    """
+    dataset = declared_datasets().get(name)
+    if dataset is None:
+        known = ", ".join(sorted(declared_datasets())) or "none"
+        raise WrongDeclaration(
+            f"There is no dataset {name!r}",
+            check_id="replicator.E033",
+            remedy=f"Declare it in a replication.py, or name one of those declared: {known}.",
+        )
+    return compile_dataset(dataset)
+
+
+def compile_dataset(dataset: Dataset) -> DatasetPlan:
+    """Compile a dataset's rules and the releases they stand on.
+
+    Raises:
+        WrongDeclaration: a rule names a model that is not opted in or an edge that is not there,
+            its filter is refused, or the rules' tables travel in several streams.
+    """
+    return _Compilation(dataset).plan()
+
+
+class _Compilation:
+    """Compiles one dataset.
+
+    `_releases` grows while rules are compiled: a rule on a model brings the models that it inherits
+    from (https://docs.djangoproject.com/en/5.2/topics/db/models/#multi-table-inheritance).
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._opt_ins = {d.label.lower(): d for d in declared_opt_ins()}
+        self._releases: dict[str, Release] = {}
+
+    def plan(self) -> DatasetPlan:
+        declared = self._dataset.rules
+        for rule in declared:
+            self._release(rule.label)
+        links = list(self._parent_links())
+        rules: list[Rule] = []
+        for rule in declared:
+            if isinstance(rule, Children):
+                rules.append(self._children(rule))
+            elif isinstance(rule, Referenced):
+                rules += self._referenced(rule)
+            else:
+                rules.append(RowsRule(self._label(rule), self._filter(rule)))
+        for label, edge in links:
+            pulling = ReferencedRule(self._label_of(edge), edge)
+            if pulling not in rules and not _always_under(rules, label, edge):
+                rules.append(pulling)
+        # Pages are named by the rule's number.
+        rules.sort(key=lambda rule: not isinstance(rule, RowsRule))
+        if not isinstance(rules[0], RowsRule):
+            raise WrongDeclaration(
+                f"Dataset {self._dataset.name!r} has no Rows rule: nothing belongs to begin with",
+                check_id="replicator.E036",
+                remedy="Add Rows(model), with the rows that the others hang on.",
+            )
+        releases = tuple(self._releases.values())
+        nulls = self._edges(declared, "null")
+        required = self._edges(declared, "required")
+        self._refuse_contradictions(nulls, required, releases)
+        return DatasetPlan(
+            self._dataset.name,
+            _one_stream(self._dataset.name, releases),
+            tuple(rules),
+            releases,
+            fingerprint(tuple(rules), releases, nulls, required),
+            nulls,
+            required,
+        )
+
+    # Models --------------------------------------------------------------------------------------
+
+    def _release(self, label: str) -> Release:
+        declaration: OptIn | None = self._opt_ins.get(label.lower())
+        if declaration is None:
+            raise WrongDeclaration(
+                f"Dataset {self._dataset.name!r} has a rule on {label}, which is not opted in",
+                check_id="replicator.E030",
+                remedy=f'Add opt_in("{label}"), or remove the rule.',
+            )
+        known = find_model(label)._meta.label
+        if known not in self._releases:
+            self._releases[known] = compile_release(declaration)
+        return self._releases[known]
+
+    def _label(self, rule: Declared) -> str:
+        return self._release(rule.label).label
+
+    def _label_of(self, edge: Edge) -> str:
+        return next(r.label for r in self._releases.values() if r.table == edge.to)
+
+    def _filter(self, rule: Declared) -> Filter | None:
+        return compile_where(find_model(rule.label), rule.where, self._release(rule.label))
+
+    def _parent_links(self) -> Iterator[tuple[str, Edge]]:
+        """Add the models of which a row of an inheriting one is the rest; give their links."""
+        todo = list(self._releases)
+        while todo:
+            release = self._releases[todo.pop()]
+            for parent, link in find_model(release.label)._meta.parents.items():
+                if link is None or column_name(link) not in release.columns:
+                    continue
+                if parent._meta.label not in self._releases:
+                    self._release(parent._meta.label)
+                    todo.append(parent._meta.label)
+                yield release.label, self._edge(release, link)
+
+    # Edges ---------------------------------------------------------------------------------------
+
+    def _children(self, rule: Children) -> ChildrenRule:
+        names = names_of(rule.of)
+        if not names:
+            raise WrongDeclaration(
+                f"Children({rule.label}) does not say of what",
+                check_id="replicator.E036",
+                remedy='Name the foreign key that leads to the parent: of="parent".',
+            )
+        release = self._release(rule.label)
+        edges = tuple(self._named_edge(release, name, "of") for name in names)
+        known = {each.table for each in self._releases.values()}
+        if strangers := [edge for edge in edges if edge.to not in known]:
+            raise WrongDeclaration(
+                f"Children({rule.label}): no rule of dataset {self._dataset.name!r} is on "
+                f"{strangers[0].to}, where {strangers[0].columns[0]} leads",
+                check_id="replicator.E036",
+                remedy="Add a rule on the parent's model.",
+            )
+        return ChildrenRule(release.label, edges, self._filter(rule))
+
+    def _referenced(self, rule: Referenced) -> list[Rule]:
+        target = self._release(rule.label)
+        found = self._via(rule) if rule.via is not None else list(self._pointing_at(target))
+        if strangers := [edge for edge in found if edge.to != target.table]:
+            raise WrongDeclaration(
+                f"Referenced({rule.label}): {strangers[0]} leads to {strangers[0].to}",
+                check_id="replicator.E036",
+                remedy=f"Name foreign keys that point at {rule.label}.",
+            )
+        if not found:
+            raise WrongDeclaration(
+                f"Referenced({rule.label}): no released foreign key of dataset "
+                f"{self._dataset.name!r} points at it",
+                check_id="replicator.E036",
+                remedy="Release the foreign key, or write Rows instead.",
+            )
+        condition = self._filter(rule)
+        return [ReferencedRule(target.label, edge, condition) for edge in found]
+
+    def _pointing_at(self, target: Release) -> Iterator[Edge]:
+        for release in self._releases.values():
+            for key in release.foreign_keys:
+                if key.to == target.table:
+                    yield Edge(release.table, key.columns, key.to, key.to_columns)
+
+    def _via(self, rule: Referenced) -> list[Edge]:
+        edges = []
+        for path in names_of(rule.via or ()):
+            label, _, name = path.rpartition(".")
+            release = self._releases.get(find_model(label)._meta.label) if "." in label else None
+            if release is None:
+                raise WrongDeclaration(
+                    f"Referenced({rule.label}): via names {path!r}, and no rule is on {label!r}",
+                    check_id="replicator.E036",
+                    remedy="Write app_label.Model.field, of a model that the dataset has.",
+                )
+            edges.append(self._named_edge(release, name, "via"))
+        return edges
+
+    def _edges(self, declared: Iterable[Declared], policy: str) -> tuple[Edge, ...]:
+        found: dict[Edge, None] = {}
+        for rule in declared:
+            release = self._release(rule.label)
+            for name in names_of(getattr(rule, policy)):
+                found[self._named_edge(release, name, policy)] = None
+        return tuple(sorted(found, key=str))
+
+    def _named_edge(self, release: Release, name: str, argument: str) -> Edge:
+        """Resolve the name of a foreign key: field, attribute or column."""
+        model = find_model(release.label)
+        keys = [f for f in model._meta.local_concrete_fields if isinstance(f, DjangoForeignKey)]
+        for field in keys:
+            if name in (field.name, field.attname, field.column):
+                if column_name(field) not in release.columns:
+                    raise WrongDeclaration(
+                        f"{release.label}: {argument} names {name}, which is not released",
+                        check_id="replicator.E036",
+                        remedy="Release the column in opt_in.",
+                    )
+                return self._edge(release, field)
+        raise WrongDeclaration(
+            f"{release.label} has no foreign key {name!r} ({argument})",
+            check_id="replicator.E036",
+            remedy=_name_of_edge_remedy(model, keys, name),
+        )
+
+    def _edge(self, release: Release, field: "Field[Any, Any]") -> Edge:
+        target = cast("DjangoForeignKey[Model, Model]", field).target_field
+        columns, to_columns = (column_name(field),), (column_name(target),)
+        return Edge(release.table, columns, table_of(target.model), to_columns)
+
+    def _refuse_contradictions(
+        self, nulls: tuple[Edge, ...], required: tuple[Edge, ...], releases: tuple[Release, ...]
+    ) -> None:
+        nullable = {
+            (release.table, key.columns)
+            for release in releases
+            for key in release.foreign_keys
+            if key.nullable
+        }
+        for edge in nulls:
+            if edge in required:
+                problem, remedy = f"{edge} is both null and required", "Keep one of them."
+            elif (edge.table, edge.columns) not in nullable:
+                problem = f"null names {edge}, which may not be NULL"
+                remedy = "Write required, or pull the other row in by Referenced."
+            else:
+                continue
+            raise WrongDeclaration(
+                f"Dataset {self._dataset.name!r}: {problem}",
+                check_id="replicator.E037",
+                remedy=remedy,
+            )
+
+
+def _always_under(rules: Iterable[Rule], label: str, edge: Edge) -> bool:
+    """Whether every row of a model belongs only where the row at the end of an edge does."""
+    own = [rule for rule in rules if rule.label == label]
+    return bool(own) and all(isinstance(r, ChildrenRule) and edge in r.edges for r in own)
+
+
+def _name_of_edge_remedy(
+    model: type[Model], keys: "list[DjangoForeignKey[Model, Model]]", name: str
+) -> str:
+    for parent in model._meta.get_parent_list():
+        if any(isinstance(f, Field) and f.name == name for f in parent._meta.local_fields):
+            return f"{name} is a column of {parent._meta.label}: write the rule on that model."
+    known = ", ".join(field.name for field in keys) or "none"
+    return f"Its own foreign keys are: {known}."
+
+
+def _one_stream(name: str, found: tuple[Release, ...]) -> str:
+    streams = sorted({release.stream for release in found})
+    if len(streams) > 1:
+        raise WrongDeclaration(
+            f"Dataset {name!r} has tables in several streams: {', '.join(streams)}",
+            check_id="replicator.E032",
+            remedy="Opt its models in to one stream, or make one dataset per stream.",
+        )
+    return streams[0]

@@ -1,0 +1,58 @@
+"""True values of foreign keys in whose place NULL stands."""
+
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+    dependencies = [
+        ("replicator", "0001_initial"),
+    ]
+
+    operations = [
+        migrations.CreateModel(
+            name="NulledValue",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "source",
+                    models.CharField(help_text="The environment that publishes.", max_length=63),
+                ),
+                ("stream", models.CharField(help_text="The stream's name.", max_length=40)),
+                ("table_name", models.CharField(help_text="schema.table", max_length=130)),
+                (
+                    "row_key",
+                    models.TextField(
+                        help_text="JSON array of the key's values, as Postgres' text."
+                    ),
+                ),
+                (
+                    "column_name",
+                    models.CharField(help_text="The foreign key's column.", max_length=63),
+                ),
+                (
+                    "value",
+                    models.TextField(help_text="What the source has there, as Postgres' text."),
+                ),
+            ],
+            options={
+                "db_table": "replicator_nulledvalue",
+                "indexes": [
+                    models.Index(
+                        fields=["source", "stream", "table_name", "column_name", "value"],
+                        name="replicator_nulledvalue_of",
+                    )
+                ],
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("source", "stream", "table_name", "row_key", "column_name"),
+                        name="replicator_nulledvalue_once",
+                    )
+                ],
+            },
+        ),
+    ]
