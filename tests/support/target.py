@@ -25,9 +25,15 @@ Row = tuple[Any, ...]
 PLACE = Place("prod", "main")
 TIME = "2026-01-02 03:04:05.678901+00"
 
-KEYS = {"shop_stock": ("product_id",), "shop_watch": ("user_id", "product_id")}
+KEYS = {
+    "shop_stock": ("product_id",),
+    "shop_watch": ("user_id", "product_id"),
+    "pages_article": ("page_ptr_id",),
+}
 DEFAULTS: dict[str, dict[str, Value]] = {
     "auth_user": {"username": "u", "email": "u@example.com"},
+    "pages_article": {"summary": "", "read_minutes": 1},
+    "pages_page_tags": {},
     "pages_page": {
         "parent_id": None,
         "slug": "s",

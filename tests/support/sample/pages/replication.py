@@ -2,7 +2,7 @@
 
 from django.db.models import Model, Q
 
-from replicator import Dataset, Rows, opt_in
+from replicator import Children, Dataset, Rows, opt_in
 from tests.support.sample.pages.models import Article, Labelling, Page, Remark, Tag
 
 MODELS: tuple[type[Model], ...] = (Tag, Page, Article, Page.tags.through, Labelling, Remark)
@@ -10,6 +10,14 @@ for model in MODELS:
     opt_in(model)
 
 Dataset("pages", *(Rows(model) for model in MODELS))
+Dataset(
+    "sections",
+    Rows(Page, where=Q(live=True, title="section"), null=["parent"]),
+    Children(Page, of="parent"),
+    Children(Article, of="page_ptr"),
+    Children(Page.tags.through, of=["page", "tag"]),
+    Rows(Tag, where=Q(name__startswith="a")),
+)
 Dataset("live-pages", Rows(Page, where=Q(live=True), required=["parent"]))
 Dataset("some-tags", Rows(Tag, where=Q(name__startswith="a")), Rows(Tag, where=Q(pk__lt=10)))
 Dataset("live-roots", Rows(Page, where=Q(parent=None, live=True), required=["parent"]))

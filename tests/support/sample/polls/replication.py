@@ -2,7 +2,7 @@
 
 from django.db.models import Q
 
-from replicator import Dataset, Rows, opt_in, opt_out
+from replicator import Children, Dataset, Referenced, Rows, opt_in, opt_out
 from tests.support.sample.polls.models import Choice, Question, Vote
 
 opt_in(Question)
@@ -18,6 +18,15 @@ Dataset(
     Rows(Question, where=Q(published=True)),
     Rows(Question, where=Q(priority__gte=5)),
 )
+Dataset(
+    "poll-trees",
+    Rows(Question, where=Q(published=True)),
+    Children(Choice, of="question"),
+    Children(Vote, of="choice", where=Q(weight__gt=0)),
+    Referenced("auth.User"),
+)
+Dataset("authorless", Rows(Question, null=["author"]), Rows("auth.User", where=Q(pk__lt=5)))
+Dataset("waiting", Rows(Question, required=["author"]), Rows("auth.User", where=Q(pk__lt=5)))
 Dataset(
     "notable-questions",
     Rows("auth.User"),
