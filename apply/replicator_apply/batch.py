@@ -19,7 +19,7 @@ from replicator_apply.assemble import Parsed, Transaction
 from replicator_apply.collapse import TableChanges, collapse
 from replicator_apply.direct import DirectWriter, Unexpected, may_write_directly, write_directly
 from replicator_apply.plan import TargetPlan
-from replicator_apply.rules import Rules, tables_to_stage
+from replicator_apply.rules import Rules
 from replicator_apply.sequences import Sequences
 from replicator_apply.stage import Staged, StagingTables, merge_rounds, stage
 from replicator_apply.state import Place, advance, fence
@@ -220,7 +220,7 @@ class Applier:
         changed = {tables[p].name for p in only[0]} if only else set(self.plan.tables)
         staged = {
             table.name: Staged(table, self._staging.prepare(table))
-            for table in tables_to_stage(self.plan, changed | set(self.unsettled))
+            for table in self.plan.tied(changed | set(self.unsettled))
         }
         try:
             with self._transaction(batch, finish) as cursor:

@@ -23,7 +23,7 @@ and for each subscription N that holds rows of the table:
     _in_N      whether it does, as far as has been found out
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import LiteralString
 
@@ -40,6 +40,7 @@ from replicator_apply.sql_text import (
     any_of,
     column,
     identifiers,
+    once,
 )
 
 FLAGS = [
@@ -216,7 +217,12 @@ class CandidateSql(TableText):
     @cached_property
     def stand(self) -> str:
         """Let the old version of incomplete rows of ours stand, and want them."""
-        return self._take_old("v._verdict = 'o' AND v._changed AND NOT v._wanted", also="")
+        same = [
+            sql.SQL(", {} = {}").format(column(f"_same_{n}"), flag("_was", n))
+            for n in self._subscriptions
+        ]
+        where: LiteralString = "v._verdict = 'o' AND v._changed AND NOT v._wanted"
+        return self._take_old(where, also="", may=sql.Composed(same))
 
     @cached_property
     def step_back(self) -> str:
@@ -329,6 +335,7 @@ class CandidateSql(TableText):
 
     # Receipts ------------------------------------------------------------------------------------
 
+    @once
     def receipts_enter(self, membership: Membership) -> str:
         """Note what is a subscription's now, and what its newest backfill has seen."""
         number = membership.subscription
@@ -344,6 +351,7 @@ class CandidateSql(TableText):
             was=flag("_was", number),
         )
 
+    @once
     def receipts_leave(self, membership: Membership) -> str:
         """Drop the receipts of what is a subscription's no more."""
         number = membership.subscription
@@ -409,25 +417,6 @@ class CandidateSql(TableText):
             reason=sql.Literal(reason),
             wanted_key=key,
             rows=self.part(rows, **names),
-        )
-
-    def want_open(self, membership: Membership, possible: Sql) -> str:
-        """Want changed rows that may belong and of which not all is known that hangs on them."""
-        return self.compose(
-            "UPDATE {candidates} v SET _wanted = true WHERE NOT v._wanted AND v._changed "
-            "AND v._present AND v._complete AND v._verdict <> 'o' AND NOT v._closed "
-            "AND NOT {was} AND {possible}",
-            was=flag("_was", membership.subscription),
-            possible=possible,
-        )
-
-    def want_incomplete(self, number: int, possible: Iterable[Sql]) -> str:
-        """Want rows that are not ours, may belong and of which not every column is known."""
-        return self.compose(
-            "UPDATE {candidates} v SET _wanted = true WHERE v._present AND NOT v._complete "
-            "AND NOT v._wanted AND v._set = {number} AND {possible}",
-            number=sql.Literal(number),
-            possible=any_of(possible),
         )
 
 

@@ -5,9 +5,10 @@ names it in every request; an answer to another plan counts for nothing.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from itertools import chain, repeat
 
 from psycopg import sql
@@ -232,12 +233,71 @@ class TargetPlan:
         """The tables by the beginning of their records' keys."""
         return {table.prefix: table for table in self.tables.values()}
 
+    @cached_property
+    def _hanging(self) -> tuple[tuple[TableName, TableName], ...]:
+        """Pairs of tables: rows of the first hang by a rule on rows of the second."""
+        found = []
+        for subscription in self.subscriptions:
+            for rule in subscription.dataset.rules:
+                if isinstance(rule, ChildrenRule):
+                    found += [(edge.table, edge.to) for edge in rule.edges]
+                elif isinstance(rule, ReferencedRule):
+                    found.append((rule.edge.to, rule.edge.table))
+        return tuple(found)
+
+    def in_order(self, names: frozenset[TableName]) -> tuple[list[TableName], bool]:
+        """Order tables so that what a row hangs on comes first; True if some hang on each other."""
+        if names not in self._orders:
+            graph: dict[TableName, set[TableName]] = {name: set() for name in names}
+            for table, on in self._hanging:
+                if table in graph and on in graph:
+                    graph[table].add(on)
+            try:
+                self._orders[names] = list(TopologicalSorter(graph).static_order()), False
+            except CycleError:
+                self._orders[names] = sorted(names), True
+        return self._orders[names]
+
+    def tied(self, changed: Iterable[TableName]) -> list[Table]:
+        """Add to changed tables all that rules or foreign keys tie to them, directly or not."""
+        names = set[TableName]()
+        for name in changed:
+            if name not in names:
+                names |= self._components[name]
+        return [table for name, table in self.tables.items() if name in names]
+
+    @cached_property
+    def _components(self) -> dict[TableName, frozenset[TableName]]:
+        ties: dict[TableName, set[TableName]] = {name: {name} for name in self.tables}
+        pairs = list(self._hanging)
+        for table in self.tables.values():
+            ends = [need.key.to for need in table.needs]
+            ends += [key.table for key in table.shape.incoming]
+            pairs += [(table.name, end) for end in ends if end in ties]
+        for one, other in pairs:
+            ties[one].add(other)
+            ties[other].add(one)
+        return {name: frozenset(_reached(name, ties)) for name in self.tables}
+
+    @cached_property
+    def _orders(self) -> dict[frozenset[TableName], tuple[list[TableName], bool]]:
+        return {}
+
     def subscription(self, number: int) -> SubscribedDataset:
         """Give a subscription by its id. Raises KeyError."""
         for subscription in self.subscriptions:
             if subscription.id == number:
                 return subscription
         raise KeyError(number)
+
+
+def _reached(begin: TableName, ties: Mapping[TableName, set[TableName]]) -> set[TableName]:
+    names, todo = {begin}, [begin]
+    while todo:
+        more = ties[todo.pop()] - names
+        names |= more
+        todo += more
+    return names
 
 
 def receipts_name(table: TableName) -> str:

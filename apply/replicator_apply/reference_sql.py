@@ -6,7 +6,7 @@ from replicator_apply.candidate_sql import NULLED, flag
 from replicator_apply.catalog import Constraint
 from replicator_apply.plan import Need
 from replicator_apply.rule_sql import Others, RuleSql
-from replicator_apply.sql_text import Sql, all_of, among, any_of, column, equal
+from replicator_apply.sql_text import Sql, all_of, among, any_of, column, equal, once
 
 
 class ReferenceSql(RuleSql):
@@ -14,6 +14,7 @@ class ReferenceSql(RuleSql):
 
     # Ours that point at what is not here ---------------------------------------------------------
 
+    @once
     def draw_referrers(self, key: Constraint, others: Others) -> str:
         """Draw in rows of ours that point at rows which are ours no more."""
         to = others[key.to]
@@ -25,6 +26,7 @@ class ReferenceSql(RuleSql):
             held=self.is_held("t"),
         )
 
+    @once
     def refuse_dangling(self, need: Need, others: Others) -> str:
         """Take rows back whose foreign key dangles.
 
@@ -46,6 +48,7 @@ class ReferenceSql(RuleSql):
 
     # Local rows that point at ours ---------------------------------------------------------------
 
+    @once
     def lock_leaving(self) -> str:
         """Lock the rows that leave, so that no local row can come to point at one any more."""
         return self.compose(
@@ -53,6 +56,7 @@ class ReferenceSql(RuleSql):
             "WHERE v._verdict = 'l' ORDER BY {vkey} FOR UPDATE OF t) locked"
         )
 
+    @once
     def keep_for_local(self, key: Constraint) -> str:
         """Keep leaving rows that local rows of a table without receipts point at."""
         return self.compose(
@@ -62,6 +66,7 @@ class ReferenceSql(RuleSql):
             xv=equal(key.columns, "x", key.to_columns, "v"),
         )
 
+    @once
     def keep_for_ours(self, key: Constraint, referrer: "ReferenceSql") -> str:
         """Keep leaving rows that local, kept or another stream's rows of a table point at."""
         table = referrer.table
@@ -85,6 +90,7 @@ class ReferenceSql(RuleSql):
 
     # NULL in place of a row that is not here -----------------------------------------------------
 
+    @once
     def forget_nulled(self) -> str:
         """Forget true values of rows that the batch brings anew, or that leave."""
         return self.compose(
@@ -95,6 +101,7 @@ class ReferenceSql(RuleSql):
             row_key=self.row_key("v"),
         )
 
+    @once
     def null_staged(self, need: Need, others: Others) -> list[str]:
         """Write NULL for the rows that are written and point at what is not here."""
         (name,) = need.key.columns
@@ -112,6 +119,7 @@ class ReferenceSql(RuleSql):
             ),
         ]
 
+    @once
     def null_held(self, need: Need, others: Others) -> list[str]:
         """Write NULL in held rows that point at rows which leave."""
         (name,) = need.key.columns
@@ -147,6 +155,7 @@ class ReferenceSql(RuleSql):
             rows=rows,
         )
 
+    @once
     def restore(self, need: Need, others: Others) -> str:
         """Write the true value where the row pointed at has come."""
         (name,), (to_name,) = need.key.columns, need.key.to_columns

@@ -14,7 +14,7 @@ from replicator.plan import ChildrenRule, Edge, ReferencedRule, TableName
 from replicator_apply.candidate_sql import CandidateSql, flag, may_pass, passes
 from replicator_apply.catalog import Constraint
 from replicator_apply.plan import Membership
-from replicator_apply.sql_text import Sql, all_of, any_of, column, equal
+from replicator_apply.sql_text import Sql, all_of, any_of, column, equal, once
 
 
 class RuleSql(CandidateSql):
@@ -70,6 +70,7 @@ class RuleSql(CandidateSql):
 
     # Lost ----------------------------------------------------------------------------------------
 
+    @once
     def draw_children(self, number: int, edge: Edge, parents: "RuleSql") -> str:
         """Draw in the children of rows that a subscription lost."""
         return self.draw(
@@ -80,6 +81,7 @@ class RuleSql(CandidateSql):
             held=self._held_for(number, "t"),
         )
 
+    @once
     def lose_children(self, membership: Membership, edge: Edge, parents: "RuleSql") -> str:
         """Take out the children of rows that the subscription lost; they may come back."""
         return self._lose(
@@ -90,6 +92,7 @@ class RuleSql(CandidateSql):
             lost=_lost(membership.subscription, "p"),
         )
 
+    @once
     def draw_pulled(self, number: int, edge: Edge, referrers: "RuleSql") -> str:
         """Draw in what rows pulled in that a subscription lost, or that point elsewhere now."""
         return self.draw(
@@ -98,6 +101,7 @@ class RuleSql(CandidateSql):
             once_pulled=_once_pulled(number, edge, referrers, "t"),
         )
 
+    @once
     def lose_pulled(self, membership: Membership, edge: Edge, referrers: "RuleSql") -> str:
         """Take out what such rows pulled in; it may come back."""
         return self._lose(
@@ -123,6 +127,7 @@ class RuleSql(CandidateSql):
 
     # Found ---------------------------------------------------------------------------------------
 
+    @once
     def find(self, membership: Membership, others: "Others") -> str:
         """Let in the candidates that a row which belongs holds."""
         return self.compose(
@@ -171,6 +176,30 @@ class RuleSql(CandidateSql):
 
     # Wanted --------------------------------------------------------------------------------------
 
+    @once
+    def want_open(self, membership: Membership, others: "Others") -> str:
+        """Want changed rows that may belong and of which not all is known that hangs on them."""
+        return self.compose(
+            "UPDATE {candidates} v SET _wanted = true WHERE NOT v._wanted AND v._changed "
+            "AND v._present AND v._complete AND v._verdict <> 'o' AND NOT v._closed "
+            "AND NOT {was} AND {possible}",
+            was=flag("_was", membership.subscription),
+            possible=self.may_belong(membership, others, ()),
+        )
+
+    @once
+    def want_incomplete(self, number: int, missing: tuple[str, ...], others: "Others") -> str:
+        """Want rows that are not ours, may belong and of which not every column is known."""
+        return self.compose(
+            "UPDATE {candidates} v SET _wanted = true WHERE v._present AND NOT v._complete "
+            "AND NOT v._wanted AND v._set = {number} AND {possible}",
+            number=sql.Literal(number),
+            possible=any_of(
+                self.may_belong(membership, others, missing)
+                for membership in self.table.memberships
+            ),
+        )
+
     def may_belong(self, membership: Membership, others: "Others", missing: Sequence[str]) -> Sql:
         """Whether a row may belong to a subscription by its own facts and its parents.
 
@@ -196,6 +225,7 @@ class RuleSql(CandidateSql):
             conditions.append(sql.SQL("NOT {}").format(self.dangles(need.key, others)))
         return conditions
 
+    @once
     def want_pulled(self, number: int, rule: ReferencedRule, others: "Others") -> list[str]:
         """Want what rows pull in that entered or changed, where it is not known."""
         edge, target = rule.edge, others[rule.edge.to]

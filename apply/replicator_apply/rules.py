@@ -7,16 +7,14 @@ nothing is bad. Usually one pass finds nothing. A row that may belong and cannot
 wanted: a fetch brings it with its whole tree.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
-from graphlib import CycleError, TopologicalSorter
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import psycopg
 
 from replicator.errors import Clash
-from replicator.plan import ChildrenRule, Edge, ReferencedRule, TableName
-from replicator_apply.plan import Membership, Table, TargetPlan, reading_columns
+from replicator.plan import Edge, TableName
+from replicator_apply.plan import Membership, TargetPlan, reading_columns
 from replicator_apply.stage import MANY, Staged
 from replicator_apply.table_sql import TableSql
 
@@ -36,7 +34,7 @@ class Rules:
     def __init__(self, cursor: Cursor, plan: TargetPlan, batch: Batch) -> None:
         self._cursor, self._plan, self._batch = cursor, plan, batch
         self._others: dict[TableName, TableSql] = {n: staged.sql for n, staged in batch.items()}
-        self._order, self._rings = _in_order(plan, batch)
+        self._order, self._rings = plan.in_order(frozenset(batch))
 
     def settle(self) -> None:
         """Find out what every staged row means, and give each candidate its verdict.
@@ -200,14 +198,12 @@ class Rules:
             self._run(staged.sql.want)
 
     def _want_open(self, staged: Staged) -> None:
-        text, memberships = staged.sql, staged.table.memberships
         if not staged.table.closed:
-            for membership in memberships:
-                self._run(text.want_open(membership, text.may_belong(membership, self._others, ())))
+            for membership in staged.table.memberships:
+                self._run(staged.sql.want_open(membership, self._others))
         for number in range(1, len(staged.sets)):
             missing = staged.missing(number)
-            possible = [text.may_belong(m, self._others, missing) for m in memberships]
-            self._run(text.want_incomplete(number, possible))
+            self._run(staged.sql.want_incomplete(number, missing, self._others))
 
     # NULL in place of rows that are not here -----------------------------------------------------
 
@@ -252,53 +248,3 @@ class Rules:
         for staged in self._filled():
             self._run(staged.sql.reset)
         self.follow()
-
-
-def _in_order(plan: TargetPlan, batch: Batch) -> tuple[list[TableName], bool]:
-    """Order tables so that what a row hangs on comes first; True if some hang on each other."""
-    graph: dict[TableName, set[TableName]] = {name: set() for name in batch}
-    for subscription in plan.subscriptions:
-        for rule in subscription.dataset.rules:
-            for table, on in _hanging(rule):
-                if table in graph and on in graph:
-                    graph[table].add(on)
-    with suppress(CycleError):
-        return list(TopologicalSorter(graph).static_order()), False
-    return sorted(batch), True
-
-
-def _hanging(rule: object) -> list[tuple[TableName, TableName]]:
-    if isinstance(rule, ChildrenRule):
-        return [(edge.table, edge.to) for edge in rule.edges]
-    if isinstance(rule, ReferencedRule):
-        return [(rule.edge.to, rule.edge.table)]
-    return []
-
-
-def tables_to_stage(plan: TargetPlan, changed: Collection[TableName]) -> list[Table]:
-    """Add to the changed tables all that the rules or foreign keys tie to them, directly or not.
-
-    Each needs its temporary tables, be they empty.
-    """
-    ties: dict[TableName, set[TableName]] = {name: set() for name in plan.tables}
-
-    def tie(one: TableName, other: TableName) -> None:
-        if one in ties and other in ties:
-            ties[one].add(other)
-            ties[other].add(one)
-
-    for table in plan.tables.values():
-        for need in table.needs:
-            tie(table.name, need.key.to)
-        for key in table.shape.incoming:
-            tie(table.name, key.table)
-    for subscription in plan.subscriptions:
-        for rule in subscription.dataset.rules:
-            for pair in _hanging(rule):
-                tie(*pair)
-    names, todo = set(changed), list(changed)
-    while todo:
-        more = ties[todo.pop()] - names
-        names |= more
-        todo += more
-    return [table for name, table in plan.tables.items() if name in names]

@@ -3,7 +3,9 @@
 Aliases everywhere: `t` the table, `s` its staging table, `v` its candidates, `r` its receipts.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
 
 from psycopg import sql
 
@@ -58,6 +60,30 @@ _OTHER_STREAMS = sql.SQL(
 )
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def once(compose: Callable[P, T]) -> Callable[P, T]:
+    """Compose a statement of a table once for the same arguments, and remember it.
+
+    A mapping among them (the tables of a batch) does not count: for a table that can be looked at,
+    it is always the same.
+    """
+
+    @wraps(compose)
+    def remembered(*args: P.args, **kwargs: P.kwargs) -> T:
+        owner, *others = args
+        key = (compose.__name__, *(each for each in others if not isinstance(each, Mapping)))
+        memory: dict[Any, T] = cast("TableText", owner).memory
+        found = memory.get(key)
+        if found is None:
+            found = memory[key] = compose(*args, **kwargs)
+        return found
+
+    return remembered
+
+
 class TableText:
     """Composes statements on one table; each attribute or method gives text ready to execute.
 
@@ -70,6 +96,7 @@ class TableText:
 
     def __init__(self, table: Table, source: str, stream: str) -> None:
         self.table = table
+        self.memory: dict[Any, Any] = {}
         self._names: dict[str, Sql] = {
             "table": table.identifier,
             "stage": table.stage,
