@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+from django.db.utils import load_backend
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -216,14 +218,22 @@ class ReplicatorSettings(_Part):
         """Give the entry of `settings.DATABASES` that is captured or written.
 
         Raises:
-            ConfigurationError: there is none of that alias.
+            ConfigurationError: there is none of that alias, or it is not Postgres.
         """
         if self.database not in databases:
             raise ConfigurationError(
                 f"REPLICATOR['DATABASE'] is {self.database!r}, which is not in DATABASES.",
                 remedy=f"Name one of: {', '.join(sorted(databases))}.",
             )
-        return databases[self.database]
+        entry = databases[self.database]
+        engine = entry.get("ENGINE")
+        if engine and not _is_postgres(engine):
+            raise ConfigurationError(
+                f"The database {self.database!r} is not Postgres: its ENGINE is {engine}.",
+                remedy="Use settings whose database is Postgres 15 or newer, or name another alias "
+                "in REPLICATOR['DATABASE'].",
+            )
+        return entry
 
     def allows(self, target: str, dataset: str) -> bool:
         """Say whether a target may ask for a dataset (by its name, without arguments)."""
@@ -260,6 +270,14 @@ def stream_topic(environment: str, stream: str) -> str:
 def requests_topic(environment: str, stream: str, target: str) -> str:
     """Name the topic of one target's requests to a stream's capture."""
     return f"{stream_topic(environment, stream)}.requests.{target}"
+
+
+def _is_postgres(engine: str) -> bool:
+    """Ask the backend itself: many that are not Django's own stand for Postgres."""
+    try:
+        return bool(load_backend(engine).DatabaseWrapper.vendor == "postgresql")
+    except ImproperlyConfigured:
+        return False
 
 
 class _Identity:
