@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from replicator.errors import ConfigurationError
+from replicator.log.url import mistake_in
 
 ANY_DATASET = "*"
 """In TARGETS: every dataset may be asked for."""
@@ -52,10 +53,15 @@ StreamName: TypeAlias = Annotated[
         "lower-case letters, digits and single '_', at most 40",
     ),
 ]
-LogUrl: TypeAlias = Annotated[
-    str,
-    _name(r"kafka://.+|sqlite:///.+", "kafka://host:port[,host:port…] or sqlite:///path/to/file"),
-]
+
+
+def _log_url(value: object) -> object:
+    if isinstance(value, str) and (mistake := mistake_in(value)) is not None:
+        raise ValueError(mistake)
+    return value
+
+
+LogUrl: TypeAlias = Annotated[str, BeforeValidator(_log_url)]
 
 
 class _Part(BaseModel):

@@ -44,7 +44,7 @@ class _Session:
 def test_a_failure_of_its_own_worker_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "Worker", _Worker)
     monkeypatch.setattr(follow, "try_lock", lambda *_: True)
-    settings = ReplicatorSettings.model_validate({"ENVIRONMENT": "stage", "LOG": "sqlite:///x"})
+    settings = ReplicatorSettings.model_validate({"ENVIRONMENT": "stage", "LOG": "sqlite:////x"})
     session: Any = _Session()
     place = Place("prod", "main")
     with (

@@ -1,11 +1,13 @@
 """The setting REPLICATOR: all mistakes at once, and no secret in any text."""
 
+import re
 import traceback
 
 import pytest
 from django.test import override_settings
 
 from replicator.errors import ConfigurationError
+from replicator.log.port import open_log
 from replicator.settings import (
     Address,
     ReplicatorSettings,
@@ -83,6 +85,33 @@ def test_every_mistake_is_named_at_once():
         "AUTO_PREPARE",
     ):
         assert place in text
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("sqlite:///log.sqlite3", "LOG: must have an absolute path, with four slashes"),
+        ("sqlite:///", "absolute path"),
+        ("sqlite:////", "absolute path"),
+        ("kafka://localhost", "LOG: must name each broker with its port"),
+        ("kafka://a:9092,b", "port"),
+        ("kafka://a:9092, b:9092", "port"),
+        ("kafka://", "port"),
+        ("foo://x:1", "LOG: must be kafka://host:port"),
+        ("x", "LOG: must be kafka://host:port"),
+    ],
+)
+def test_a_url_that_names_no_log(url: str, problem: str):
+    assert problem in refusal(LOG=url)
+    with pytest.raises(ConfigurationError, match=re.escape(problem.removeprefix("LOG: "))):
+        open_log(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:////var/log.sqlite3", "kafka://a:1,b:2", "kafka://[::1]:9092"]
+)
+def test_a_url_that_names_a_log(url: str):
+    assert load(LOG=url).log == url
 
 
 SECRETS = {
