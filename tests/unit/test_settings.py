@@ -114,6 +114,38 @@ def test_a_url_that_names_a_log(url: str):
     assert load(LOG=url).log == url
 
 
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ({"TARGETS": {"dev": "polls"}}, "TARGETS.dev: must be a list."),
+        ({"TARGETS": {"stage": ["*"]}}, "TARGETS: an environment cannot be a target of itself."),
+        ({"SUBSCRIPTIONS": {"source": "prod"}}, "SUBSCRIPTIONS: must be a list."),
+        ({"AUTO_PREPARE": "perhaps"}, "AUTO_PREPARE: must be True or False."),
+        ({"LOGGING": {"format": "xml"}}, "LOGGING.format: must be 'text' or 'json'."),
+        ({"DIRECT": 5432}, "DIRECT: must be a dict."),
+    ],
+)
+def test_a_wrong_value_is_answered_with_a_right_one(wrong: dict[str, object], problem: str):
+    with pytest.raises(ConfigurationError) as caught:
+        load(**wrong)
+    assert str(caught.value) == f"settings.REPLICATOR is wrong: {problem}"
+    assert caught.value.remedy.startswith(f'Write it like this: "{next(iter(wrong))}": ')
+    assert "The keys are" not in caught.value.remedy
+
+
+def test_the_example_of_each_key_is_right():
+    fields = ReplicatorSettings.model_fields.values()
+    examples = {field.alias: field.examples[0] for field in fields if field.examples}
+    assert len(examples) == len(fields)
+    assert ReplicatorSettings.model_validate(examples | {"ENVIRONMENT": "here"})
+
+
+def test_an_unknown_key_is_answered_with_all_of_them():
+    with pytest.raises(ConfigurationError, match="COLOUR: unknown key") as caught:
+        load(COLOUR="red")
+    assert caught.value.remedy.startswith("The keys are ENVIRONMENT, LOG, LOG_OPTIONS, ")
+
+
 SECRETS = {
     "LOG": f"kafka://user:{SECRET}@kafka:9092",
     "LOG_OPTIONS": {"sasl_plain_password": SECRET},
@@ -216,9 +248,9 @@ def test_a_subscription_to_another_log_does_not_get_this_ones_password():
 
 
 def test_targets_are_allowed_what_is_listed():
-    settings = load(TARGETS={"stage": ["polls"], "dev": ["*"]})
-    assert settings.allows("stage", "polls")
-    assert not settings.allows("stage", "users")
+    settings = load(TARGETS={"test": ["polls"], "dev": ["*"]})
+    assert settings.allows("test", "polls")
+    assert not settings.allows("test", "users")
     assert settings.allows("dev", "users")
     assert not settings.allows("laptop", "polls")
 
