@@ -39,6 +39,8 @@ class TestEveryCommand:
         codes = [code for code, _ in command.codes]
         assert codes[0] == 0
         assert codes == sorted(set(codes))
+        # Whatever asks database or log may find it away.
+        assert 3 in codes
         assert "  2  usage" in epilog(command)
 
     def test_examples_are_valid_command_lines(self, command: Command) -> None:
@@ -227,6 +229,12 @@ def test_another_database_than_postgres_is_refused(argv: list[str], started_proj
     assert result.returncode == 2, result.stderr
     assert "The database 'default' is not Postgres" in result.stderr
     assert ("replicator.W002" in result.stdout) == (argv == ["check"])
+
+
+def test_a_reason_without_a_new_epoch_is_refused(started_project: Path) -> None:
+    result = replicator("capture", "--reason", "x", "--settings", "started", cwd=started_project)
+    assert result.returncode == 2
+    assert result.stderr.startswith("replicator: --reason is given without --new-epoch.\n  → ")
 
 
 def test_check_says_that_it_did_not_probe(started_project: Path) -> None:
