@@ -220,6 +220,9 @@ def test_a_blown_fuse_waits_for_confirm(pair: Callable[..., Pair]) -> None:
     command = re.search(r"replicator confirm (\d+)", told)
     assert command
     assert both.stage.rows("SELECT count(*) FROM pages_tag") == [(4,)]
+    look = re.search(r"replicator (verify --dataset some-tags --source prod)\n", told)
+    assert look
+    assert "0 missing, 3 extra" in both.stage.run(*look[1].split(), code=1)
     assert "goes on" in both.stage.run("confirm", command[1])
     both.until_backfilled()
     assert both.stage.rows("SELECT name FROM pages_tag") == [("one",)]
