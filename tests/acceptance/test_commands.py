@@ -247,6 +247,12 @@ def test_status_and_check_tell_of_both_sides(pair: Callable[..., Pair]) -> None:
     both.prod.start("capture")
     both.stage.start("apply")
     both.until_backfilled()
+
+    def lags() -> list[object]:
+        told = json.loads(both.prod.run("status", "--json"))
+        return [report["lag"] for stream in told["source"] for report in stream["targets"]]
+
+    wait_until(lambda: lags() == [0.0], 20, "an idle target that has everything lags by nothing")
     source = json.loads(both.prod.run("status", "--json"))
     target = json.loads(both.stage.run("status", "--json"))
     assert (source["environment"], target["environment"]) == ("prod", "stage")
