@@ -81,14 +81,17 @@ def turn_pages(
             continue
         for run in unfinished_runs(cursor, place):
             if transaction.answer.request == page_id(run):
-                _turn_page(cursor, plan, run, transaction.answer, transaction.size)
+                _turn_page(cursor, plan, run, transaction.answer, transaction)
 
 
-def _turn_page(cursor: Cursor, plan: TargetPlan, run: Run, answer: Answer, rows: int) -> None:
+def _turn_page(
+    cursor: Cursor, plan: TargetPlan, run: Run, answer: Answer, transaction: Transaction
+) -> None:
     if answer.refused is not None:
         note_refusal(cursor, run, answer.refused)
         return
     pages = plan.subscription(run.subscription).dataset.paged
+    rows = _rows_of_page(plan, run, transaction)
     if answer.last_key is not None:
         after = msgspec.json.encode(answer.last_key).decode()
         after_page = with_page(run, run.rule, after, rows)
@@ -98,6 +101,20 @@ def _turn_page(cursor: Cursor, plan: TargetPlan, run: Run, answer: Answer, rows:
         cursor,
         replace(after_page, sweeping=after_page.rule >= len(pages)),
         estimated=answer.estimated,
+    )
+
+
+def _rows_of_page(plan: TargetPlan, run: Run, transaction: Transaction) -> int:
+    """Count the rows that were read of the rule's own table.
+
+    The answer also has the rows of other tables that these refer to, which come with pages of
+    their own, and repeated events. What is not in memory is known by its table only.
+    """
+    dataset = plan.subscription(run.subscription).dataset
+    prefix = plan.tables[dataset.release(dataset.rules[run.rule].label).table].prefix
+    return sum(
+        key.startswith(prefix) and (event is None or event.op == "r")
+        for key, event in transaction.keys_and_events()
     )
 
 

@@ -117,10 +117,10 @@ def run_backfill(arguments: Arguments) -> int:
                 pause_backfill(connection, run)
                 _say(f"Run {run} is paused; the same command goes on with it.")
                 return 1
-    return _tell_end(last)
+    return _tell_end(last, subscribed)
 
 
-def _tell_end(last: Backfill) -> int:
+def _tell_end(last: Backfill, subscribed: Subscription) -> int:
     if last.state == "finished":
         _say(f"Complete: {last.rows_done:,} rows read.")
         return 0
@@ -128,7 +128,8 @@ def _tell_end(last: Backfill) -> int:
         _say(
             f"Run {last.id} would ask for {last.suspects or 0:,} rows that the source no longer "
             "shows, more than the fuse allows, and delete those that are gone.\n"
-            f"Look at them, then: replicator confirm {last.id}"
+            f"Look at them: replicator verify --dataset {subscribed.dataset} --source "
+            f"{subscribed.source}\nlists them as extra. Then: replicator confirm {last.id}"
         )
     else:
         _say(f"Run {last.id} is {last.state}.")
@@ -264,8 +265,9 @@ def chosen(
     if len(found) == 1:
         return Place(found[0].source, found[0].stream), found[0]
     known = ", ".join(sorted(f"{s.dataset} (from {s.source})" for s in settings.subscriptions))
+    of = "" if source is None else f" from {source!r}"
     raise ConfigurationError(
-        f"This environment subscribes to {'no' if not found else 'more than one'} {dataset!r}.",
+        f"This environment subscribes to {'more than one' if found else 'no'} {dataset!r}{of}.",
         remedy=f"Its subscriptions are: {known or 'none'}." + (" Give --source." if found else ""),
     )
 

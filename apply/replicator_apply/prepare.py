@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 from replicator.datasets import find_dataset
-from replicator.errors import ConfigurationError, Refused
+from replicator.errors import Refused
 from replicator.log import open_log
 from replicator.plan import TableName
 from replicator.postgres import connect, connection_parameters, driver_errors
@@ -87,7 +87,7 @@ def prepare_target(
     """Do, or with `sql_only` only give, what apply needs done in this environment.
 
     Raises:
-        ConfigurationError: a statement was refused.
+        Refused: the role may not run a statement.
         Unfit: a table is missing.
         DatabaseUnavailable, LogUnavailable: what it prepares is away.
     """
@@ -106,7 +106,7 @@ def prepare_target(
                 for statement in statements:
                     connection.execute(statement)
         except psycopg.errors.InsufficientPrivilege as error:
-            raise ConfigurationError(
+            raise Refused(
                 "The role may not make the tables of receipts.",
                 remedy="Run it as the owner of the database, or give --sql to an administrator.",
             ) from error

@@ -22,8 +22,19 @@ _WANTED = (
 )
 
 
-def make_report(cursor: Cursor, place: Place, environment: str) -> Report:
-    """Describe how the stream stands here."""
+BEATS_WITHIN = 15.0
+"""Seconds within which a source that runs is heard of: its beats come every ten."""
+
+
+def make_report(cursor: Cursor, place: Place, environment: str, *, dry: bool) -> Report:
+    """Describe how the stream stands here.
+
+    Args:
+        cursor: on the target.
+        place: the stream.
+        environment: this one.
+        dry: the log has been read to its end, and every row of it is applied.
+    """
     position = cursor.execute(
         sql.SQL(_POSITION).format(state_table(StreamPosition)), place.parameters
     ).fetchone()
@@ -41,8 +52,17 @@ def make_report(cursor: Cursor, place: Place, environment: str) -> Report:
         at_ms=now_ms,
         epoch=epoch,
         next=next_lsn,
-        lag_s=lag,
+        lag_s=lag_of(lag, dry=dry and not reason),
         oldest_wanted_s=oldest,
         counts={"wanted": count},
         errors=errors if reason else (),
     )
+
+
+def lag_of(age: float | None, *, dry: bool) -> float | None:
+    """Give the lag of a stream whose last commit here is `age` seconds old.
+
+    Nothing lags behind a log that is dry, as long as its source is heard of; if it is not, what it
+    has committed meanwhile is unknown, and the age says how long.
+    """
+    return 0.0 if dry and age is not None and age <= BEATS_WITHIN else age

@@ -83,6 +83,7 @@ class Worker:
         self._counted = ""
         self._due = 0.0
         self._outdated = False
+        self._dry = False
         self._report_due = 0.0
         self._quiet_since = time.monotonic()
 
@@ -221,7 +222,7 @@ class Worker:
 
     def _loop(self, connection: psycopg.Connection[Any], reader: LogReader) -> None:
         self._hole = None
-        self._due, self._outdated = 0.0, False
+        self._due, self._outdated, self._dry = 0.0, False, False
         try:
             while not self._stop.is_set():
                 if self._outdated or self._housekeeping(connection):
@@ -240,7 +241,9 @@ class Worker:
         def hand_over() -> None:
             self._apply(connection, self._consumer.take())
 
-        for chunk in reader.poll(IDLE):
+        chunks = reader.poll(IDLE)
+        self._dry = not chunks and not self._consumer.rows and self._consumer.hole is None
+        for chunk in chunks:
             try:
                 new_epoch = self._consumer.feed(chunk, hand_over)
             except (Stopped, BadRecord):
@@ -373,7 +376,8 @@ class Worker:
                 asked += self._asker.ask_once(check_id(check), request)
             if now >= self._report_due:
                 self._report_due = now + REPORT
-                self._asker.report(make_report(cursor, self._place, self._settings.environment))
+                environment = self._settings.environment
+                self._asker.report(make_report(cursor, self._place, environment, dry=self._dry))
         counter(metrics.REQUESTS).labels(*self._place).inc(asked)
         for table in plan.tables:
             gauge(metrics.WANTED).labels(*self._place, str(table)).set(wanted.get(str(table), 0))

@@ -18,9 +18,15 @@ def run(arguments: Arguments) -> int:
     """Capture one stream in the foreground until a signal stops it; 0 then.
 
     Raises:
+        ConfigurationError: there is no such stream, or a reason for no new epoch.
         ReplicatorError: what ended it.
     """
     settings = load_settings()
+    if arguments.reason is not None and not arguments.new_epoch:
+        raise ConfigurationError(
+            "--reason is given without --new-epoch.",
+            remedy="Give both to begin a new epoch, or neither.",
+        )
     if arguments.stream not in settings.streams:
         raise ConfigurationError(
             f"There is no stream {arguments.stream!r}.",
@@ -34,5 +40,6 @@ def run(arguments: Arguments) -> int:
         (compiler.releases(arguments.stream), datasets),
         compiler.table_of(Beat),
     )
-    capture = Capture(task, new_epoch=arguments.new_epoch, reason=arguments.reason)
+    reason = arguments.reason or "by command"
+    capture = Capture(task, new_epoch=arguments.new_epoch, reason=reason)
     return run_daemon("capture", capture.run, settings)

@@ -115,7 +115,7 @@ REPORT_AGE = Metric(
 TARGET_LAG = Metric(
     "replicator_capture_target_lag_seconds",
     "gauge",
-    "Age of the last commit that a target has applied, by its last report.",
+    "Age of the last commit that a target has applied, by its last report; 0 if it has them all.",
     ("stream", "target"),
 )
 

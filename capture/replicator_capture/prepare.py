@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 
 from replicator.compiler import releases as released_by
-from replicator.errors import ConfigurationError
+from replicator.errors import Refused
 from replicator.log.port import open_log
 from replicator.plan import Release
 from replicator.postgres import connect, connection_parameters, driver_errors
@@ -134,7 +134,9 @@ def run(connection: psycopg.Connection, todo: Sequence[Statement]) -> list[State
         except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable):
             refused.append(statement)
         else:
-            logger.info("Prepared: %s", statement.problem, extra={"event": "prepared"})
+            logger.info(
+                "Prepared: %s", statement.sql.as_string(connection), extra={"event": "prepared"}
+            )
     return refused
 
 
@@ -152,7 +154,7 @@ def prepare_source(
         The statements that were, or would be, run.
 
     Raises:
-        ConfigurationError: the role may not run one of them.
+        Refused: a table is missing or never reaches the WAL, or the role may not run a statement.
         DatabaseUnavailable, LogUnavailable: try again.
     """
     parameters = connection_parameters(
@@ -162,6 +164,7 @@ def prepare_source(
     with connect(parameters) as connection, driver_errors("preparing the source"):
         for stream in settings.streams:
             releases = released_by(stream)
+            _refuse_unreplicable(connection, releases)
             todo = statements(connection, stream, releases)
             texts = [each.sql.as_string(connection) + ";" for each in todo]
             done += [*texts, *_grants(connection, releases)] if sql_only else texts
@@ -171,9 +174,18 @@ def prepare_source(
     return done
 
 
+def _refuse_unreplicable(connection: psycopg.Connection, releases: Sequence[Release]) -> None:
+    if problems := unreplicable(connection, releases):
+        raise Refused(
+            " ".join(problems),
+            remedy="Run `manage.py migrate` against this database; of a table that is there, run "
+            "ALTER TABLE … SET LOGGED, or opt it out.",
+        )
+
+
 def _run_all(connection: psycopg.Connection, todo: Sequence[Statement]) -> None:
     if refused := run(connection, todo):
-        raise ConfigurationError(
+        raise Refused(
             "The role may not run: "
             + "; ".join(each.sql.as_string(connection) for each in refused),
             remedy="Run `replicator prepare source --sql` and give it to the owner of the tables.",

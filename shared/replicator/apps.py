@@ -18,7 +18,8 @@ class ReplicatorConfig(AppConfig):
         """Register the checks and collect the declarations.
 
         Raises:
-            ConfigurationError: two declarations contradict each other.
+            ConfigurationError: two declarations contradict each other, or one has a value of a
+                wrong type.
         """
         register(static_checks, "replicator")
         autodiscover_modules("replication")

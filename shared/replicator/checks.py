@@ -38,7 +38,12 @@ from replicator.compiler import (
     unfilled,
 )
 from replicator.datasets import compile_dataset, find_dataset
-from replicator.declare import declared_datasets, declared_opt_ins, declared_opt_outs
+from replicator.declare import (
+    declared_datasets,
+    declared_opt_ins,
+    declared_opt_outs,
+    place_of,
+)
 from replicator.errors import ConfigurationError, WrongDeclaration
 from replicator.plan import DatasetPlan, Edge, Release
 from replicator.relations import rings, stuck, undecided
@@ -92,7 +97,7 @@ def _opt_ins() -> Iterator[CheckMessage]:
         try:
             release = compile_release(declaration)
         except WrongDeclaration as error:
-            yield _error(error)
+            yield _error(error, place_of(declaration.label))
             continue
         by_table[release.table].append(release.label)
         yield from _advice(release)
@@ -127,7 +132,7 @@ def _opt_outs() -> Iterator[CheckMessage]:
         try:
             find_model(label)
         except WrongDeclaration as error:
-            yield _error(error)
+            yield _error(error, place_of(label))
 
 
 def _coverage(strict: bool) -> Iterator[CheckMessage]:
@@ -169,7 +174,8 @@ def _datasets(plans: list[DatasetPlan]) -> Iterator[CheckMessage]:
         try:
             plans.append(compile_dataset(dataset))
         except WrongDeclaration as error:
-            yield Error(f"Dataset {dataset.name!r}: {error}", hint=error.remedy, id=error.check_id)
+            named = str(error).startswith(f"Dataset {dataset.name!r}")
+            yield _error(error, dataset.place, "" if named else f"Dataset {dataset.name!r}: ")
 
 
 def _uncompilable() -> Iterator[str]:
@@ -295,5 +301,5 @@ def _fits(wish: Subscription) -> Iterable[CheckMessage]:
         )
 
 
-def _error(error: WrongDeclaration) -> CheckMessage:
-    return Error(str(error), hint=error.remedy, id=error.check_id)
+def _error(error: WrongDeclaration, place: str, prefix: str = "") -> CheckMessage:
+    return Error(f"{prefix}{error}", hint=error.remedy, obj=place, id=error.check_id)

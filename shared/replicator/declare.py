@@ -2,13 +2,16 @@
 
 A declaration is only noted here: labels are resolved and filters compiled by
 `replicator.compiler`, so that a mistake is a system check's finding and never keeps a web
-process from starting. Only contradictions between declarations raise at once.
+process from starting. Only contradictions between declarations, and values of a wrong type, raise
+at once; the error names file and line.
 """
 
+import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -51,6 +54,9 @@ class Rule:
         where: conditions on the model's own, released columns.
         null: foreign keys in which NULL is written while the row pointed at is not here.
         required: foreign keys whose row waits until the row pointed at is here.
+
+    Raises:
+        ConfigurationError: one of them is something else.
     """
 
     model: ModelRef
@@ -58,6 +64,15 @@ class Rule:
     _: KW_ONLY
     null: Names = ()
     required: Names = ()
+
+    def __post_init__(self) -> None:
+        where: object = self.where
+        label = _label(self.model)
+        if where is not None and not isinstance(where, Q):
+            raise _wrong(
+                f"{type(self).__name__}({label}) has a {type(where).__name__} as its where",
+                "Give a Q of django.db.models, such as where=Q(published=True).",
+            )
 
     @property
     def label(self) -> str:
@@ -111,28 +126,20 @@ class Dataset:
         name: letters, digits, `-` and `_`.
         rules: at least one; several on one model mean their union.
 
+    Attributes:
+        place: file and line of the declaration.
+
     Raises:
-        ConfigurationError: the name is taken or malformed, or there is no rule.
+        ConfigurationError: the name is taken or malformed, there is no rule, or one is none.
     """
 
-    __slots__ = ("name", "rules")
+    __slots__ = ("name", "place", "rules")
 
     def __init__(self, name: str, *rules: Rule) -> None:
+        _refuse_dataset(name, rules)
         self.name = name
         self.rules = rules
-        if not _DATASET_NAME.fullmatch(name):
-            raise ConfigurationError(
-                f"Dataset name {name!r} is malformed",
-                remedy="Use letters, digits, '-' and '_', beginning with a letter or digit.",
-            )
-        if not rules:
-            raise ConfigurationError(
-                f"Dataset {name!r} has no rule", remedy="Give it at least one Rows(model)."
-            )
-        if name in _registry.datasets:
-            raise ConfigurationError(
-                f"Dataset {name!r} is declared twice", remedy="Rename one of the two."
-            )
+        self.place = _place()
         _registry.datasets[name] = self
 
     def __repr__(self) -> str:
@@ -155,16 +162,20 @@ def opt_in(
         stream: the stream that carries the rows.
 
     Raises:
-        ConfigurationError: the model is already opted in or out, or both lists are given.
+        ConfigurationError: the model is already opted in or out, both lists are given, or a value
+            is of a wrong type.
     """
     label = _label(model)
     if only is not None and exclude is not None:
-        raise ConfigurationError(
-            f"opt_in({label}) has both only and exclude", remedy="Keep one of them."
-        )
-    _refuse_if_decided(label)
+        raise _wrong(f"opt_in({label}) has both only and exclude", "Keep one of them.")
+    if not isinstance(stream, str):
+        raise _wrong(f"opt_in({label}) has a stream that is no text", "Give the stream's name.")
+    _note_decision(label)
     _registry.opt_ins[label.lower()] = OptIn(
-        label, None if only is None else names_of(only), names_of(exclude or ()), stream
+        label,
+        None if only is None else names_of(only, label),
+        names_of(exclude or (), label),
+        stream,
     )
 
 
@@ -172,10 +183,10 @@ def opt_out(*models: ModelRef) -> None:
     """State that the rows of these models stay in their environment.
 
     Raises:
-        ConfigurationError: one of them is already opted in or out.
+        ConfigurationError: one of them is already opted in or out, or is no model.
     """
     for label in map(_label, models):
-        _refuse_if_decided(label)
+        _note_decision(label)
         _registry.opt_outs[label.lower()] = label
 
 
@@ -187,6 +198,11 @@ def declared_opt_ins() -> tuple[OptIn, ...]:
 def declared_opt_outs() -> tuple[str, ...]:
     """Give the labels of every model opted out, as they were named."""
     return tuple(_registry.opt_outs.values())
+
+
+def place_of(label: str) -> str:
+    """Say in which file and line a model was opted in or out; empty if it was not."""
+    return _registry.places.get(label.lower(), "")
 
 
 def declared_datasets() -> Mapping[str, Dataset]:
@@ -207,30 +223,86 @@ def no_declarations() -> Iterator[None]:
 
 @dataclass(slots=True)
 class _Registry:
-    """Everything declared; models by their label in lower case."""
+    """Everything declared; models, and the places that decide on them, by label in lower case."""
 
     opt_ins: dict[str, OptIn] = field(default_factory=dict)
     opt_outs: dict[str, str] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
     datasets: dict[str, Dataset] = field(default_factory=dict)
 
 
 _registry = _Registry()
 
 
-def _label(model: ModelRef) -> str:
-    return model if isinstance(model, str) else model._meta.label
+def _label(model: object) -> str:
+    if isinstance(model, str):
+        return model
+    if isinstance(model, type) and issubclass(model, Model):
+        return model._meta.label
+    what = model.__name__ if isinstance(model, type) else f"a {type(model).__name__}"
+    raise _wrong(
+        f"A declaration has {what} in place of a model",
+        "Give the model's class, or its label app_label.ModelName.",
+    )
 
 
-def names_of(names: Names) -> tuple[str, ...]:
-    """Give one name or several as several."""
+def names_of(names: object, label: str = "") -> tuple[str, ...]:
+    """Give one name or several as several.
+
+    Raises:
+        ConfigurationError: they are something else than texts.
+    """
     # A single string would pass as an iterable of letters.
-    return (names,) if isinstance(names, str) else tuple(names)
+    given = (names,) if isinstance(names, str) else names
+    found = tuple(given) if isinstance(given, Iterable) else (given,)
+    if not all(isinstance(name, str) for name in found):
+        raise _wrong(
+            f"The declaration of {label} has something else than names of fields",
+            'Give a list of texts, such as only=["id", "title"].',
+        )
+    return found
 
 
-def _refuse_if_decided(label: str) -> None:
+def _refuse_dataset(name: object, rules: tuple[object, ...]) -> None:
+    if not isinstance(name, str) or not _DATASET_NAME.fullmatch(name):
+        raise _wrong(
+            f"Dataset name {name!r} is malformed",
+            "Use letters, digits, '-' and '_', beginning with a letter or digit.",
+        )
+    if not rules:
+        raise _wrong(f"Dataset {name!r} has no rule", "Give it at least one Rows(model).")
+    if not all(isinstance(rule, Rule) for rule in rules):
+        raise _wrong(
+            f"Dataset {name!r} has a rule that is none",
+            "Write Rows(model), Rows(model, where=Q(…)), Children(…) or Referenced(…) for each.",
+        )
+    if name in _registry.datasets:
+        before = _registry.datasets[name].place
+        raise _wrong(f"Dataset {name!r} is declared already, at {before}", "Rename one of the two.")
+
+
+def _note_decision(label: str) -> None:
     for verb, decided in (("in", _registry.opt_ins), ("out", _registry.opt_outs)):
         if label.lower() in decided:
-            raise ConfigurationError(
-                f"{label} is already opted {verb}",
-                remedy="Keep exactly one opt_in or opt_out per model.",
+            raise _wrong(
+                f"{label} is opted {verb} already, at {place_of(label)}",
+                "Keep exactly one opt_in or opt_out per model.",
             )
+    _registry.places[label.lower()] = _place()
+
+
+def _wrong(problem: str, remedy: str) -> ConfigurationError:
+    """Make the error for a declaration that cannot even be noted; it says where that stands."""
+    return ConfigurationError(f"{_place()}: {problem}.", remedy=remedy)
+
+
+def _place() -> str:
+    """Say which file and line declares: the nearest caller outside of this module."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__") == __name__:
+        frame = frame.f_back
+    if frame is None:
+        return "unknown"
+    path, here = Path(frame.f_code.co_filename), Path.cwd()
+    shown = path.relative_to(here) if path.is_relative_to(here) else path
+    return f"{shown}:{frame.f_lineno}"

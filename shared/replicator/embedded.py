@@ -52,12 +52,14 @@ class Server(NamedTuple):
         password: of the superuser `postgres`.
         version: as Postgres says it, for example "18.0".
         pid: of the postmaster.
+        binaries: folder of its programs, psql among them.
     """
 
     port: int
     password: str
     version: str
     pid: int
+    binaries: Path
 
     def url(self, database: str) -> str:
         """Give the connection URI of a database (libpq's form)."""
@@ -84,8 +86,7 @@ def embedded_postgres(folder: Path, databases: tuple[str, ...]) -> Iterator[Serv
     port = _free_port()
     process = _start(binaries, data, log, port, account)
     try:
-        version = _wait(process, log, port, password)
-        server = Server(port, password, version, process.pid)
+        server = _wait(process, log, Server(port, password, "", process.pid, binaries))
         _create(server, databases)
         yield server
     finally:
@@ -180,13 +181,15 @@ def _start(
         )  # fmt: skip
 
 
-def _wait(process: subprocess.Popen[bytes], log: Path, port: int, password: str) -> str:
+def _wait(process: subprocess.Popen[bytes], log: Path, server: Server) -> Server:
+    """Wait until it answers; give it with its version."""
     deadline = time.monotonic() + START_TIMEOUT
-    url = Server(port, password, "", process.pid).url("postgres")
+    url = server.url("postgres")
     while process.poll() is None and time.monotonic() < deadline:
         try:
             with psycopg.connect(url, connect_timeout=5) as connection:
-                return str(connection.info.parameter_status("server_version"))
+                version = str(connection.info.parameter_status("server_version"))
+                return server._replace(version=version)
         except psycopg.OperationalError:
             time.sleep(0.05)
     lines = log.read_text(errors="replace").splitlines()[-5:]

@@ -27,7 +27,8 @@ class ReplicatorError(Exception):
 
     Args:
         message: what happened, naming table or setting, never a row's value.
-        remedy: what to do about it, one sentence; shown by every command and by `status`.
+        remedy: what to do about it, one sentence; shown by every command and by `status`, and
+            below a traceback (`manage.py migrate` shows one if declarations contradict).
     """
 
     remedy: str = ""
@@ -36,6 +37,8 @@ class ReplicatorError(Exception):
         super().__init__(message)
         if remedy:
             self.remedy = remedy
+        if self.remedy:
+            self.add_note(f"  → {self.remedy}")
 
 
 class ConfigurationError(ReplicatorError):

@@ -5,11 +5,12 @@ connection parameters, and the translation of the driver's errors. Blocks only i
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+from psycopg import pq
 
 from replicator.errors import ConfigurationError, DatabaseUnavailable, Unfit
 
@@ -40,6 +41,13 @@ _KEYWORDS = {
     "PORT": "port",
 }
 _ONLY_DJANGO = frozenset({"assume_role", "isolation_level", "pool", "server_side_binding"})
+# https://www.psycopg.org/psycopg3/docs/api/connections.html#psycopg.Connection.connect
+_ONLY_PSYCOPG = frozenset({"context", "cursor_factory", "prepare_threshold", "row_factory"})
+# https://docs.djangoproject.com/en/5.2/ref/settings/#databases
+_NOT_FOR_LIBPQ = frozenset(
+    {"ENGINE", "OPTIONS", "ATOMIC_REQUESTS", "AUTOCOMMIT", "CONN_MAX_AGE", "CONN_HEALTH_CHECKS"}
+    | {"DISABLE_SERVER_SIDE_CURSORS", "TEST", "TIME_ZONE"}
+)
 
 
 def connection_parameters(
@@ -54,8 +62,11 @@ def connection_parameters(
         application: `application_name`, as it shows in pg_stat_activity.
 
     Raises:
-        ConfigurationError: the entry names no database.
+        ConfigurationError: the entry names no database, or an option is unknown.
     """
+    _refuse_unknown("DIRECT", set(direct or {}) - _NOT_FOR_LIBPQ - _KEYWORDS.keys())
+    _refuse_unknown("OPTIONS of DIRECT", _options(direct or {}))
+    _refuse_unknown("OPTIONS of the entry of DATABASES", _options(database))
     parameters = _libpq(database) | _libpq(direct or {})
     if not parameters.keys() & {"dbname", "service"}:
         raise ConfigurationError(
@@ -68,11 +79,26 @@ def connection_parameters(
     return {"connect_timeout": "10"} | parameters | {"application_name": application}
 
 
+def _refuse_unknown(where: str, names: Iterable[str]) -> None:
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+    if unknown := sorted(set(names) - known):
+        raise ConfigurationError(
+            f"{where} names unknown options: {', '.join(unknown)}.",
+            remedy="Use libpq's keywords, such as host, port and sslmode; in DIRECT also the keys "
+            "of DATABASES.",
+        )
+
+
+def _options(entry: Mapping[str, Any]) -> dict[str, Any]:
+    options = entry.get("OPTIONS") or {}
+    ignored = _ONLY_DJANGO | _ONLY_PSYCOPG
+    return {key: value for key, value in options.items() if key not in ignored}
+
+
 def _libpq(entry: Mapping[str, Any]) -> Parameters:
     """Give the libpq keywords of (part of) an entry of DATABASES."""
     found = {_KEYWORDS[key]: value for key, value in entry.items() if key in _KEYWORDS}
-    options = entry.get("OPTIONS") or {}
-    found |= {key: value for key, value in options.items() if key not in _ONLY_DJANGO}
+    found |= _options(entry)
     found |= {key: value for key, value in entry.items() if key.islower()}
     return {key: str(value) for key, value in found.items() if value not in ("", None)}
 
@@ -102,9 +128,9 @@ def driver_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        reason = str(error).strip().splitlines()
+        reason = [*str(error).strip().splitlines(), type(error).__name__][0]
         raise DatabaseUnavailable(
-            f"Postgres failed while {doing}: {reason[0] if reason else type(error).__name__}",
+            f"Postgres failed while {doing}: {reason.rstrip('.')}.",
             remedy="Check that the database accepts connections, and try again.",
         ) from error
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:

@@ -114,7 +114,7 @@ class Report(_Message):
         at_ms: when it was written, milliseconds since 1970.
         epoch: the epoch that the target is in; "" if it has not begun.
         next: its position `N`.
-        lag_s: age of the last applied commit.
+        lag_s: age of the last applied commit; 0 while all that the log has is applied.
         oldest_wanted_s: age of the oldest fetch that is under way; None: there is none.
         counts: figures by name, such as rows held, wanted, applied.
         errors: what needs a person.

@@ -8,9 +8,11 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+from django.db.utils import load_backend
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -22,6 +24,7 @@ from pydantic import (
 )
 
 from replicator.errors import ConfigurationError
+from replicator.log.url import mistake_in
 
 ANY_DATASET = "*"
 """In TARGETS: every dataset may be asked for."""
@@ -52,28 +55,9 @@ StreamName: TypeAlias = Annotated[
 
 
 def _log_url(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    scheme, separator, brokers = value.partition("://")
-    if separator and scheme == "kafka":
-        # Nobody would read them, and the host's name is printed.
-        if "@" in brokers:
-            raise ValueError(
-                "may not hold a user or password; set sasl_plain_username and sasl_plain_password "
-                "in LOG_OPTIONS"
-            )
-        if all(map(_is_broker, brokers.split(","))):
-            return value
-    elif re.fullmatch("sqlite:///.+", value):
-        return value
-    raise ValueError("must be kafka://host:port[,host:port…] or sqlite:///path/to/file")
-
-
-def _is_broker(text: str) -> bool:
-    host, _, port = text.rpartition(":")
-    # The colons of an IPv6 address belong in brackets.
-    named = re.fullmatch(r"[^\s:/\[\]]+|\[[0-9A-Fa-f:.]+\]", host)
-    return bool(named and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) <= 65535)
+    if isinstance(value, str) and (mistake := mistake_in(value)) is not None:
+        raise ValueError(mistake)
+    return value
 
 
 LogUrl: TypeAlias = Annotated[str, BeforeValidator(_log_url)]
@@ -184,25 +168,55 @@ class ReplicatorSettings(_Part):
         logging: format and level.
     """
 
-    environment: EnvironmentName = Field(alias="ENVIRONMENT")
-    log: LogUrl = Field(alias="LOG", repr=False)
-    log_options: dict[str, Any] = Field(default_factory=dict, alias="LOG_OPTIONS", repr=False)
-    database: str = Field(default="default", alias="DATABASE")
-    direct: dict[str, Any] = Field(default_factory=dict, alias="DIRECT", repr=False)
-    streams: dict[StreamName, Stream] = Field(
-        default_factory=lambda: {"main": Stream()}, alias="STREAMS"
+    environment: EnvironmentName = Field(alias="ENVIRONMENT", examples=["prod"])
+    log: LogUrl = Field(alias="LOG", repr=False, examples=["kafka://kafka-1:9092,kafka-2:9092"])
+    log_options: dict[str, Any] = Field(
+        default_factory=dict,
+        alias="LOG_OPTIONS",
+        repr=False,
+        examples=[{"security_protocol": "SSL", "ssl_cafile": "/etc/kafka/ca.pem"}],
     )
-    targets: dict[EnvironmentName, tuple[str, ...]] = Field(default_factory=dict, alias="TARGETS")
-    subscriptions: tuple[Subscription, ...] = Field(default=(), alias="SUBSCRIPTIONS")
-    auto_prepare: bool = Field(default=True, alias="AUTO_PREPARE")
-    metrics: Metrics = Field(default_factory=Metrics, alias="METRICS")
-    health: Health = Field(default_factory=Health, alias="HEALTH")
-    logging: Logging = Field(default_factory=Logging, alias="LOGGING")
+    database: str = Field(default="default", alias="DATABASE", examples=["default"])
+    direct: dict[str, Any] = Field(
+        default_factory=dict, alias="DIRECT", repr=False, examples=[{"port": 5432}]
+    )
+    streams: dict[StreamName, Stream] = Field(
+        default_factory=lambda: {"main": Stream()}, alias="STREAMS", examples=[{"main": {}}]
+    )
+    targets: dict[EnvironmentName, tuple[str, ...]] = Field(
+        default_factory=dict, alias="TARGETS", examples=[{"stage": ["published-polls"]}]
+    )
+    subscriptions: tuple[Subscription, ...] = Field(
+        default=(),
+        alias="SUBSCRIPTIONS",
+        examples=[[{"source": "prod", "dataset": "published-polls", "on_clash": "refuse"}]],
+    )
+    auto_prepare: bool = Field(default=True, alias="AUTO_PREPARE", examples=[True])
+    metrics: Metrics = Field(
+        default_factory=Metrics,
+        alias="METRICS",
+        examples=[{"capture": "127.0.0.1:9464", "apply": "127.0.0.1:9465"}],
+    )
+    health: Health = Field(
+        default_factory=Health, alias="HEALTH", examples=[{"stalled_after": 60.0}]
+    )
+    logging: Logging = Field(
+        default_factory=Logging, alias="LOGGING", examples=[{"format": "text", "level": "INFO"}]
+    )
 
     @field_validator("metrics", mode="before")
     @classmethod
     def _one_address_for_both(cls, value: object) -> object:
         return {"capture": value, "apply": value} if isinstance(value, str) else value
+
+    @field_validator("targets")
+    @classmethod
+    def _targets_are_others(
+        cls, value: dict[str, tuple[str, ...]], info: ValidationInfo
+    ) -> dict[str, tuple[str, ...]]:
+        if info.data.get("environment") in value:
+            raise ValueError("an environment cannot be a target of itself")
+        return value
 
     @field_validator("subscriptions")
     @classmethod
@@ -234,14 +248,22 @@ class ReplicatorSettings(_Part):
         """Give the entry of `settings.DATABASES` that is captured or written.
 
         Raises:
-            ConfigurationError: there is none of that alias.
+            ConfigurationError: there is none of that alias, or it is not Postgres.
         """
         if self.database not in databases:
             raise ConfigurationError(
                 f"REPLICATOR['DATABASE'] is {self.database!r}, which is not in DATABASES.",
                 remedy=f"Name one of: {', '.join(sorted(databases))}.",
             )
-        return databases[self.database]
+        entry = databases[self.database]
+        engine = entry.get("ENGINE")
+        if engine and not _is_postgres(engine):
+            raise ConfigurationError(
+                f"The database {self.database!r} is not Postgres: its ENGINE is {engine}.",
+                remedy="Use settings whose database is Postgres 15 or newer, or name another alias "
+                "in REPLICATOR['DATABASE'].",
+            )
+        return entry
 
     def allows(self, target: str, dataset: str) -> bool:
         """Say whether a target may ask for a dataset (by its name, without arguments)."""
@@ -274,6 +296,14 @@ def requests_topic(environment: str, stream: str, target: str) -> str:
     return f"{stream_topic(environment, stream)}.requests.{target}"
 
 
+def _is_postgres(engine: str) -> bool:
+    """Ask the backend itself: many that are not Django's own stand for Postgres."""
+    try:
+        return bool(load_backend(engine).DatabaseWrapper.vendor == "postgresql")
+    except ImproperlyConfigured:
+        return False
+
+
 class _Identity:
     """Makes a dict a cache key by its identity, and keeps it alive as long as the cache does."""
 
@@ -292,22 +322,65 @@ def _parsed(source: _Identity) -> ReplicatorSettings:
     try:
         return ReplicatorSettings.model_validate(dict(source.raw))
     except ValidationError as error:
-        problems = [_problem(item["loc"], item["msg"]) for item in error.errors()]
+        mistakes = [_Mistake(item["loc"], item["type"], item["msg"]) for item in error.errors()]
     # Outside of the except: the validation error holds the input, and with it the secrets.
     raise ConfigurationError(
-        "settings.REPLICATOR is wrong: " + "; ".join(problems),
-        remedy=f"The keys are {', '.join(_keys())}; only ENVIRONMENT and LOG are required.",
+        "settings.REPLICATOR is wrong: " + "; ".join(each.text for each in mistakes) + ".",
+        remedy=_remedy(mistakes),
     )
 
 
-def _problem(location: tuple[int | str, ...], message: str) -> str:
-    place = ".".join(map(str, location))
-    text = message.removeprefix("Value error, ")
-    text = {"Extra inputs are not permitted": "unknown key", "Field required": "missing"}.get(
-        text, text
+class _Mistake(NamedTuple):
+    """One wrong value: where it stands, pydantic's type of error, and its words."""
+
+    location: tuple[int | str, ...]
+    kind: str
+    message: str
+
+    @property
+    def is_of_a_key(self) -> bool:
+        """Whether a top-level key is unknown or missing."""
+        return len(self.location) == 1 and self.kind in {"extra_forbidden", "missing"}
+
+    @property
+    def text(self) -> str:
+        """Say it in the words of the settings; the value itself is never shown."""
+        text = _WORDS.get(self.kind) or self.message.removeprefix("Value error, ")
+        text = text.replace("Input should be", "must be")
+        place = ".".join(map(str, self.location))
+        return f"{place}: {text}" if place else text
+
+
+# https://docs.pydantic.dev/latest/errors/validation_errors/
+_WORDS = {
+    "extra_forbidden": "unknown key",
+    "missing": "missing",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a dict",
+    "model_type": "must be a dict",
+    "string_type": "must be a text",
+    "bool_type": "must be True or False",
+    "bool_parsing": "must be True or False",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "string_pattern_mismatch": "must be letters, digits, '-' and '_', with arguments after a colon",
+}
+
+
+def _remedy(mistakes: list[_Mistake]) -> str:
+    """Show how each wrong key looks when it is right; all keys if one is unknown or missing."""
+    fields = {field.alias: field for field in ReplicatorSettings.model_fields.values()}
+    wrong = {str(each.location[0]) for each in mistakes if each.location and not each.is_of_a_key}
+    right = ", ".join(
+        f"{alias!r}: {field.examples[0]!r}".replace("'", '"')
+        for alias, field in fields.items()
+        if alias in wrong and field.examples
     )
-    return f"{place}: {text}" if place else text
-
-
-def _keys() -> list[str]:
-    return [field.alias or name for name, field in ReplicatorSettings.model_fields.items()]
+    parts = [f"Write it like this: {right}."] if right else []
+    if any(each.is_of_a_key for each in mistakes):
+        keys = ", ".join(filter(None, fields))
+        parts.append(f"The keys are {keys}; only ENVIRONMENT and LOG are required.")
+    return " ".join(parts) or "See docs/configuration.md for what each key may be."

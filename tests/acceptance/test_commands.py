@@ -220,6 +220,9 @@ def test_a_blown_fuse_waits_for_confirm(pair: Callable[..., Pair]) -> None:
     command = re.search(r"replicator confirm (\d+)", told)
     assert command
     assert both.stage.rows("SELECT count(*) FROM pages_tag") == [(4,)]
+    look = re.search(r"replicator (verify --dataset some-tags --source prod)\n", told)
+    assert look
+    assert "0 missing, 3 extra" in both.stage.run(*look[1].split(), code=1)
     assert "goes on" in both.stage.run("confirm", command[1])
     both.until_backfilled()
     assert both.stage.rows("SELECT name FROM pages_tag") == [("one",)]
@@ -244,6 +247,12 @@ def test_status_and_check_tell_of_both_sides(pair: Callable[..., Pair]) -> None:
     both.prod.start("capture")
     apply = both.stage.start("apply")
     both.until_backfilled()
+
+    def lags() -> list[object]:
+        told = json.loads(both.prod.run("status", "--json"))
+        return [report["lag"] for stream in told["source"] for report in stream["targets"]]
+
+    wait_until(lambda: lags() == [0.0], 20, "an idle target that has everything lags by nothing")
     source = json.loads(both.prod.run("status", "--json"))
     target = json.loads(both.stage.run("status", "--json"))
     assert (source["environment"], target["environment"]) == ("prod", "stage")

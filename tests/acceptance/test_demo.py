@@ -140,6 +140,8 @@ def test_keep_leaves_it_running_until_ctrl_c(folder: Path) -> None:
     with demo(folder, "--keep") as process:
         output = read_until(process, "Ctrl-C stops everything")
         source, target = re.findall(r"psql (postgresql://\S+)", output)
+        for command in re.findall(r"^  (psql .*|replicator .*)$", output, re.MULTILINE):
+            assert in_shell(output, command).returncode == 0, command
         with psycopg.connect(source, autocommit=True) as connection:
             connection.execute("INSERT INTO polls_topic (name) VALUES ('By hand')")
         with psycopg.connect(target, autocommit=True) as connection:
@@ -157,6 +159,23 @@ def test_keep_leaves_it_running_until_ctrl_c(folder: Path) -> None:
     assert not remains(folder)
 
 
+def in_shell(output: str, command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that the demo prints, in a shell that knows nothing but the printed file."""
+    (environment,) = re.findall(r"^  (\. /\S+)$", output, re.MULTILINE)
+    script = f"{environment}\n{command.partition('#')[0]}"
+    path = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
+    plain = {"PATH": "/usr/bin:/bin", "PYTHONPATH": path, "LC_ALL": "C.UTF-8"}
+    return subprocess.run(
+        ["/bin/sh", "-ec", script],
+        check=False,
+        env=plain,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
 def get(address: str, path: str) -> int:
     connection = http.client.HTTPConnection(address, timeout=10)
     try:
@@ -166,6 +185,44 @@ def get(address: str, path: str) -> int:
         return response.status
     finally:
         connection.close()
+
+
+def test_a_log_of_its_own_is_removed_and_another_ones_refused(folder: Path) -> None:
+    log = folder / "own.sqlite3"
+    with demo(folder, "--log", f"sqlite:///{log}") as process:
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert not remains(folder)
+    log.touch()
+    assert refusal(folder, f"sqlite:///{log}", 2).startswith(f"replicator: The file {log} is there")
+    log.unlink()
+
+
+@pytest.mark.parametrize(
+    ("log", "code", "says"),
+    [
+        ("foo://x", 2, "The URL of the log must be kafka://host:port"),
+        ("kafka://localhost", 2, "The URL of the log must name each broker with its port"),
+        ("sqlite:///x", 2, "The URL of the log must have an absolute path"),
+        ("sqlite:////no/such/folder/x", 3, "The log's file cannot be used"),
+        ("kafka://127.0.0.1:1", 3, "No broker listens at 127.0.0.1:1."),
+    ],
+)
+def test_a_log_that_cannot_be_used_is_refused_at_once(
+    folder: Path, log: str, code: int, says: str
+) -> None:
+    began = time.monotonic()
+    assert refusal(folder, log, code).startswith(f"replicator: {says}")
+    assert time.monotonic() - began < 15
+
+
+def refusal(folder: Path, log: str, code: int) -> str:
+    """Run a demo that must not begin; what it says."""
+    with demo(folder, "--log", log) as process:
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    assert len(output.splitlines()) == 2, output
+    return output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

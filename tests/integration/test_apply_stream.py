@@ -438,6 +438,17 @@ def test_pages_go_on_after_a_restart_in_the_middle(start_any: StartTarget) -> No
     assert names(target) == ["n1", "n2", "n3"]
 
 
+def test_only_rows_of_the_rule_count_as_read(start: StartTarget) -> None:
+    target, published = start("published-polls", ready=False)
+    target.begin()
+    user = change("r", "auth_user", 1, username="ann")
+    question = change("r", "polls_question", 1, author_id=1, published=True)
+    again = change("c", "polls_question", 1, author_id=1, published=True)
+    for rows, done in (((user,), 1), ((again, question, user), 2), ((question, user), 3)):
+        target.answer(published, target.request(PageRequest), *rows)
+        assert target.rows("SELECT rows_done FROM replicator_backfillrun") == [(done,)]
+
+
 def refill(target: Target) -> None:
     """Begin a backfill as the command does."""
     from replicator_apply.runs import begin_backfill

@@ -14,7 +14,7 @@ from replicator.envelope import Record
 from replicator.errors import LostLog, Refused
 from replicator.positions import parse_lsn
 from replicator.requests import PlanItem
-from replicator_capture import beat, facts, fetch, keeper, prepare, run
+from replicator_capture import beat, facts, fetch, keeper, prepare, publication, run
 from replicator_capture.daemon import Capture
 from replicator_capture.startup import LogTail
 from replicator_capture.task import Task
@@ -293,6 +293,29 @@ def test_prepare_mends_identities_and_publication(task: Task, source: str) -> No
         assert prepare.statements(connection, "main", task.releases) == []
         connection.execute("DROP TABLE polls_vote")
         assert any("polls_vote" in each for each in prepare.unreplicable(connection, task.releases))
+
+
+def test_prepare_source_refuses_a_database_without_the_tables(task: Task, source: str) -> None:
+    from tests.support.sample.environments import django_database
+
+    databases = {"default": django_database(source)}
+    with psycopg.connect(source, autocommit=True) as connection:
+        connection.execute("DROP TABLE polls_vote")
+        for sql_only in (True, False):
+            with pytest.raises(Refused, match=r"polls_vote of .* is not a table") as caught:
+                prepare.prepare_source(task.settings, databases, sql_only=sql_only)
+            assert "manage.py migrate" in caught.value.remedy
+        assert publication.read(connection, "replicator_main") is None
+
+
+def test_what_was_prepared_is_told_as_what_was_done(
+    task: Task, source: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    from tests.support.sample.environments import django_database
+
+    caplog.set_level("INFO", "replicator_capture")
+    prepare.prepare_source(task.settings, {"default": django_database(source)}, sql_only=False)
+    assert 'Prepared: CREATE PUBLICATION "replicator_main" FOR TABLE' in caplog.text
 
 
 def test_prepare_source_only_says_what_it_would_run(task: Task, source: str) -> None:

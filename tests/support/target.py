@@ -42,7 +42,6 @@ DEFAULTS: dict[str, dict[str, Value]] = {
         "live": True,
     },
     "pages_tag": {"name": "n"},
-    "pages_article": {"summary": "", "read_minutes": 1},
     "polls_question": {
         "question_text": "?",
         "body": "",

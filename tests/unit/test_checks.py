@@ -163,6 +163,16 @@ def test_a_dataset_on_a_broken_opt_in_is_not_reported_twice():
     assert found().keys() == {"E012"}
 
 
+def test_a_finding_names_dataset_and_place_once():
+    Dataset("x", Rows(Question))
+    opt_in(Choice, only=["nothing"])
+    places = {message.id: message.obj for message in static_messages() if message.obj}
+    assert places.keys() == {"replicator.E030", "replicator.E012"}
+    assert all("test_checks.py:" in place for place in places.values())
+    (text,) = found()["E030"]
+    assert text.count("Dataset 'x'") == 1
+
+
 def test_a_dataset_in_two_streams():
     opt_in(Question)
     opt_in(Choice, stream="other")

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,8 @@ class TestEveryCommand:
         codes = [code for code, _ in command.codes]
         assert codes[0] == 0
         assert codes == sorted(set(codes))
+        # Whatever asks database or log may find it away.
+        assert 3 in codes
         assert "  2  usage" in epilog(command)
 
     def test_examples_are_valid_command_lines(self, command: Command) -> None:
@@ -179,6 +182,83 @@ def test_the_current_folder_and_pythonpath_are_searched(tmp_path: Path) -> None:
         result = replicator(*argv, "status", cwd=tmp_path)
         assert "settings.REPLICATOR is missing" in result.stderr
         assert result.returncode == 2
+
+
+MODELS = """
+from django.db import models
+class Topic(models.Model):
+    name = models.TextField()
+class Question(models.Model):
+    topic = models.ForeignKey(Topic, models.CASCADE)
+    published = models.BooleanField(default=False)
+    internal_note = models.TextField(default="")
+"""
+
+
+@pytest.fixture
+def started_project(tmp_path: Path) -> Path:
+    """What `django-admin startproject` makes, on sqlite, with the README's replication.py."""
+    (tmp_path / "started.py").write_text(
+        "INSTALLED_APPS = ['replicator', 'polls', 'django.contrib.admin', 'django.contrib.auth',"
+        " 'django.contrib.contenttypes', 'django.contrib.sessions', 'django.contrib.messages']\n"
+        "DATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': 'db.sqlite3'}}\n"
+        "DEFAULT_AUTO_FIELD = 'django.db.models.BigAutoField'\n"
+        "REPLICATOR = {'ENVIRONMENT': 'prod', 'LOG': 'kafka://127.0.0.1:9',"
+        " 'TARGETS': {'stage': ['*']}}\n"
+    )
+    polls = tmp_path / "polls"
+    polls.mkdir()
+    (polls / "__init__.py").touch()
+    (polls / "models.py").write_text(MODELS)
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    declared = re.search(r"```python\n(# polls/replication.py.*?)```", readme, re.DOTALL)
+    assert declared
+    (polls / "replication.py").write_text(declared[1])
+    return tmp_path
+
+
+def test_the_readme_declares_all_that_a_started_project_must(started_project: Path) -> None:
+    result = replicator("check", "--settings", "started", cwd=started_project)
+    assert "E020" not in result.stdout
+    assert "✘" not in result.stdout
+
+
+@pytest.mark.parametrize("argv", [["check"], ["status"], ["capture"], ["prepare", "source"]])
+def test_another_database_than_postgres_is_refused(argv: list[str], started_project: Path) -> None:
+    result = replicator(*argv, "--settings", "started", cwd=started_project)
+    assert result.returncode == 2, result.stderr
+    assert "The database 'default' is not Postgres" in result.stderr
+    assert ("replicator.W002" in result.stdout) == (argv == ["check"])
+
+
+def test_a_reason_without_a_new_epoch_is_refused(started_project: Path) -> None:
+    result = replicator("capture", "--reason", "x", "--settings", "started", cwd=started_project)
+    assert result.returncode == 2
+    assert result.stderr.startswith("replicator: --reason is given without --new-epoch.\n  → ")
+
+
+def test_check_says_that_it_did_not_probe(started_project: Path) -> None:
+    with (started_project / "polls" / "replication.py").open("a") as file:
+        file.write('Dataset("drafts", Rows("auth.User"))\n')
+        line = len((started_project / "polls" / "replication.py").read_text().splitlines()) + 1
+    result = replicator("check", "--settings", "started", cwd=started_project)
+    assert result.returncode == 1, result.stderr
+    assert f"✘ replicator.E030 (polls/replication.py:{line}): " in result.stdout
+    assert "Database and log were not probed" in result.stdout
+
+
+def test_a_contradiction_names_its_place_in_every_command(started_project: Path) -> None:
+    with (started_project / "polls" / "replication.py").open("a") as file:
+        file.write("opt_in(Topic)\n")
+    result = replicator("check", "--settings", "started", cwd=started_project)
+    assert result.returncode == 2
+    first, second = result.stderr.splitlines()
+    assert re.fullmatch(
+        r"replicator: polls/replication\.py:\d+: polls\.Topic is opted in already, "
+        r"at polls/replication\.py:\d+\.",
+        first,
+    )
+    assert second.startswith("  → Keep exactly one")
 
 
 def test_manage_py_takes_the_same_command_line(tmp_path: Path) -> None:

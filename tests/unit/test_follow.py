@@ -1,13 +1,15 @@
-"""A command that runs a worker of its own ends when that worker does."""
+"""The commands that follow a run: on whose subscription, and until its worker ends."""
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from replicator.errors import Refused
+from replicator.errors import ConfigurationError, Refused
 from replicator.settings import ReplicatorSettings
 from replicator_apply import follow
+from replicator_apply.command import chosen
 from replicator_apply.state import Place
 
 
@@ -44,7 +46,7 @@ class _Session:
 def test_a_failure_of_its_own_worker_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "Worker", _Worker)
     monkeypatch.setattr(follow, "try_lock", lambda *_: True)
-    settings = ReplicatorSettings.model_validate({"ENVIRONMENT": "stage", "LOG": "sqlite:///x"})
+    settings = ReplicatorSettings.model_validate({"ENVIRONMENT": "stage", "LOG": "sqlite:////x"})
     session: Any = _Session()
     place = Place("prod", "main")
     with (
@@ -52,3 +54,19 @@ def test_a_failure_of_its_own_worker_ends_the_command(monkeypatch: pytest.Monkey
         follow.worker_for(settings, session, place) as must_work,
     ):
         follow.Follower[_Progress](session, place, "Backfill", must_work).follow(_Progress)
+
+
+def test_a_subscription_that_is_not_there_is_named_with_its_source() -> None:
+    wishes = [{"source": name, "dataset": "polls"} for name in ("prod", "dev")]
+    settings = ReplicatorSettings.model_validate(
+        {"ENVIRONMENT": "stage", "LOG": "sqlite:////x", "SUBSCRIPTIONS": wishes}
+    )
+    assert chosen(settings, "polls", "dev")[0] == Place("dev", "main")
+    for dataset, source, problem in (
+        ("polls", "nope", "subscribes to no 'polls' from 'nope'."),
+        ("users", None, "subscribes to no 'users'."),
+        ("polls", None, "subscribes to more than one 'polls'."),
+    ):
+        with pytest.raises(ConfigurationError, match=re.escape(problem)) as caught:
+            chosen(settings, dataset, source)
+        assert "polls (from dev), polls (from prod)" in caught.value.remedy

@@ -1,12 +1,15 @@
 """Releases and datasets, compiled from the sample project's models."""
 
+import re
+import traceback
+
 import pytest
 from django.db.models import Q
 
 from replicator import Dataset, Rows, opt_in, opt_out
 from replicator.compiler import compile_release, releases, unfilled
 from replicator.datasets import compile_dataset, find_dataset
-from replicator.declare import OptIn, declared_datasets, declared_opt_ins, no_declarations
+from replicator.declare import OptIn, declared_datasets, declared_opt_ins, no_declarations, place_of
 from replicator.errors import ConfigurationError, WrongDeclaration
 from replicator.plan import ForeignKey, RowsRule, TableName
 from tests.support.sample.pages.models import Page
@@ -199,6 +202,40 @@ def test_contradictions_are_refused_at_once():
     ):
         with pytest.raises(ConfigurationError):
             contradiction()
+
+
+@pytest.mark.parametrize(
+    ("declare", "problem"),
+    [
+        (lambda: Dataset("x", Question), "Dataset 'x' has a rule that is none"),
+        (lambda: Dataset(Question, Rows(Question)), "is malformed"),
+        (lambda: Rows(Question, where={"published": True}), "has a dict as its where"),
+        (lambda: Rows(Question.objects), "in place of a model"),
+        (lambda: opt_in(Question.objects), "in place of a model"),
+        (lambda: opt_in(Dataset), "has Dataset in place of a model"),
+        (lambda: opt_out(None), "in place of a model"),
+        (lambda: opt_in(Question, only=5), "names of fields"),
+        (lambda: opt_in(Question, exclude=[Question]), "names of fields"),
+        (lambda: opt_in(Question, stream=None), "stream"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_refused_with_its_place(declare, problem):
+    with pytest.raises(ConfigurationError, match=re.escape(problem)) as caught:
+        declare()
+    line = declare.__code__.co_firstlineno
+    assert f"test_plan.py:{line}: " in str(caught.value)
+    assert caught.value.remedy in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_second_declaration_names_the_place_of_the_first():
+    opt_in(Question)
+    opted = place_of("polls.question")
+    Dataset("x", Rows(Question))
+    with pytest.raises(ConfigurationError, match=re.escape(f"opted in already, at {opted}.")):
+        opt_out(Question)
+    first = declared_datasets()["x"].place
+    with pytest.raises(ConfigurationError, match=re.escape(f"declared already, at {first}.")):
+        Dataset("x", Rows(Question))
 
 
 def test_a_name_alone_is_no_list_of_letters():

@@ -15,7 +15,12 @@ _DATABASE = {
     "HOST": "pooler",
     "PORT": 6432,
     "CONN_MAX_AGE": 60,
-    "OPTIONS": {"sslmode": "require", "pool": True, "options": "-c work_mem=1MB"},
+    "OPTIONS": {
+        "sslmode": "require",
+        "pool": True,
+        "prepare_threshold": None,
+        "options": "-c work_mem=1MB",
+    },
 }
 
 
@@ -60,12 +65,33 @@ def test_no_database_is_refused() -> None:
         connection_parameters({"HOST": "db"}, application="x")
 
 
+@pytest.mark.parametrize("name", ["prt", "PROT", "Port"])
+def test_an_unknown_option_of_direct_is_named(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"DIRECT names unknown options: {name}"):
+        connection_parameters(_DATABASE, {name: 1}, application="x")
+
+
+def test_an_unknown_option_of_the_database_is_named() -> None:
+    for database, direct in (
+        ({"NAME": "app", "OPTIONS": {"sslmod": "require"}}, {}),
+        (_DATABASE, {"OPTIONS": {"sslmod": "require"}}),
+    ):
+        with pytest.raises(ConfigurationError, match=r"OPTIONS .*: sslmod\."):
+            connection_parameters(database, direct, application="x")
+
+
+def test_direct_may_be_a_whole_entry_of_databases() -> None:
+    entry = {**_DATABASE, "PORT": 5432, "CONN_HEALTH_CHECKS": True, "TEST": {}}
+    assert connection_parameters(_DATABASE, entry, application="x")["port"] == "5432"
+
+
 def test_a_database_that_is_away() -> None:
     entry = {"NAME": "app", "HOST": "127.0.0.1", "PORT": free_port(), "PASSWORD": "secret"}
     with pytest.raises(DatabaseUnavailable) as caught:
         connect(connection_parameters(entry, application="x"))
     assert isinstance(caught.value.__cause__, psycopg.OperationalError)
     assert "secret" not in str(caught.value)
+    assert str(caught.value).endswith("refused.")
 
 
 @pytest.mark.parametrize("kind", ["UndefinedTable", "UndefinedColumn"])

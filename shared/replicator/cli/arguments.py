@@ -10,7 +10,7 @@ class Arguments(argparse.Namespace):
         command: name of the command, as in `commands.COMMANDS`.
         traceback: show where an error comes from.
         new_epoch: capture: begin a new epoch.
-        reason: capture, with `new_epoch`: why, for the record.
+        reason: capture, with `new_epoch`: why, for the record; None: nobody said.
         stream: capture: name of the stream.
         dataset: backfill, verify: dataset with its arguments, as subscribed (`polls:3,4`).
         source: backfill, verify, rebase: source environment; None: the only one there is.
@@ -27,7 +27,7 @@ class Arguments(argparse.Namespace):
     command: str
     traceback: bool
     new_epoch: bool
-    reason: str
+    reason: str | None
     stream: str
     dataset: str
     source: str | None

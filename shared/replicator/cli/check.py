@@ -23,14 +23,23 @@ from replicator.settings import ReplicatorSettings, load_settings
 def run(_arguments: Arguments) -> int:
     """Check, and write every finding with its hint; 1 if there is an error among them.
 
+    What needs no service is written first: a probe may find it away.
+
     Raises:
+        ConfigurationError: the database is not Postgres.
         DatabaseUnavailable, LogUnavailable: what it probes is away.
     """
-    messages = static_messages(strict=True)
-    if not any(message.level >= ERROR for message in messages):
-        messages += probes(load_settings())
-    show(messages, Console(highlight=False, soft_wrap=True))
-    return 1 if any(message.level >= ERROR for message in messages) else 0
+    console = Console(highlight=False, soft_wrap=True)
+    declared = static_messages(strict=True)
+    show(declared, console)
+    if _has_error(declared):
+        console.print("Database and log were not probed: correct these errors first.")
+        return 1
+    probed = probes(load_settings())
+    show(probed, console)
+    if not declared and not probed:
+        console.print(Text("✔ nothing in the way", "bold green"))
+    return 1 if _has_error(probed) else 0
 
 
 def probes(settings: ReplicatorSettings) -> list[CheckMessage]:
@@ -53,9 +62,11 @@ def show(messages: list[CheckMessage], console: Console) -> None:
         place = f" ({message.obj})" if message.obj is not None else ""
         console.print(Text(f"{mark} {message.id}{place}: {message.msg}", style))
         if message.hint:
-            console.print(f"  → {message.hint}")
-    if not messages:
-        console.print(Text("✔ nothing in the way", "bold green"))
+            console.print(Text(f"  → {message.hint}"))
+
+
+def _has_error(messages: list[CheckMessage]) -> bool:
+    return any(message.level >= ERROR for message in messages)
 
 
 def _looks(level: int) -> tuple[str, str]:

@@ -71,9 +71,9 @@ def _capture(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--reason",
-        default="by command",
+        default=None,
         metavar="TEXT",
-        help="with --new-epoch: why; targets show it",
+        help="only with --new-epoch: why; targets show it (default: by command)",
     )
 
 
@@ -137,6 +137,8 @@ _DAEMON_CODES = (
     (3, "stopped: going on would lose or mix data; the remedy is printed"),
 )
 
+_AWAY = (3, "database or log is away, or going on is refused; the remedy is printed")
+
 COMMANDS = (
     Command(
         "capture",
@@ -184,7 +186,7 @@ COMMANDS = (
         _backfill,
         (
             (0, "the dataset is complete"),
-            (1, "paused, or waiting for `replicator confirm`"),
+            (1, "paused, or waiting for `replicator confirm`; --dry-run: there are differences"),
             (3, "stopped; the remedy is printed"),
         ),
     ),
@@ -206,7 +208,7 @@ COMMANDS = (
         "`replicator status` shows the run with its number of rows; this lets it go on.",
         (("replicator confirm 12", "let run 12 delete its rows"),),
         _confirm,
-        ((0, "the run goes on"), (1, "no such run is waiting")),
+        ((0, "the run goes on"), (1, "no such run is waiting"), _AWAY),
     ),
     Command(
         "status",
@@ -220,7 +222,7 @@ COMMANDS = (
             ("replicator status --json", "for programs"),
         ),
         _status,
-        ((0, "everything runs"), (1, "something needs a person; it says what")),
+        ((0, "everything runs"), (1, "something needs a person; it says what"), _AWAY),
     ),
     Command(
         "check",
@@ -230,7 +232,7 @@ COMMANDS = (
         "log: privileges, wal_level, slots, replica identities, topic settings, clocks.",
         (("replicator check", "in either environment"),),
         _nothing,
-        ((0, "nothing in the way"), (1, "errors were found; each has a hint")),
+        ((0, "nothing in the way"), (1, "errors were found; each has a hint"), _AWAY),
     ),
     Command(
         "prepare",
@@ -244,7 +246,10 @@ COMMANDS = (
             ("replicator prepare target --sql", "see the statements, for the administrator"),
         ),
         _prepare,
-        ((0, "everything is there"), (3, "a statement was refused")),
+        (
+            (0, "everything is there"),
+            (3, "a table is missing, a statement was refused, or database or log is away"),
+        ),
     ),
     Command(
         "rebase",
@@ -255,7 +260,7 @@ COMMANDS = (
         "has, and backfills every subscription, so that nothing stays missing.",
         (("replicator rebase", "then watch `replicator status`"),),
         _source,
-        ((0, "rebased"), (1, "there is no gap")),
+        ((0, "rebased"), (1, "there is no gap"), _AWAY),
     ),
     Command(
         "reset-state",
@@ -266,7 +271,7 @@ COMMANDS = (
         "and runs, and no row of your tables.",
         (("replicator reset-state", "asks first, naming host and database"),),
         _reset_state,
-        ((0, "the state is gone"), (1, "not confirmed")),
+        ((0, "the state is gone"), (1, "not confirmed"), _AWAY),
     ),
     Command(
         "demo",

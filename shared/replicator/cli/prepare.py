@@ -24,7 +24,7 @@ def run(arguments: Arguments) -> int:
     """Prepare one side, and write what was done.
 
     Raises:
-        ConfigurationError: a statement was refused; the remedy names what to do.
+        Refused, Unfit: a table is missing, or a statement was refused; the remedy names what to do.
         DatabaseUnavailable, LogUnavailable: what it prepares is away.
     """
     module, function = _FUNCTIONS[arguments.side]

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from types import ModuleType
 import django
 
 from replicator.cli.arguments import Arguments
+from replicator.demo.log import require_log
 from replicator.demo.processes import Daemon, daemon, free_address, write_environment
 from replicator.demo.screen import Screen
 from replicator.embedded import Server, embedded_postgres
@@ -30,6 +32,7 @@ def run(arguments: Arguments) -> int:
     """Run the demo; 0 if the target equals the source, 1 if not.
 
     Raises:
+        ConfigurationError: the log is none, or another's file.
         ReplicatorError: something could not be started, or a daemon ended.
         KeyboardInterrupt: a signal ended it before its time.
     """
@@ -52,6 +55,7 @@ class _Demo:
         self._metrics = [free_address(), free_address()]
 
     def run(self) -> int:
+        require_log(self._log)
         self._screen.title("Kafka" if self._log.startswith("kafka:") else "a sqlite file")
         server = self._start_databases()
         telling = _set_up_django()
@@ -72,7 +76,8 @@ class _Demo:
     def _start_databases(self) -> Server:
         began = time.monotonic()
         server = self._stack.enter_context(embedded_postgres(self._folder, (SOURCE, TARGET)))
-        write_environment(self._environment, self._variables(server))
+        scripts = Path(sysconfig.get_path("scripts"))
+        write_environment(self._environment, self._variables(server), (scripts, server.binaries))
         major = server.version.partition(".")[0]
         self._screen.ready(f"Postgres {major} with two databases", time.monotonic() - began)
         return server

@@ -1,11 +1,12 @@
 """The demo's child processes: started with a log file each, and always ended, by process id."""
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -75,8 +76,16 @@ def free_address() -> str:
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def write_environment(path: Path, variables: dict[str, str]) -> None:
-    """Set variables for this process and its children, and write them for a person's shell."""
+def write_environment(path: Path, variables: dict[str, str], folders: Sequence[Path]) -> None:
+    """Set variables for this process and its children, and write them for a person's shell.
+
+    Args:
+        path: of the file, to be read by the shell's `.`.
+        variables: what is set.
+        folders: of programs that the person needs; they come first on the shell's PATH.
+    """
     os.environ.update(variables)
     path.touch(mode=0o600)
-    path.write_text("".join(f"export {name}='{value}'\n" for name, value in variables.items()))
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    lines.append(f'export PATH={shlex.quote(os.pathsep.join(map(str, folders)))}:"$PATH"')
+    path.write_text("\n".join(lines) + "\n")

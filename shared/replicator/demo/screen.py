@@ -84,7 +84,9 @@ class Screen:
     def invitation(self, source: str, target: str, environment: Path, metrics: list[str]) -> None:
         """Say how to try things by hand."""
         settings = "replicator.demo.environments"
-        self._line("\nIt keeps running. Look at both databases:\n", "bold")
+        self._line("\nIt keeps running. In another terminal, begin with:\n", "bold")
+        self._line(f"  . {environment}\n", "cyan")
+        self._line("Look at both databases:\n")
         self._line(f"  psql {source}    # prod\n  psql {target}    # stage\n", "cyan")
         self._line("Try in prod, and look in stage:\n")
         self._line(
@@ -92,9 +94,8 @@ class Screen:
             "  DELETE FROM polls_question WHERE text LIKE 'Bulk 1%';\n",
             "cyan",
         )
-        self._line("Ask Replicator, in another terminal:\n")
+        self._line("Ask Replicator:\n")
         self._line(
-            f"  . {environment}\n"
             f"  replicator --settings {settings}.target status\n"
             f"  replicator --settings {settings}.source status\n"
             f"  replicator --settings {settings}.target verify --dataset published-questions\n",

@@ -5,15 +5,13 @@ from pathlib import Path
 
 from django.core.management import call_command
 from django.db import connections
-from kafka.admin import KafkaAdminClient
-from kafka.errors import KafkaError
 
 from replicator.demo import polls, story
 from replicator.demo.environments.base import SOURCE_ENVIRONMENT, TARGET_ENVIRONMENT
+from replicator.demo.log import remove_log
 from replicator.demo.screen import Screen
 from replicator.demo.story import Step
 from replicator.demo.watch import Late, Watch
-from replicator.errors import LogUnavailable
 from replicator.settings import requests_topic, stream_topic
 
 
@@ -51,11 +49,15 @@ def tell(screen: Screen, watch: Watch, began: float) -> bool:
 
 
 def finish(log: str) -> None:
-    """Let go of the databases, and remove the topics from a Kafka that outlives the demo."""
+    """Let go of the databases, and remove what the demo wrote to the log.
+
+    Raises:
+        LogUnavailable: Kafka is away.
+    """
     connections.close_all()
-    scheme, _, servers = log.partition("://")
-    if scheme == "kafka":
-        _remove_topics(servers.split(","))
+    events = stream_topic(SOURCE_ENVIRONMENT, "main")
+    requests = requests_topic(SOURCE_ENVIRONMENT, "main", TARGET_ENVIRONMENT)
+    remove_log(log, (events, requests))
 
 
 def _arrives(step: Step, screen: Screen, watch: Watch) -> bool:
@@ -71,18 +73,3 @@ def _arrives(step: Step, screen: Screen, watch: Watch) -> bool:
         return False
     screen.arrived(step.done, step.arrives, took)
     return True
-
-
-def _remove_topics(servers: list[str]) -> None:
-    events = stream_topic(SOURCE_ENVIRONMENT, "main")
-    requests = requests_topic(SOURCE_ENVIRONMENT, "main", TARGET_ENVIRONMENT)
-    admin = KafkaAdminClient(bootstrap_servers=servers)
-    try:
-        present = set(admin.list_topics())
-        admin.delete_topics([topic for topic in (events, requests) if topic in present])
-    except KafkaError as error:
-        raise LogUnavailable(
-            f"The demo's topics {events}, {requests} are left on Kafka."
-        ) from error
-    finally:
-        admin.close()

@@ -1,6 +1,6 @@
 """The log between capture and apply: topics of records, in order, durable once acknowledged.
 
-`open_log` gives the log that a URL names: `kafka://host:port,…` or `sqlite:///path`. The ports
+`open_log` gives the log that a URL names: `kafka://host:port,…` or `sqlite:////path`. The ports
 below are what capture and apply program against; every implementation passes the same contract
 suite (`tests/contract`). One writer and one reader object belong to one thread.
 """

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from replicator.errors import ConfigurationError
+from replicator.log.url import FORMS, mistake_in
 from replicator.positions import Lsn, Offset
 
 
@@ -128,23 +129,20 @@ def open_log(url: str, options: Mapping[str, object] | None = None) -> Log:
     """Give the log that `url` names, without connecting to it.
 
     Args:
-        url: `kafka://host:port[,host:port…]` or `sqlite:///path/to/file`.
+        url: `kafka://host:port[,host:port…]` or `sqlite:////path/to/file`.
         options: Kafka: passed through to the client (kafka-python's own names); security goes
             here. sqlite: `retain_seconds`, `retain_bytes`.
 
     Raises:
         ConfigurationError: the URL names no log.
     """
-    scheme, separator, rest = url.partition("://")
-    if separator and scheme == "kafka" and rest:
+    if (mistake := mistake_in(url)) is not None:
+        raise ConfigurationError(f"The URL of the log {mistake}.", remedy=f"Use {FORMS}.")
+    scheme, _, rest = url.partition("://")
+    if scheme == "kafka":
         from replicator.log.kafka import KafkaLog  # noqa: PLC0415 (web processes never load kafka)
 
         return KafkaLog(rest.split(","), options or {})
-    if separator and scheme == "sqlite" and len(rest) > 1:
-        from replicator.log.sqlite import SqliteLog  # noqa: PLC0415
+    from replicator.log.sqlite import SqliteLog  # noqa: PLC0415
 
-        return SqliteLog(rest[1:], options or {})
-    raise ConfigurationError(
-        f"LOG names no log: {scheme}://…",
-        remedy="Use kafka://host:port[,host:port…] or sqlite:///path/to/file.",
-    )
+    return SqliteLog(rest[1:], options or {})
