@@ -38,7 +38,7 @@ def main() -> int:
 
     how = Options(options.scale, options.profile)
     results: list[Result] = []
-    with services(kafka="replicator" in options.systems) as shared:
+    with services(kafka=set(options.systems) != {"native"}) as shared:
         systems = [SYSTEMS[name](shared) for name in options.systems]
         for turn in range(options.repeat):
             for name in options.workloads:
@@ -75,10 +75,10 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--systems",
-        type=_names("replicator", "native"),
+        type=_names("replicator", "related", "native"),
         default="replicator,native",
         metavar="NAME,…",
-        help="replicator, native (default: both)",
+        help="replicator, related (with rules over relations), native (default: first and last)",
     )
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="repetitions")
     parser.add_argument(

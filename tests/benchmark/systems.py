@@ -19,6 +19,7 @@ from tests.benchmark.sites import Connection, Services, Site, environment, open_
 from tests.benchmark.usage import Processes
 from tests.support.processes import REPOSITORY, Process, wait_until
 
+_DEPOTS = "INSERT INTO parcels_depot (id, open) SELECT n, true FROM generate_series(0, 96) AS n"
 READY = 120.0
 """Seconds that a system has to get ready."""
 _PATH = os.pathsep.join(str(REPOSITORY / part) for part in ("capture", "apply", "shared", ""))
@@ -60,21 +61,24 @@ class Replicator:
     """Capture and apply as processes, with the broker between them."""
 
     name = "replicator"
+    dataset = "parcels"
 
     def __init__(self, services: Services) -> None:
         if services.broker is None:
             raise ValueError("Replicator is measured on Kafka.")
-        self.site = services.site("replicator")
+        self.site = services.site(self.name)
+        with open_connection(self.site.source) as connection:
+            connection.execute(_DEPOTS)
         self._broker = services.broker
         self._folder = Path(tempfile.mkdtemp(prefix="replicator-benchmark-"))
         self._running: dict[str, Process] = {}
 
     def _environment(self, name: str) -> dict[str, str]:
         if name == "capture":
-            settings = {"ENVIRONMENT": "prod", "TARGETS": {"stage": ["parcels"]}}
+            settings = {"ENVIRONMENT": self.name, "TARGETS": {"stage": [self.dataset]}}
             conninfo = self.site.source
         else:
-            subscriptions = [{"source": "prod", "dataset": "parcels"}]
+            subscriptions = [{"source": self.name, "dataset": self.dataset}]
             settings = {"ENVIRONMENT": "stage", "SUBSCRIPTIONS": subscriptions}
             conninfo = self.site.target
         whole = environment(conninfo, {"LOG": self._broker.url, **settings})
@@ -124,6 +128,13 @@ class Replicator:
     def paused(self) -> tuple[int, ...]:
         """See `System.paused`."""
         return tuple(process.pid for process in self._running.values())
+
+
+class Related(Replicator):
+    """The same, with rules over relations: every parcel is a child of a depot that is open."""
+
+    name = "related"
+    dataset = "by-depot"
 
 
 class Native:
@@ -180,7 +191,7 @@ class Native:
         return self._worker()
 
 
-SYSTEMS = {"replicator": Replicator, "native": Native}
+SYSTEMS = {"replicator": Replicator, "related": Related, "native": Native}
 
 
 @contextmanager

@@ -3,10 +3,18 @@
 from django.db import models
 
 
-class Parcel(models.Model):
-    """A row of about 140 bytes."""
+class Depot(models.Model):
+    """What a parcel is a child of, in the dataset that follows relations."""
 
-    depot = models.IntegerField()
+    open = models.BooleanField()
+
+
+class Parcel(models.Model):
+    """A row of about 140 bytes. No constraint guards the depot: nobody pays for checking it."""
+
+    depot = models.ForeignKey(
+        Depot, models.DO_NOTHING, db_column="depot", db_constraint=False, db_index=False
+    )
     batch = models.IntegerField()
     weight = models.IntegerField()
     paid = models.BooleanField()

@@ -1,9 +1,12 @@
-"""Both tables leave whole."""
+"""All tables leave whole; and once more as the children of rows that pass a filter, all of them."""
 
-from replicator import Dataset, Rows, opt_in
-from tests.benchmark.project.models import Parcel, Signal
+from django.db.models import Q
 
-opt_in(Parcel)
-opt_in(Signal)
+from replicator import Children, Dataset, Rows, opt_in
+from tests.benchmark.project.models import Depot, Parcel, Signal
+
+for model in (Depot, Parcel, Signal):
+    opt_in(model)
 
 Dataset("parcels", Rows(Parcel), Rows(Signal))
+Dataset("by-depot", Rows(Depot, where=Q(open=True)), Children(Parcel, of="depot"), Rows(Signal))

@@ -12,10 +12,23 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
+            name="Depot",
+            fields=[_ID, ("open", models.BooleanField())],
+        ),
+        migrations.CreateModel(
             name="Parcel",
             fields=[
                 _ID,
-                ("depot", models.IntegerField()),
+                (
+                    "depot",
+                    models.ForeignKey(
+                        "parcels.depot",
+                        models.DO_NOTHING,
+                        db_column="depot",
+                        db_constraint=False,
+                        db_index=False,
+                    ),
+                ),
                 ("batch", models.IntegerField()),
                 ("weight", models.IntegerField()),
                 ("paid", models.BooleanField()),
