@@ -16,14 +16,22 @@ from replicator_apply.catalog import Constraint
 from replicator_apply.plan import Membership
 from replicator_apply.sql_text import Sql, all_of, any_of, column, equal, once
 
+Quiet: TypeAlias = frozenset[TableName]
+"""Tables without candidates: what their rows are stands in the receipts alone."""
+NONE: Quiet = frozenset()
+
 
 class RuleSql(CandidateSql):
     """Statements on a table's candidates that look at candidates of other tables."""
 
     # What another table needs to know of this one ------------------------------------------------
 
-    def belongs(self, number: int, columns: Sequence[str], values: Sequence[Sql]) -> Sql:
+    def belongs(
+        self, number: int, columns: Sequence[str], values: Sequence[Sql], quiet: Quiet = NONE
+    ) -> Sql:
         """Whether the row of this table with these values belongs to a subscription."""
+        if self.table.name in quiet:
+            return self._untouched(sql.SQL("= {}").format(number), columns, values, quiet)
         return any_of(
             [
                 self.part(
@@ -48,8 +56,16 @@ class RuleSql(CandidateSql):
             ]
         )
 
-    def _untouched(self, whose: Sql, columns: Sequence[str], values: Sequence[Sql]) -> Sql:
+    def _untouched(
+        self, whose: Sql, columns: Sequence[str], values: Sequence[Sql], quiet: Quiet = NONE
+    ) -> Sql:
         """Whether a row that is no candidate has these values, and a receipt."""
+        if self.table.name in quiet and tuple(columns) == self.table.key:
+            return self.part(
+                "EXISTS (SELECT FROM {receipts} r WHERE {same} AND r.subscription_id {whose})",
+                same=_equals(columns, "r", values),
+                whose=whose,
+            )
         if tuple(columns) == self.table.key:
             return self.part(
                 "EXISTS (SELECT FROM {receipts} r WHERE {same} AND r.subscription_id {whose} "
@@ -128,7 +144,7 @@ class RuleSql(CandidateSql):
     # Found ---------------------------------------------------------------------------------------
 
     @once
-    def find(self, membership: Membership, others: "Others") -> str:
+    def find(self, membership: Membership, others: "Others", quiet: Quiet) -> str:
         """Let in the candidates that a row which belongs holds."""
         return self.compose(
             "UPDATE {candidates} v SET {set} = true WHERE {may} AND NOT {inside} AND {held}",
@@ -137,14 +153,19 @@ class RuleSql(CandidateSql):
             inside=flag("_in", membership.subscription),
             held=any_of(
                 [
-                    *(self._under(membership, r, others, ()) for r in membership.children),
-                    *(self._pulled_in(membership, r, others) for r in membership.referenced),
+                    *(self._under(membership, r, others, (), quiet) for r in membership.children),
+                    *(self._pulled_in(membership, r, others, quiet) for r in membership.referenced),
                 ]
             ),
         )
 
     def _under(
-        self, membership: Membership, rule: ChildrenRule, others: "Others", missing: Sequence[str]
+        self,
+        membership: Membership,
+        rule: ChildrenRule,
+        others: "Others",
+        missing: Sequence[str],
+        quiet: Quiet = NONE,
     ) -> Sql:
         """Whether all parents belong."""
         return all_of(
@@ -157,20 +178,23 @@ class RuleSql(CandidateSql):
                         membership.subscription,
                         edge.to_columns,
                         [column(name, "v") for name in edge.columns],
+                        quiet,
                     )
                     for edge in rule.edges
                 ),
             ]
         )
 
-    def _pulled_in(self, membership: Membership, rule: ReferencedRule, others: "Others") -> Sql:
+    def _pulled_in(
+        self, membership: Membership, rule: ReferencedRule, others: "Others", quiet: Quiet
+    ) -> Sql:
         """Whether a row that belongs points at it."""
         edge = rule.edge
         values = [column(name, "v") for name in edge.to_columns]
         return all_of(
             [
                 passes(rule.filter, "v"),
-                others[edge.table].belongs(membership.subscription, edge.columns, values),
+                others[edge.table].belongs(membership.subscription, edge.columns, values, quiet),
             ]
         )
 

@@ -141,8 +141,9 @@ class Rules:
         self._repeat(lambda: sum(self._find_in(staged) for staged in self._filled()))
 
     def _find_in(self, staged: Staged) -> int:
+        quiet = frozenset(name for name, other in self._batch.items() if not other.filled)
         return sum(
-            self._run(staged.sql.find(membership, self._others))
+            self._run(staged.sql.find(membership, self._others, quiet))
             for membership in staged.table.memberships
             if membership.related
         )

@@ -398,6 +398,7 @@ def connect_target(settings: ReplicatorSettings) -> psycopg.Connection[Any]:
         connection_parameters(database, settings.direct, application="replicator apply")
     )
     connection.execute("SET synchronous_commit = off; SET lock_timeout = '10s'")
-    connection.execute("SET temp_buffers = '32MB'")
+    # Staged rows are analysed in every large batch, for their number more than for their values.
+    connection.execute("SET temp_buffers = '32MB'; SET default_statistics_target = 5")
     connection.execute('SET search_path = "$user", public')
     return connection
