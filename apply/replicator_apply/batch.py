@@ -15,6 +15,7 @@ from psycopg import sql
 
 from replicator.plan import TableName
 from replicator.positions import Lsn, Offset
+from replicator.postgres import is_passing
 from replicator_apply.assemble import Parsed, Transaction
 from replicator_apply.collapse import TableChanges, collapse
 from replicator_apply.direct import DirectWriter, Unexpected, may_write_directly, write_directly
@@ -114,10 +115,11 @@ class Applier:
         if not retry_kept and self._is_direct(first):
             try:
                 return self._write_directly(batch, only, finish)
-            except psycopg.OperationalError:
-                raise
-            except (Unexpected, psycopg.DatabaseError):
+            except Unexpected:
                 pass
+            except psycopg.DatabaseError as error:
+                if is_passing(error):
+                    raise
         return self._write_by_rules(batch, only, finish)
 
     def _rounds(self, batch: Batch) -> Iterator[Round]:
@@ -240,10 +242,8 @@ class Applier:
                     if one.filled:
                         self._sequences.follow_stage(cursor, one.table)
                 return written
-        except psycopg.OperationalError:
-            raise
         except psycopg.DatabaseError as error:
-            if error.sqlstate is None:
+            if is_passing(error):
                 raise
             raise unwritable(error) from error
 

@@ -426,7 +426,7 @@ _STAGED = {
     "_verdict": "CASE WHEN NOT s._present THEN CASE WHEN {held} OR r0.subscription_id IS NOT NULL "
     "THEN 'l'::\"char\" ELSE 'n' END WHEN s._complete THEN 'w' WHEN {held} THEN 'o' ELSE 'n' END",
     "_set": "s._set",
-    "_changed": "true",
+    "_changed": "s._set <> -2",
     "_present": "s._present",
     "_complete": "s._complete",
     "_closed": "s._present AND ({closed} OR s._born OR s._read)",

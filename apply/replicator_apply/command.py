@@ -2,7 +2,8 @@
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -24,11 +25,12 @@ from replicator_apply.runs import (
     cancel_verification,
     confirm_run,
     find_subscription,
+    forget_backfill,
     look_at_backfill,
     look_at_verification,
     pause_backfill,
 )
-from replicator_apply.state import Place
+from replicator_apply.state import Place, unfinished_runs
 from replicator_apply.subscriptions import places, store_declared
 from replicator_apply.worker import Worker, connect_target
 
@@ -150,16 +152,20 @@ def run_verify(arguments: Arguments) -> int:
 def _verify(arguments: Arguments, tell: Callable[[Verification], None]) -> int:
     settings = load_settings()
     place, subscribed = chosen(settings, arguments.dataset, arguments.source)
-    with connect_target(settings) as connection, driver_errors("comparing"):
+    with (
+        connect_target(settings) as connection,
+        driver_errors("comparing"),
+        _nothing_begun(connection, settings, place),
+        worker_for(settings, connection, place) as must_work,
+    ):
         subscription = _stored(connection, settings, place, subscribed)
-        with worker_for(settings, connection, place) as must_work:
-            run = begin_verification(connection, subscription)
-            what = f"Comparing {subscribed.dataset}"
-            follower = Follower[Verification](connection, place, what, must_work)
-            try:
-                last = follower.follow(lambda: look_at_verification(connection, run))
-            finally:
-                cancel_verification(connection, run)
+        run = begin_verification(connection, subscription)
+        what = f"Comparing {subscribed.dataset}"
+        follower = Follower[Verification](connection, place, what, must_work)
+        try:
+            last = follower.follow(lambda: look_at_verification(connection, run))
+        finally:
+            cancel_verification(connection, run)
     if last.state != "finished":
         reason = last.findings[-1][1] if last.findings else "it was cancelled"
         raise Stopped(f"The comparison ended early: {reason}", remedy="See `replicator status`.")
@@ -180,7 +186,7 @@ def _say_what_differs(last: Verification) -> None:
 def _say_what_a_backfill_would_do(last: Verification) -> None:
     _say(
         f"A backfill would insert {last.missing:,}, update {last.different:,} and delete "
-        f"{last.extra:,} of {last.rows_checked:,} rows. Nothing was written."
+        f"{last.extra:,} of {last.rows_checked:,} rows. It was not begun."
     )
     _say_findings(last)
 
@@ -270,6 +276,24 @@ def chosen(
         f"This environment subscribes to {'more than one' if found else 'no'} {dataset!r}{of}.",
         remedy=f"Its subscriptions are: {known or 'none'}." + (" Give --source." if found else ""),
     )
+
+
+@contextmanager
+def _nothing_begun(
+    connection: psycopg.Connection[Any], settings: ReplicatorSettings, place: Place
+) -> Iterator[None]:
+    """Store what is declared, and hold back the backfills that this calls for; they begin later."""
+    with connection.transaction(), connection.cursor() as cursor:
+        before = {run.id for run in unfinished_runs(cursor, place)}
+        store_declared(connection, settings, place)
+        held = [run.id for run in unfinished_runs(cursor, place) if run.id not in before]
+        for run in held:
+            pause_backfill(connection, run)
+    try:
+        yield
+    finally:
+        for run in held:
+            forget_backfill(connection, run)
 
 
 def _stored(

@@ -112,7 +112,7 @@ class Follower(Generic[State]):
         with self._connection.cursor() as cursor:
             stopped = stop_of(cursor, self._place)
         if stopped is not None:
-            raise Stopped(stopped[0], remedy=stopped[1])
+            raise Stopped(stopped.reason, remedy=stopped.remedy)
 
     @contextmanager
     def _bar(self) -> Iterator[Callable[[Moving], None]]:
@@ -187,7 +187,7 @@ def worker_for(
         return
     with connection.cursor() as cursor:
         # What stopped the last worker may be mended; the one that begins here finds out.
-        note_stop(cursor, place, "", "")
+        note_stop(cursor, place, None)
     connection.execute("SELECT pg_advisory_unlock_all()")
     sys.stdout.write("No apply worker runs here; this command applies the stream meanwhile.\n")
     stop = Stop()

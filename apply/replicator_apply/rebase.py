@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from replicator.errors import LogUnavailable, Refused
+from replicator.errors import BadRecord, Hole, LogUnavailable, Refused
 from replicator.log import open_log
 from replicator.models import (
     BackfillRun,
@@ -33,16 +33,19 @@ from replicator_apply.state import (
 from replicator_apply.subscriptions import declared_at
 
 Connection = psycopg.Connection[Any]
+_GAPS = {Hole.__name__, BadRecord.__name__}
+"""Errors of a stream that does not go on with what the log has."""
 _STATE = (VerifyRun, BackfillRun, Subscription, WantedRow, NulledValue, StreamPosition, Beat)
 
 
 def rebase(connection: Connection, settings: ReplicatorSettings, place: Place) -> bool:
-    """Go on with what the log has now, and backfill every subscription; False: there is no gap.
+    """Go on with what the log has now, and backfill every subscription; False: nothing is wrong.
 
     A worker that stands before the gap finds the new position by itself.
 
     Raises:
-        Refused: the stream has never been applied here, or the database is a copy.
+        Refused: the stream has never been applied here, the database is a copy, or the stream
+            stands for another reason than a gap: what waits would be thrown away.
         LogUnavailable: the log is away or has no whole transaction.
     """
     url, options = settings.log_of(declared_at(settings, place)[0])
@@ -55,8 +58,14 @@ def rebase(connection: Connection, settings: ReplicatorSettings, place: Place) -
                 remedy="Run `replicator apply`.",
             )
         state = log.state(topic)
-        if state.begin <= stored.offset <= state.end and stop_of(cursor, place) is None:
-            return False
+        if state.begin <= stored.offset <= state.end:
+            stop = stop_of(cursor, place)
+            if stop is None:
+                return False
+            if stop.error not in _GAPS:
+                raise Refused(
+                    f"There is no gap. The stream stands: {stop.reason}", remedy=stop.remedy
+                )
         first = first_position(log, topic)
         if first is None:
             raise LogUnavailable(

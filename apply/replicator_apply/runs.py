@@ -104,6 +104,12 @@ _SET_STATE = _compose(
     "UPDATE {run} SET state = %s, updated_at = now() WHERE id = %s "
     "AND state IN ('running', 'paused', 'waiting')"
 )
+_FORGET = _compose(
+    "WITH forgotten AS (DELETE FROM {run} WHERE id = %(run)s AND state = 'paused' "
+    "AND rows_done = 0 RETURNING subscription_id) "
+    # Another fingerprint than the rules' has apply begin.
+    "UPDATE {subscription} SET fingerprint = '' WHERE id IN (SELECT subscription_id FROM forgotten)"
+)
 _BACKFILL = _compose(
     "SELECT id, state, rows_done, rows_estimated, sweeping, suspects, note FROM {run} WHERE id = %s"
 )
@@ -149,6 +155,11 @@ def begin_backfill(connection: Connection, subscription: int) -> tuple[int, bool
 def pause_backfill(connection: Connection, run: int) -> None:
     """Let a run rest until it is resumed."""
     connection.execute(_SET_STATE, ("paused", run))
+
+
+def forget_backfill(connection: Connection, run: int) -> None:
+    """Take back a run that has not read anything: apply begins one when it next starts."""
+    connection.execute(_FORGET, {"run": run})
 
 
 def look_at_backfill(connection: Connection, run: int) -> Backfill:

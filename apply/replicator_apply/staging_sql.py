@@ -68,10 +68,10 @@ class StagingSql(TableText):
 
     @cached_property
     def stage_kept(self) -> str:
-        """Try the rows again that were kept for local rows."""
+        """Try the rows again that were kept for local rows; no event told of them (set -2)."""
         return self.compose(
             "INSERT INTO {stage} ({loaded}, {key}) "
-            "SELECT -1, 0, false, true, false, false, false, {rkey} FROM {receipts} r "
+            "SELECT -2, 0, false, true, false, false, false, {rkey} FROM {receipts} r "
             "WHERE r.subscription_id = {kept} AND NOT EXISTS (SELECT FROM {stage} s WHERE {rs})"
         )
 

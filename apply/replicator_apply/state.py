@@ -15,7 +15,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from replicator.envelope import Mark
-from replicator.errors import Refused
+from replicator.errors import Refused, ReplicatorError
 from replicator.models import BackfillRun, StreamPosition, Subscription, WantedRow
 from replicator.plan import TableName
 from replicator.positions import EpochId, Lsn, Offset, Position
@@ -68,15 +68,16 @@ _BEGIN = _compose(
     "VALUES (%(environment)s, %(source)s, %(stream)s, %(epoch)s, %(next)s, %(offset)s) "
     "ON CONFLICT (source, stream) DO UPDATE SET epoch = EXCLUDED.epoch, "
     "next_lsn = EXCLUDED.next_lsn, log_offset = EXCLUDED.log_offset, applied_at = now(), "
-    "stopped_reason = '', stopped_remedy = ''"
+    "stopped_reason = '', stopped_error = '', stopped_remedy = ''"
 )
 _ADVANCE = _compose(
     "UPDATE {position} SET next_lsn = %(next)s, log_offset = %(offset)s, applied_at = now(), "
     "committed_at = to_timestamp(%(committed_ms)s / 1000.0), stopped_reason = '', "
-    "stopped_remedy = '' {at}"
+    "stopped_error = '', stopped_remedy = '' {at}"
 )
 _STOP = _compose(
-    "UPDATE {position} SET stopped_reason = %(reason)s, stopped_remedy = %(remedy)s {at}"
+    "UPDATE {position} SET stopped_reason = %(reason)s, stopped_error = %(error)s, "
+    "stopped_remedy = %(remedy)s {at}"
 )
 _READ_REPORT = _compose("SELECT source_report FROM {position} {at}")
 _REPORT = _compose(
@@ -149,9 +150,14 @@ def advance(cursor: Cursor, place: Place, next_lsn: Lsn, offset: Offset, committ
     cursor.execute(_ADVANCE, {**place.parameters, **values})
 
 
-def note_stop(cursor: Cursor, place: Place, reason: str, remedy: str) -> None:
-    """Store why the stream stands still, for `status`."""
-    cursor.execute(_STOP, {**place.parameters, "reason": reason, "remedy": remedy})
+def note_stop(cursor: Cursor, place: Place, error: ReplicatorError | None) -> None:
+    """Store why the stream stands still, for `status`; None: it may go on."""
+    values = {
+        "reason": "" if error is None else str(error),
+        "error": "" if error is None else type(error).__name__,
+        "remedy": "" if error is None else error.remedy,
+    }
+    cursor.execute(_STOP, {**place.parameters, **values})
 
 
 def source_report(cursor: Cursor, place: Place) -> dict[str, Any]:
@@ -374,10 +380,18 @@ def tables_with_kept_rows(cursor: Cursor, plan: TargetPlan) -> set[TableName]:
     return {name for name, table in plan.tables.items() if table.number in numbers}
 
 
-_STOPPED = _compose("SELECT stopped_reason, stopped_remedy FROM {position} {at}")
+_STOPPED = _compose("SELECT stopped_reason, stopped_remedy, stopped_error FROM {position} {at}")
 
 
-def stop_of(cursor: Cursor, place: Place) -> tuple[str, str] | None:
-    """Say why the stream stands, and what to do; None: it does not."""
+class Standstill(NamedTuple):
+    """Why a stream stands, what to do, and the class of the error."""
+
+    reason: str
+    remedy: str
+    error: str
+
+
+def stop_of(cursor: Cursor, place: Place) -> Standstill | None:
+    """Say why the stream stands; None: it does not."""
     row = cursor.execute(_STOPPED, place.parameters).fetchone()
-    return (str(row[0]), str(row[1])) if row and row[0] else None
+    return Standstill(*map(str, row)) if row and row[0] else None

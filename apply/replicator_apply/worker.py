@@ -147,7 +147,7 @@ class Worker:
             self._counted = str(error)
         self._health.ready(False, str(error))
         with driver_errors("noting why the stream stands"), connection.cursor() as cursor:
-            note_stop(cursor, self._place, str(error), error.remedy)
+            note_stop(cursor, self._place, error)
 
     # One stretch of the stream: from the stored position until something changes ------------------
 

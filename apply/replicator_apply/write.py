@@ -16,6 +16,7 @@ from psycopg import sql
 
 from replicator.errors import Clash, Unwritable
 from replicator.plan import TableName
+from replicator.postgres import is_passing
 from replicator_apply.plan import Table
 from replicator_apply.rules import Rules
 from replicator_apply.stage import Staged
@@ -239,10 +240,16 @@ def naming(table: TableName) -> Iterator[None]:
     """
     try:
         yield
-    except (psycopg.DataError, psycopg.ProgrammingError, psycopg.InternalError) as error:
-        if error.sqlstate is None:
+    except psycopg.IntegrityError:
+        raise
+    except psycopg.DatabaseError as error:
+        if is_passing(error):
             raise
         raise unwritable(error, table) from error
+
+
+_OF_THE_SERVER = {"53", "57", "58", "XX"}
+"""Classes of SQLSTATE that tell of the server: no space, a time limit, a broken file."""
 
 
 def unwritable(error: psycopg.Error, at: TableName | None = None) -> Unwritable:
@@ -261,6 +268,8 @@ def unwritable(error: psycopg.Error, at: TableName | None = None) -> Unwritable:
             "A row points to one that is not here. Add the table it points to to the dataset, or "
             "create that row here."
         )
+    elif error.sqlstate and error.sqlstate[:2] in _OF_THE_SERVER:
+        remedy = "See the target's Postgres log and mend it; the stream goes on by itself."
     else:
         remedy = (
             "Compare the table's columns and constraints here with the source's, and migrate both "

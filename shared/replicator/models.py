@@ -50,6 +50,9 @@ class StreamPosition(models.Model):
     stopped_reason = models.TextField(
         db_default="", blank=True, help_text="Why the stream stands still; empty while it does not."
     )
+    stopped_error = models.CharField(
+        max_length=40, db_default="", blank=True, help_text="The class of the error that did it."
+    )
     stopped_remedy = models.TextField(
         db_default="", blank=True, help_text="What to do about it, for the operator."
     )

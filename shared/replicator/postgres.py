@@ -137,6 +137,16 @@ def driver_errors(doing: str) -> Iterator[None]:
         raise Unfit(_lacking(error), remedy="Run `manage.py migrate`.") from error
 
 
+def is_passing(error: psycopg.Error) -> bool:
+    """Whether the same statement may succeed a moment later, or on another connection.
+
+    By SQLSTATE: the driver's classes put a row that an index cannot hold (54000) beside a lost
+    connection. Source: https://www.postgresql.org/docs/current/errcodes-appendix.html
+    """
+    state = error.sqlstate
+    return state is None or state[:2] in {"08", "40"} or state == "55P03" or state[:4] == "57P0"
+
+
 def _lacking(error: psycopg.Error) -> str:
     """Say what is missing; Postgres names tables and columns here, and no value."""
     told = error.diag.message_primary or type(error).__name__

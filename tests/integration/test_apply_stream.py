@@ -1,5 +1,6 @@
 """Apply alone: position, fence, holes, epochs, bad records, locks, and rows Postgres refuses."""
 
+import hashlib
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -154,6 +155,17 @@ def test_rebase_goes_on_behind_a_hole_and_backfills(start: StartTarget) -> None:
     assert not rebase(target.connection, target.settings, target.place)
 
 
+def test_rebase_refuses_where_no_record_is_missing(start: StartTarget) -> None:
+    target, published = start("pages", prepare="INSERT INTO pages_tag VALUES (2, 'mine')")
+    published.transaction(tag(2))
+    target.until_stopped("local row(s)")
+    published.transaction(tag(3))
+    with pytest.raises(Refused, match=r"no gap.*local row"):
+        rebase(target.connection, target.settings, target.place)
+    target.execute("DELETE FROM pages_tag")
+    target.until(lambda: names(target) == ["n2", "n3"], "nothing is lost")
+
+
 def test_a_new_epoch_is_followed_and_backfilled(start: StartTarget) -> None:
     target, published = start("some-tags")
     target.reach(published.transaction(tag(1)))
@@ -212,6 +224,27 @@ def test_a_row_that_postgres_refuses_stops_with_its_table(start: StartTarget) ->
     target.execute("ALTER TABLE pages_tag ALTER name TYPE varchar(50)")
     target.until(lambda: not target.stopped, "it goes on by itself")
     assert names(target) == ["too long for it"]
+
+
+@pytest.mark.parametrize(
+    ("prepare", "error"),
+    [
+        ("CREATE INDEX odd ON pages_page (body)", "ProgramLimitExceeded"),
+        (
+            "CREATE SEQUENCE odd; CREATE FUNCTION odd() RETURNS trigger LANGUAGE plpgsql AS $$"
+            "BEGIN PERFORM currval('odd'); RETURN new; END$$; CREATE TRIGGER odd BEFORE INSERT "
+            "ON pages_page FOR EACH ROW EXECUTE FUNCTION odd()",
+            "ObjectNotInPrerequisiteState",
+        ),
+    ],
+)
+def test_an_error_that_stays_is_not_taken_for_a_lost_connection(
+    start: StartTarget, prepare: str, error: str
+) -> None:
+    target, published = start("pages", prepare=prepare)
+    big = "".join(hashlib.sha256(str(n).encode()).hexdigest() for n in range(2_000))
+    published.transaction(change("c", "pages_page", 1, body=big))
+    target.until_stopped(f"Postgres refuses a row of public.pages_page: {error}")
 
 
 def test_a_trigger_finds_what_it_names_without_a_schema(start: StartTarget) -> None:

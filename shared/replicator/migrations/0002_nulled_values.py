@@ -1,4 +1,4 @@
-"""True values of foreign keys in whose place NULL stands."""
+"""True values of foreign keys in whose place NULL stands, and why a stream stands."""
 
 from django.db import migrations, models
 
@@ -9,6 +9,16 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        migrations.AddField(
+            model_name="streamposition",
+            name="stopped_error",
+            field=models.CharField(
+                blank=True,
+                db_default="",
+                help_text="The class of the error that did it.",
+                max_length=40,
+            ),
+        ),
         migrations.CreateModel(
             name="NulledValue",
             fields=[

@@ -68,7 +68,7 @@ class Meaning:
         rules = [rule for plan in self.plans.values() for rule in plan.rules]
         led = {e for rule in rules if isinstance(rule, ChildrenRule) for e in rule.edges}
         pulled = {rule.edge for rule in rules if isinstance(rule, ReferencedRule)}
-        return sorted(self.edges | led | pulled, key=str)
+        return sorted(self.edges | self.nulls | led | pulled, key=str)
 
     def apart(self, table: TableName) -> list[str]:
         """Name the columns of a table in which NULL may stand for a value."""

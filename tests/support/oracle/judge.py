@@ -94,6 +94,7 @@ class Judge:
         names = state.meaning.apart(TableName("public", row[0]))
         for place, name in enumerate(names):
             if name in edges and not target.held(*edges[name]):
+                # A row that is in no dataset, or not here yet.
                 values[place] = ""
         return APART.join([text, *values])
 

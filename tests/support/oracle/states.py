@@ -149,7 +149,7 @@ class TargetState:
 
     def held(self, table: str, key: str) -> set[int]:
         """Give the subscriptions that hold a row."""
-        return self.receipts[table].get(key, set()) - {KEPT}
+        return self.receipts.get(table, {}).get(key, set()) - {KEPT}
 
     def kept(self, table: str, key: str) -> bool:
         """Whether a row left and stays for local rows."""
