@@ -104,6 +104,8 @@ class Keeper:
         self._beat_due = self._check_due = clock()
         self.snapshot: Snapshot | None = None
         """The newest one."""
+        self.looked = clock()
+        """When Postgres last answered."""
         self.wal_end = Lsn(0)
         """How far Postgres has written its WAL."""
         self.pending: frozenset[str] = frozenset()
@@ -168,6 +170,7 @@ class Keeper:
             raise AssertionError("a SELECT without FROM gives one row")
         self.snapshot, self.wal_end = parse_snapshot(row[0]), parse_lsn(row[1])
         self._tokens = self._memberships.settled(self.snapshot)
+        self.looked = self._clock()
 
     def _weigh(self) -> None:
         """Read the slot's figures."""

@@ -11,6 +11,7 @@ from contextlib import ExitStack, suppress
 import psycopg
 
 from replicator.envelope import Mark
+from replicator.errors import DatabaseUnavailable
 from replicator.http import Health
 from replicator.log.port import Log
 from replicator.metrics import counter, gauge
@@ -35,6 +36,8 @@ from replicator_capture.worker import Worker
 
 logger = logging.getLogger(__name__)
 
+SILENCE = 90.0
+"""Seconds without an answer to the keeper after which the connections are taken for dead."""
 _TURN = 0.02
 """Seconds that a turn waits for input; a fetch waits as long until it is taken up."""
 _SHOW_EVERY = 1.0
@@ -144,6 +147,11 @@ class Run:
             self._settled = snapshot
 
     def _measure(self) -> None:
+        if time.monotonic() - self._keeper.looked > SILENCE:
+            raise DatabaseUnavailable(
+                f"The source's Postgres has not answered for {SILENCE:.0f} s.",
+                remedy="Check the network between; capture connects anew.",
+            )
         now = time.time()
         behind = self._keeper.wal_end > self._stream.received
         self._desk.lag = max(0.0, now - self._newest_ts) if behind else 0.0

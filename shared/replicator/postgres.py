@@ -33,6 +33,15 @@ SESSION_SETTINGS: Mapping[str, str] = {
 }
 """Values travel as Postgres' text, and a setting of the database or role would change that text."""
 
+_PATIENCE = {
+    "connect_timeout": "10",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "4",
+    "tcp_user_timeout": "30000",
+}
+"""When a connection to a host that has gone is given up: within half a minute, not two hours."""
+
 _KEYWORDS = {
     "NAME": "dbname",
     "USER": "user",
@@ -76,7 +85,7 @@ def connection_parameters(
     pinned = " ".join(f"-c {name}={value}" for name, value in SESSION_SETTINGS.items())
     # The last of two -c for one setting wins.
     parameters["options"] = f"{parameters.get('options', '')} {pinned}".strip()
-    return {"connect_timeout": "10"} | parameters | {"application_name": application}
+    return _PATIENCE | parameters | {"application_name": application}
 
 
 def _refuse_unknown(where: str, names: Iterable[str]) -> None:

@@ -24,6 +24,15 @@ _DATABASE = {
 }
 
 
+PATIENCE = {
+    "connect_timeout": "10",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "4",
+    "tcp_user_timeout": "30000",
+}
+
+
 def test_an_entry_of_databases() -> None:
     parameters = connection_parameters(_DATABASE, application="replicator capture")
     options = parameters.pop("options")
@@ -34,8 +43,8 @@ def test_an_entry_of_databases() -> None:
         "host": "pooler",
         "port": "6432",
         "sslmode": "require",
-        "connect_timeout": "10",
         "application_name": "replicator capture",
+        **PATIENCE,
     }
     assert options.startswith("-c work_mem=1MB -c ")
     for name, value in SESSION_SETTINGS.items():
@@ -52,7 +61,12 @@ def test_direct_goes_around_the_pooler() -> None:
 def test_what_is_empty_is_left_to_libpq() -> None:
     empty = {"NAME": "app", "USER": "", "HOST": "", "PORT": "", "PASSWORD": None}
     parameters = connection_parameters(empty, application="x")
-    assert parameters.keys() == {"dbname", "options", "connect_timeout", "application_name"}
+    assert parameters.keys() == {"dbname", "options", "application_name", *PATIENCE}
+
+
+def test_how_long_a_silent_host_is_waited_for_can_be_set() -> None:
+    entry = {"NAME": "app", "OPTIONS": {"keepalives_idle": 60}}
+    assert connection_parameters(entry, application="x")["keepalives_idle"] == "60"
 
 
 def test_a_service_names_the_database() -> None:
