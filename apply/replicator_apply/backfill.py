@@ -50,7 +50,7 @@ def page_request(plan: TargetPlan, run: Run, target: str, *, limit: int = PAGE) 
         id=page_id(run),
         plan=plan.named,
         dataset=subscription.dataset.name,
-        arguments=subscription.arguments,
+        arguments=subscription.dataset.arguments,
         rule=run.rule,
         after=msgspec.json.decode(run.after_key, type=tuple) if run.after_key else None,
         limit=limit,

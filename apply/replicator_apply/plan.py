@@ -61,7 +61,7 @@ class SubscribedDataset:
 
     Attributes:
         id: of its row, and in receipts.
-        arguments: of the dataset, "" if it takes none.
+        dataset: compiled for the subscription's arguments.
         generation: number of its newest backfill; older receipts are suspect.
         on_clash: what becomes of a local row under a replicated row's key, `refuse` or `adopt`.
         fuse: most suspects that a sweep may ask for unconfirmed; None: the default.
@@ -69,7 +69,6 @@ class SubscribedDataset:
 
     id: int
     dataset: DatasetPlan
-    arguments: str
     generation: int
     on_clash: str = "refuse"
     fuse: int | None = None
@@ -223,7 +222,9 @@ class TargetPlan:
         """The plan as a request names it."""
         return tuple(
             PlanItem(
-                dataset=s.dataset.name, arguments=s.arguments, fingerprint=s.dataset.fingerprint
+                dataset=s.dataset.name,
+                arguments=s.dataset.arguments,
+                fingerprint=s.dataset.fingerprint,
             )
             for s in self.subscriptions
         )

@@ -45,8 +45,8 @@ def probe(settings: ReplicatorSettings, connection: psycopg.Connection) -> list[
 
 
 def _tables(settings: ReplicatorSettings) -> list[TableName]:
-    plans = {each.name: find_dataset(each.name) for each in settings.subscriptions}
-    return sorted({release.table for plan in plans.values() for release in plan.releases})
+    plans = [find_dataset(each.name, each.arguments) for each in settings.subscriptions]
+    return sorted({release.table for plan in plans for release in plan.releases})
 
 
 def trigger_checks(facts: TableFacts) -> Iterator[CheckMessage]:

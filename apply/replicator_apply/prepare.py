@@ -93,7 +93,7 @@ def prepare_target(
     """
     entry = settings.entry_of(databases)
     parameters = connection_parameters(entry, settings.direct, application="replicator prepare")
-    datasets = [find_dataset(each.name) for each in settings.subscriptions]
+    datasets = [find_dataset(each.name, each.arguments) for each in settings.subscriptions]
     tables = {release.table for dataset in datasets for release in dataset.releases}
     with connect(parameters) as connection, driver_errors("preparing the target"):
         shapes = read_shapes(connection, sorted(tables))

@@ -17,7 +17,7 @@ from psycopg.types.json import Jsonb
 from replicator.envelope import Mark
 from replicator.errors import Refused, ReplicatorError
 from replicator.models import BackfillRun, StreamPosition, Subscription, WantedRow
-from replicator.plan import TableName
+from replicator.plan import TableName, full_name
 from replicator.positions import EpochId, Lsn, Offset, Position
 from replicator.settings import Subscription as DeclaredSubscription
 from replicator_apply.plan import KEPT, TargetPlan
@@ -192,7 +192,7 @@ _SUBSCRIPTIONS = _compose(
 )
 _UNDECLARE = _compose(
     "UPDATE {subscription} SET declared = false {at} AND declared AND id <> ALL(%(kept)s) "
-    "RETURNING id, dataset"
+    "RETURNING id, dataset, arguments"
 )
 _SUBSCRIBE = _compose(
     "INSERT INTO {subscription} (source, stream, dataset, arguments, fingerprint, declared, "
@@ -222,14 +222,14 @@ def store_subscription(
 
 
 def undeclare_others(cursor: Cursor, place: Place, kept: Collection[int]) -> list[str]:
-    """Let subscriptions rest that the settings declare no more; gives their datasets' names.
+    """Let subscriptions rest that the settings declare no more; gives their names.
 
     Their rows and receipts stay. Declared again, they are backfilled.
     """
     found = cursor.execute(_UNDECLARE, {**place.parameters, "kept": list(kept)}).fetchall()
-    for subscription, _ in found:
+    for subscription, _, _ in found:
         cursor.execute(_CANCEL, (subscription,))
-    return [str(dataset) for _, dataset in found]
+    return [full_name(dataset, arguments) for _, dataset, arguments in found]
 
 
 # Backfill runs -----------------------------------------------------------------------------------

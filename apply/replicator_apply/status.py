@@ -9,6 +9,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from replicator.models import BackfillRun, StreamPosition, Subscription, WantedRow
+from replicator.plan import full_name
 from replicator.positions import Lsn, format_lsn
 from replicator.postgres import driver_errors
 from replicator.settings import ReplicatorSettings
@@ -160,7 +161,7 @@ def _held(
     runs = {row["subscription_id"]: _run(row) for row in _read(connection, _RUNS)}
     found: dict[tuple[str, str], tuple[Held, ...]] = {}
     for row in _read(connection, _SUBSCRIPTIONS):
-        name = f"{row['dataset']}:{row['arguments']}" if row["arguments"] else row["dataset"]
+        name = full_name(row["dataset"], row["arguments"])
         place = (row["source"], row["stream"])
         held = Held(
             name,

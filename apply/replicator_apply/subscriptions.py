@@ -45,10 +45,10 @@ def store_declared(connection: Connection, settings: ReplicatorSettings, place: 
     with connection.transaction(), connection.cursor() as cursor:
         before = {(s.dataset, s.arguments): s for s in stored_subscriptions(cursor, place)}
         for subscription in declared_at(settings, place):
-            dataset = find_dataset(subscription.name)
+            dataset = find_dataset(subscription.name, subscription.arguments)
             _must_be_of(dataset, subscription)
             store_subscription(cursor, place, subscription, dataset.fingerprint)
-            _begin(cursor, place, before.get((dataset.name, subscription.arguments)), dataset)
+            _begin(cursor, place, before.get((dataset.name, dataset.arguments)), dataset)
         _rest_others(cursor, settings, place)
 
 
@@ -76,15 +76,15 @@ def _begin(
         return
     reason = "subscribed" if before is None else "rules changed"
     for stored in stored_subscriptions(cursor, place):
-        if stored.dataset == dataset.name and (before is None or stored.id == before.id):
+        if (stored.dataset, stored.arguments) == (dataset.name, dataset.arguments):
             start_run(cursor, stored.id, reason)
 
 
 def _must_be_of(dataset: DatasetPlan, subscription: Subscription) -> None:
     if dataset.stream != subscription.stream:
         raise ConfigurationError(
-            f"Dataset {dataset.name!r} travels in stream {dataset.stream!r}, and the subscription "
-            f"names {subscription.stream!r}.",
+            f"Dataset {dataset.full_name!r} travels in stream {dataset.stream!r}, and the "
+            f"subscription names {subscription.stream!r}.",
             remedy="Correct `stream` in REPLICATOR['SUBSCRIPTIONS'].",
         )
 
@@ -93,7 +93,7 @@ def load_plan(connection: Connection, settings: ReplicatorSettings, place: Place
     """Compile the declared subscriptions against the tables here; make their receipts.
 
     Raises:
-        ConfigurationError: a dataset is not declared.
+        ConfigurationError: a dataset is not declared, or does not take the arguments.
         Unfit: a table does not fit.
     """
     fuses = {(s.name, s.arguments): s.fuse for s in declared_at(settings, place)}
@@ -101,8 +101,7 @@ def load_plan(connection: Connection, settings: ReplicatorSettings, place: Place
         subscribed = [
             SubscribedDataset(
                 stored.id,
-                find_dataset(stored.dataset),
-                stored.arguments,
+                find_dataset(stored.dataset, stored.arguments),
                 stored.generation,
                 stored.on_clash,
                 fuses.get((stored.dataset, stored.arguments)),

@@ -83,7 +83,7 @@ def check_request(plan: TargetPlan, check: Check, target: str) -> PageRequest:
         plan=plan.named,
         hashes=True,
         dataset=subscription.dataset.name,
-        arguments=subscription.arguments,
+        arguments=subscription.dataset.arguments,
         rule=check.rule,
         after=msgspec.json.decode(check.after_key, type=tuple) if check.after_key else None,
         limit=PAGE,

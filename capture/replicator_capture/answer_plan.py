@@ -1,14 +1,20 @@
 """What a request may be answered with: its datasets, resolved and allowed. Pure.
 
-Names from the wire are only looked up here, in what this code declares.
+Names from the wire are only looked up here, in what this code declares; arguments from the wire go
+to the function of a declared dataset and nowhere else, once they have its parameters' types.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
+from replicator.errors import WrongDeclaration
 from replicator.plan import DatasetPlan, Release, RowsRule, TableName
 from replicator.requests import KeysRequest, PageRequest, PlanItem
 from replicator_capture.closure import Link, links
+
+FindDataset: TypeAlias = Callable[[str, str], DatasetPlan]
+"""Gives the dataset of a name, compiled for arguments; raises WrongDeclaration."""
 
 
 class Refusal(Exception):
@@ -37,20 +43,25 @@ class AnswerPlan:
 
 def resolve(
     request: KeysRequest | PageRequest,
-    datasets: Mapping[str, DatasetPlan],
+    stream: str,
+    find: FindDataset,
     allows: Callable[[str, str], bool],
 ) -> AnswerPlan:
     """Look up what a request names.
 
     Args:
         request: as read.
-        datasets: those that the stream carries, by name.
+        stream: whose capture answers.
+        find: looks up a dataset.
         allows: whether a target may ask for a dataset.
 
     Raises:
         Refusal: it names what is not there, not allowed, or declared otherwise here.
     """
-    found = [_dataset(item, request.target, datasets, allows) for item in request.plan]
+    for item in request.plan:
+        if not allows(request.target, item.dataset):
+            raise Refusal(f"TARGETS does not allow {request.target} the dataset {item.dataset}.")
+    found = [_dataset(item, stream, find) for item in request.plan]
     releases = {str(release.table): release for each in found for release in each.releases}
     if isinstance(request, PageRequest):
         return AnswerPlan(releases, links(found), _page(request, found))
@@ -62,33 +73,29 @@ def resolve(
     return AnswerPlan(releases, links(found), None)
 
 
-def _dataset(
-    item: PlanItem,
-    target: str,
-    datasets: Mapping[str, DatasetPlan],
-    allows: Callable[[str, str], bool],
-) -> DatasetPlan:
-    name = item.dataset
-    if not allows(target, name):
-        raise Refusal(f"TARGETS does not allow {target} the dataset {name}.")
-    dataset = datasets.get(name)
-    if dataset is None or item.arguments:
-        raise Refusal(f"The source has no dataset {name} on this stream that takes the arguments.")
+def _dataset(item: PlanItem, stream: str, find: FindDataset) -> DatasetPlan:
+    try:
+        dataset = find(item.dataset, item.arguments)
+    except WrongDeclaration as error:
+        raise Refusal(f"The source cannot tell the rows of {item.dataset}: {error}.") from error
+    if dataset.stream != stream:
+        raise Refusal(f"The source carries {item.dataset} on another stream.")
     if dataset.fingerprint != item.fingerprint:
         raise Refusal(
-            f"The dataset {name} is declared differently on the two sides; deploy the same code."
+            f"The dataset {dataset.full_name} is declared differently on the two sides; deploy the "
+            "same code."
         )
     return dataset
 
 
 def _page(request: PageRequest, found: list[DatasetPlan]) -> tuple[RowsRule, Release]:
     for dataset in found:
-        if dataset.name == request.dataset and not request.arguments:
+        if (dataset.name, dataset.arguments) == (request.dataset, request.arguments):
             if request.rule >= len(dataset.rules):
-                raise Refusal(f"The dataset {request.dataset} has no rule {request.rule}.")
+                raise Refusal(f"The dataset {dataset.full_name} has no rule {request.rule}.")
             rule = dataset.rules[request.rule]
             if not isinstance(rule, RowsRule):
-                raise Refusal(f"Rule {request.rule} of {request.dataset} has no pages.")
+                raise Refusal(f"Rule {request.rule} of {dataset.full_name} has no pages.")
             release = dataset.release(rule.label)
             if request.after is not None and len(request.after) != len(release.key):
                 raise Refusal("The page's key has another number of columns.")

@@ -15,7 +15,7 @@ Runs in a thread of its own with a connection of its own, one fetch at a time, k
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -24,12 +24,12 @@ from psycopg import sql
 
 from replicator.envelope import Answer, RowHash, Value, encode_key
 from replicator.metrics import counter, histogram
-from replicator.plan import DatasetPlan, TableName
+from replicator.plan import TableName
 from replicator.postgres import driver_errors
 from replicator.requests import KeysRequest, PageRequest, fingerprint
 from replicator.stop import Stop
 from replicator_capture import beat, metrics
-from replicator_capture.answer_plan import AnswerPlan, Refusal, resolve
+from replicator_capture.answer_plan import AnswerPlan, FindDataset, Refusal, resolve
 from replicator_capture.closure import Closure
 from replicator_capture.desk import Desk, Reading, Retention
 from replicator_capture.inbox import Inbox
@@ -85,13 +85,13 @@ class Site:
     """What requests are answered with.
 
     Attributes:
-        stream: name of the stream, for metrics.
-        datasets: those that it carries, by name.
+        stream: name of the stream.
+        find: looks up a dataset.
         allows: whether a target may ask for a dataset.
     """
 
     stream: str
-    datasets: Mapping[str, DatasetPlan]
+    find: FindDataset
     allows: Callable[[str, str], bool]
 
 
@@ -139,7 +139,7 @@ class Fetcher:
         """Answer a request; say what became of it: answered, refused, dropped."""
         content = _CONTENT + secrets.token_hex(16).encode()
         try:
-            plan = resolve(request, self._site.datasets, self._site.allows)
+            plan = resolve(request, self._site.stream, self._site.find, self._site.allows)
         except Refusal as refusal:
             return self._refuse(request, str(refusal), content)
         retention = self._desk.open(plan.tables, self._stop)

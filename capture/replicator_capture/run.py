@@ -89,7 +89,7 @@ class Run:
 
     def _start_workers(self, log: Log, fetching: psycopg.Connection) -> None:
         task, settings, box = self._task, self._task.settings, inbox.Inbox(self._task.stream)
-        site = FetchSite(task.stream, task.datasets, settings.allows)
+        site = FetchSite(task.stream, task.find, settings.allows)
         fetcher = Fetcher(fetching, site, box, self._desk, self._stop)
         self._workers.append(Worker("keeper", self._keeper.run))
         self._workers.append(Worker("fetch", fetcher.run))

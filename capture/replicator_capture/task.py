@@ -1,24 +1,25 @@
-"""What one stream's capture needs to know: settings and declarations, as plain values. Pure."""
+"""What one stream's capture needs to know: settings and declarations. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from replicator.plan import DatasetPlan, Release, TableName
+from replicator.plan import Release, TableName
 from replicator.postgres import Parameters, connection_parameters
 from replicator.settings import ReplicatorSettings, stream_topic
+from replicator_capture.answer_plan import FindDataset
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What one stream's capture needs to know, all of it plain values.
+    """What one stream's capture needs to know.
 
     Attributes:
         settings: of Replicator.
         stream: name of the stream.
         database: connection parameters of the source.
         releases: of the stream's tables.
-        datasets: that the stream carries, by name.
+        find: looks up a dataset, for requests.
         beat_table: where the beat is.
     """
 
@@ -26,7 +27,7 @@ class Task:
     stream: str
     database: Parameters
     releases: Sequence[Release]
-    datasets: Mapping[str, DatasetPlan]
+    find: FindDataset
     beat_table: TableName
 
     @property
@@ -39,7 +40,7 @@ def task_of(
     settings: ReplicatorSettings,
     stream: str,
     databases: Mapping[str, Mapping[str, Any]],
-    declared: tuple[Sequence[Release], Sequence[DatasetPlan]],
+    declared: tuple[Sequence[Release], FindDataset],
     beat_table: TableName,
 ) -> Task:
     """Put together what capture needs.
@@ -48,15 +49,14 @@ def task_of(
         settings: of Replicator.
         stream: name of the stream.
         databases: `settings.DATABASES`.
-        declared: releases of the stream, and all datasets.
+        declared: releases of the stream, and what looks up a dataset.
         beat_table: table of the model Beat.
 
     Raises:
         ConfigurationError: there is no such database, or it has no name.
     """
-    releases, datasets = declared
+    releases, find = declared
     parameters = connection_parameters(
         settings.entry_of(databases), settings.direct, application=f"replicator capture {stream}"
     )
-    carried = {dataset.name: dataset for dataset in datasets if dataset.stream == stream}
-    return Task(settings, stream, parameters, releases, carried, beat_table)
+    return Task(settings, stream, parameters, releases, find, beat_table)

@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from replicator.declare import Children, Dataset, Referenced, Rows, opt_in, opt_out
+    from replicator.declare import Children, Dataset, Referenced, Rows, dataset, opt_in, opt_out
 
-__all__ = ["Children", "Dataset", "Referenced", "Rows", "opt_in", "opt_out"]
+__all__ = ["Children", "Dataset", "Referenced", "Rows", "dataset", "opt_in", "opt_out"]
 
 
 def __getattr__(name: str) -> object:

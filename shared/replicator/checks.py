@@ -12,6 +12,8 @@
     E036 a rule names an edge that is not there       E037 policies of a foreign key contradict
     E038 a foreign key leaves its dataset and has no policy
     E039 rows that are pulled in, or wait for others, could never come
+    E040 a dataset's function has a parameter that no subscription can give
+    E041 a subscription's arguments do not fit       E042 a dataset's function fails
     W002 DATABASE is not Postgres                     W003 nothing publishes a stream
     W004 an opted-in model is not managed
     W006 an excluded column leaves rows that a target cannot insert
@@ -39,6 +41,8 @@ from replicator.compiler import (
 )
 from replicator.datasets import compile_dataset, find_dataset
 from replicator.declare import (
+    AnyDataset,
+    Dataset,
     declared_datasets,
     declared_opt_ins,
     declared_opt_outs,
@@ -48,6 +52,7 @@ from replicator.errors import ConfigurationError, WrongDeclaration
 from replicator.plan import DatasetPlan, Edge, Release
 from replicator.relations import rings, stuck, undecided
 from replicator.settings import ANY_DATASET, ReplicatorSettings, Subscription, load_settings
+from replicator.signature import needs_arguments, signature_of
 
 _STAYS = BY_NATURAL_KEY | {"sessions.session", "admin.logentry"}
 """Models of Django itself that stay in their environment without an opt_out."""
@@ -165,17 +170,22 @@ def _stays(model: type[Model]) -> bool:
 
 
 def _datasets(plans: list[DatasetPlan]) -> Iterator[CheckMessage]:
-    """Compile every dataset; those that can be are added to `plans`."""
+    """Compile every dataset that needs no arguments; those that can be are added to `plans`."""
     broken = set(_uncompilable())
     for dataset in declared_datasets().values():
         # The opt-in's own finding says it; once is enough.
-        if any(rule.label.lower() in broken for rule in dataset.rules):
+        if isinstance(dataset, Dataset) and any(r.label.lower() in broken for r in dataset.rules):
             continue
         try:
-            plans.append(compile_dataset(dataset))
+            if not _needs_arguments(dataset):
+                plans.append(compile_dataset(dataset))
         except WrongDeclaration as error:
             named = str(error).startswith(f"Dataset {dataset.name!r}")
             yield _error(error, dataset.place, "" if named else f"Dataset {dataset.name!r}: ")
+
+
+def _needs_arguments(dataset: AnyDataset) -> bool:
+    return not isinstance(dataset, Dataset) and needs_arguments(signature_of(dataset))
 
 
 def _uncompilable() -> Iterator[str]:
@@ -189,7 +199,7 @@ def _uncompilable() -> Iterator[str]:
 def _foreign_keys(plan: DatasetPlan) -> Iterator[CheckMessage]:
     for edge in undecided(plan):
         yield Error(
-            f"Dataset {plan.name!r}: {edge} refers to rows of {edge.to} that it may lack",
+            f"Dataset {plan.full_name!r}: {edge} refers to rows of {edge.to} that it may lack",
             hint="Choose what becomes of a row whose other end is not in the dataset: pull that in "
             f'(Referenced), write NULL (null=["{edge.columns[0]}"]), or let the row wait '
             f'(required=["{edge.columns[0]}"]).',
@@ -197,11 +207,11 @@ def _foreign_keys(plan: DatasetPlan) -> Iterator[CheckMessage]:
         )
     for pulling, required in stuck(plan):
         yield Error(
-            f"Dataset {plan.name!r}: rows pulled in by {pulling} wait for those of {required}",
+            f"Dataset {plan.full_name!r}: rows pulled in by {pulling} wait for those of {required}",
             hint="Pull that in as well (Referenced), or write NULL there.",
             id="replicator.E039",
         )
-    yield from _ring_errors(f"Dataset {plan.name!r}", [plan])
+    yield from _ring_errors(f"Dataset {plan.full_name!r}", [plan])
     yield from _equal_nulls(plan)
 
 
@@ -225,8 +235,8 @@ def _equal_nulls(plan: DatasetPlan) -> Iterator[CheckMessage]:
                 continue
             if set(constraint.fields) & _fields_of(label, edge):
                 yield Advice(
-                    f"Dataset {plan.name!r}: {edge} is written NULL, and {constraint.name} takes "
-                    "NULLs for equal: two such rows may clash, and apply stops",
+                    f"Dataset {plan.full_name!r}: {edge} is written NULL, and {constraint.name} "
+                    "takes NULLs for equal: two such rows may clash, and apply stops",
                     hint="Use required in place of null, or let NULLs be distinct.",
                     id="replicator.W007",
                 )
@@ -251,7 +261,15 @@ def _streams(settings: ReplicatorSettings) -> Iterator[CheckMessage]:
 def _wishes(settings: ReplicatorSettings) -> Iterator[CheckMessage]:
     allowed = {name for names in settings.targets.values() for name in names} - {ANY_DATASET}
     for name in sorted(allowed - declared_datasets().keys()):
-        yield _unknown(f"TARGETS allows {name!r}", name)
+        bare = name.partition(":")[0]
+        if bare in declared_datasets():
+            yield Error(
+                f"TARGETS allows {name!r}, and a dataset is allowed with any arguments",
+                hint=f"Write {bare!r}.",
+                id="replicator.E033",
+            )
+        else:
+            yield _unknown(f"TARGETS allows {name!r}", name)
     for wish in settings.subscriptions:
         if wish.name not in declared_datasets():
             yield _unknown(f"SUBSCRIPTIONS names {wish.dataset!r}", wish.name)
@@ -263,11 +281,11 @@ def _plans_of_targets(settings: ReplicatorSettings) -> Iterator[CheckMessage]:
     """Look at what is wanted of one stream together: that is what a target holds."""
     places = {(wish.source, wish.stream) for wish in settings.subscriptions}
     for source, stream in sorted(places):
-        names = {w.name for w in settings.subscriptions if (w.source, w.stream) == (source, stream)}
+        here = [w for w in settings.subscriptions if (w.source, w.stream) == (source, stream)]
         plans = []
-        for name in sorted(names):
+        for name, arguments in sorted({(wish.name, wish.arguments) for wish in here}):
             with suppress(WrongDeclaration):
-                plans.append(find_dataset(name))
+                plans.append(find_dataset(name, arguments))
         if len(plans) > 1 and not any(rings([plan]) for plan in plans):
             yield from _ring_errors(f"The subscriptions to {source}", plans)
 
@@ -282,23 +300,27 @@ def _unknown(where: str, name: str) -> CheckMessage:
 
 
 def _fits(wish: Subscription) -> Iterable[CheckMessage]:
-    if wish.arguments:
-        yield Error(
-            f"SUBSCRIPTIONS names {wish.dataset!r}, and the dataset takes no arguments",
-            hint=f"Write {wish.name!r}.",
-            id="replicator.E034",
-        )
     try:
-        stream = find_dataset(wish.name).stream
-    except WrongDeclaration:
-        return  # found with the datasets
-    if stream != wish.stream:
+        plan = find_dataset(wish.name, wish.arguments)
+    except WrongDeclaration as error:
+        if error.check_id != "replicator.E040" and not _compiled_before(wish):
+            place = declared_datasets()[wish.name].place
+            yield _error(error, place, f"SUBSCRIPTIONS names {wish.dataset!r}: ")
+        return
+    if plan.stream != wish.stream:
         yield Error(
             f"SUBSCRIPTIONS wants {wish.dataset!r} from the stream {wish.stream!r}, and it travels "
-            f"in {stream!r}",
-            hint=f'Add "stream": "{stream}" to the subscription.',
+            f"in {plan.stream!r}",
+            hint=f'Add "stream": "{plan.stream}" to the subscription.',
             id="replicator.E035",
         )
+    if not _compiled_before(wish):
+        yield from _foreign_keys(plan)
+
+
+def _compiled_before(wish: Subscription) -> bool:
+    """Whether what can be found in a wish's rules was found with the datasets."""
+    return not wish.arguments and not _needs_arguments(declared_datasets()[wish.name])
 
 
 def _error(error: WrongDeclaration, place: str, prefix: str = "") -> CheckMessage:

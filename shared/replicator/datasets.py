@@ -13,6 +13,7 @@ from django.db.models import ForeignKey as DjangoForeignKey
 from replicator.columns import column_name
 from replicator.compiler import compile_release, find_model, table_of
 from replicator.declare import (
+    AnyDataset,
     Children,
     Dataset,
     OptIn,
@@ -33,15 +34,21 @@ from replicator.plan import (
     RowsRule,
     Rule,
     fingerprint,
+    full_name,
 )
+from replicator.signature import rules_for
 from replicator.where import compile_where
 
 
-def find_dataset(name: str) -> DatasetPlan:
-    """Compile the dataset of that name.
+def find_dataset(name: str, arguments: str = "") -> DatasetPlan:
+    """Compile the dataset of that name, for these arguments.
+
+    Args:
+        name: without arguments.
+        arguments: what follows the colon in `polls:3,4`; "" if nothing does.
 
     Raises:
-        WrongDeclaration: there is none, or it cannot be compiled.
+        WrongDeclaration: there is none, it does not take the arguments, or it cannot be compiled.
     """
     dataset = declared_datasets().get(name)
     if dataset is None:
@@ -51,33 +58,43 @@ def find_dataset(name: str) -> DatasetPlan:
             check_id="replicator.E033",
             remedy=f"Declare it in a replication.py, or name one of those declared: {known}.",
         )
-    return compile_dataset(dataset)
+    return compile_dataset(dataset, arguments)
 
 
-def compile_dataset(dataset: Dataset) -> DatasetPlan:
-    """Compile a dataset's rules and the releases they stand on.
+def compile_dataset(dataset: AnyDataset, arguments: str = "") -> DatasetPlan:
+    """Compile a dataset's rules for some arguments, and the releases they stand on.
 
     Raises:
-        WrongDeclaration: a rule names a model that is not opted in or an edge that is not there,
-            its filter is refused, or the rules' tables travel in several streams.
+        WrongDeclaration: the arguments do not fit, a rule names a model that is not opted in or an
+            edge that is not there, its filter is refused, or the rules' tables travel in several
+            streams.
     """
-    return _Compilation(dataset).plan()
+    if not isinstance(dataset, Dataset):
+        return _Compilation(dataset.name, arguments, rules_for(dataset, arguments)).plan()
+    if arguments:
+        raise WrongDeclaration(
+            f"Dataset {dataset.name!r} takes no arguments",
+            check_id="replicator.E034",
+            remedy=f"Write {dataset.name!r}.",
+        )
+    return _Compilation(dataset.name, "", dataset.rules).plan()
 
 
 class _Compilation:
-    """Compiles one dataset.
+    """Compiles one dataset for some arguments.
 
     `_releases` grows while rules are compiled: a rule on a model brings the models that it inherits
     from (https://docs.djangoproject.com/en/5.2/topics/db/models/#multi-table-inheritance).
     """
 
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
+    def __init__(self, name: str, arguments: str, rules: tuple[Declared, ...]) -> None:
+        self._name, self._arguments, self._rules = name, arguments, rules
+        self._full_name = full_name(name, arguments)
         self._opt_ins = {d.label.lower(): d for d in declared_opt_ins()}
         self._releases: dict[str, Release] = {}
 
     def plan(self) -> DatasetPlan:
-        declared = self._dataset.rules
+        declared = self._rules
         for rule in declared:
             self._release(rule.label)
         links = list(self._parent_links())
@@ -97,7 +114,7 @@ class _Compilation:
         rules.sort(key=lambda rule: not isinstance(rule, RowsRule))
         if not isinstance(rules[0], RowsRule):
             raise WrongDeclaration(
-                f"Dataset {self._dataset.name!r} has no Rows rule: nothing belongs to begin with",
+                f"Dataset {self._full_name!r} has no Rows rule: nothing belongs to begin with",
                 check_id="replicator.E036",
                 remedy="Add Rows(model), with the rows that the others hang on.",
             )
@@ -106,13 +123,14 @@ class _Compilation:
         required = self._edges(declared, "required")
         self._refuse_contradictions(nulls, required, releases)
         return DatasetPlan(
-            self._dataset.name,
-            _one_stream(self._dataset.name, releases),
+            self._name,
+            _one_stream(self._full_name, releases),
             tuple(rules),
             releases,
             fingerprint(tuple(rules), releases, nulls, required),
             nulls,
             required,
+            self._arguments,
         )
 
     # Models --------------------------------------------------------------------------------------
@@ -121,7 +139,7 @@ class _Compilation:
         declaration: OptIn | None = self._opt_ins.get(label.lower())
         if declaration is None:
             raise WrongDeclaration(
-                f"Dataset {self._dataset.name!r} has a rule on {label}, which is not opted in",
+                f"Dataset {self._full_name!r} has a rule on {label}, which is not opted in",
                 check_id="replicator.E030",
                 remedy=f'Add opt_in("{label}"), or remove the rule.',
             )
@@ -167,7 +185,7 @@ class _Compilation:
         known = {each.table for each in self._releases.values()}
         if strangers := [edge for edge in edges if edge.to not in known]:
             raise WrongDeclaration(
-                f"Children({rule.label}): no rule of dataset {self._dataset.name!r} is on "
+                f"Children({rule.label}): no rule of dataset {self._full_name!r} is on "
                 f"{strangers[0].to}, where {strangers[0].columns[0]} leads",
                 check_id="replicator.E036",
                 remedy="Add a rule on the parent's model.",
@@ -186,7 +204,7 @@ class _Compilation:
         if not found:
             raise WrongDeclaration(
                 f"Referenced({rule.label}): no released foreign key of dataset "
-                f"{self._dataset.name!r} points at it",
+                f"{self._full_name!r} points at it",
                 check_id="replicator.E036",
                 remedy="Release the foreign key, or write Rows instead.",
             )
@@ -263,7 +281,7 @@ class _Compilation:
             else:
                 continue
             raise WrongDeclaration(
-                f"Dataset {self._dataset.name!r}: {problem}",
+                f"Dataset {self._full_name!r}: {problem}",
                 check_id="replicator.E037",
                 remedy=remedy,
             )

@@ -8,12 +8,12 @@ at once; the error names file and line.
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from django.db.models import Model, Q
 
@@ -136,7 +136,8 @@ class Dataset:
     __slots__ = ("name", "place", "rules")
 
     def __init__(self, name: str, *rules: Rule) -> None:
-        _refuse_dataset(name, rules)
+        _refuse_name(name)
+        _refuse_rules(name, rules)
         self.name = name
         self.rules = rules
         self.place = _place()
@@ -144,6 +145,48 @@ class Dataset:
 
     def __repr__(self) -> str:
         return f"<Dataset {self.name}: {len(self.rules)} rules>"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DatasetFunction:
+    """A dataset whose rules depend on the arguments of a subscription.
+
+    Attributes:
+        name: the dataset's name.
+        function: gives the rules for arguments; its parameters say what these may be.
+        place: file and line of the declaration.
+    """
+
+    name: str
+    function: Callable[..., Iterable[Rule]]
+    place: str = ""
+
+
+AnyDataset: TypeAlias = Dataset | DatasetFunction
+_Function = TypeVar("_Function", bound=Callable[..., Iterable[Rule]])
+
+
+def dataset(name: str) -> Callable[[_Function], _Function]:
+    """Register a function as a dataset with arguments: `polls:3,4` calls it with 3 and 4.
+
+    The function gives the rules. It is called on both sides, with the same arguments, and must give
+    the same rules on both: it may look at its arguments, and at no database.
+
+    Args:
+        name: letters, digits, `-` and `_`.
+
+    Raises:
+        ConfigurationError: the name is taken or malformed.
+    """
+    # At once as well: `@dataset` without a name would register nothing.
+    _refuse_name(name)
+
+    def register(function: _Function) -> _Function:
+        _refuse_name(name)
+        _registry.datasets[name] = DatasetFunction(name, function, _place())
+        return function
+
+    return register
 
 
 def opt_in(
@@ -205,7 +248,7 @@ def place_of(label: str) -> str:
     return _registry.places.get(label.lower(), "")
 
 
-def declared_datasets() -> Mapping[str, Dataset]:
+def declared_datasets() -> Mapping[str, AnyDataset]:
     """Give every dataset by its name, in the order of declaration."""
     return MappingProxyType(_registry.datasets)
 
@@ -228,7 +271,7 @@ class _Registry:
     opt_ins: dict[str, OptIn] = field(default_factory=dict)
     opt_outs: dict[str, str] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
-    datasets: dict[str, Dataset] = field(default_factory=dict)
+    datasets: dict[str, AnyDataset] = field(default_factory=dict)
 
 
 _registry = _Registry()
@@ -263,18 +306,21 @@ def names_of(names: object, label: str = "") -> tuple[str, ...]:
     return found
 
 
-def _refuse_dataset(name: object, rules: tuple[object, ...]) -> None:
-    if not isinstance(name, str) or not _DATASET_NAME.fullmatch(name):
-        raise _wrong(
-            f"Dataset name {name!r} is malformed",
-            "Use letters, digits, '-' and '_', beginning with a letter or digit.",
-        )
+def _refuse_rules(name: str, rules: tuple[object, ...]) -> None:
     if not rules:
         raise _wrong(f"Dataset {name!r} has no rule", "Give it at least one Rows(model).")
     if not all(isinstance(rule, Rule) for rule in rules):
         raise _wrong(
             f"Dataset {name!r} has a rule that is none",
             "Write Rows(model), Rows(model, where=Q(…)), Children(…) or Referenced(…) for each.",
+        )
+
+
+def _refuse_name(name: object) -> None:
+    if not isinstance(name, str) or not _DATASET_NAME.fullmatch(name):
+        raise _wrong(
+            f"Dataset name {name!r} is malformed",
+            "Use letters, digits, '-' and '_', beginning with a letter or digit.",
         )
     if name in _registry.datasets:
         before = _registry.datasets[name].place

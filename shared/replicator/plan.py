@@ -175,6 +175,7 @@ class DatasetPlan(msgspec.Struct, frozen=True):
         fingerprint: 16 hexadecimal digits that change with the rules and the released columns.
         nulls: foreign keys in which NULL is written while the row pointed at is not here.
         required: foreign keys whose row waits outside until the row pointed at is here.
+        arguments: that these rules are for, as the subscription writes them; "" if there are none.
     """
 
     name: str
@@ -184,6 +185,12 @@ class DatasetPlan(msgspec.Struct, frozen=True):
     fingerprint: str
     nulls: tuple[Edge, ...] = ()
     required: tuple[Edge, ...] = ()
+    arguments: str = ""
+
+    @property
+    def full_name(self) -> str:
+        """The name as a subscription writes it: `polls:3,4`."""
+        return full_name(self.name, self.arguments)
 
     def release(self, label: str) -> Release:
         """Give the release of a model that a rule names. Raises KeyError for any other."""
@@ -205,6 +212,11 @@ class DatasetPlan(msgspec.Struct, frozen=True):
     def table_of(self, rule: Rule) -> TableName:
         """Name the table of a rule's model."""
         return self.release(rule.label).table
+
+
+def full_name(dataset: str, arguments: str) -> str:
+    """Write a dataset's name and arguments as a subscription does: `polls:3,4`."""
+    return f"{dataset}:{arguments}" if arguments else dataset
 
 
 def fingerprint(

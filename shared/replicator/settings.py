@@ -25,6 +25,7 @@ from pydantic import (
 
 from replicator.errors import ConfigurationError
 from replicator.log.url import mistake_in
+from replicator.plan import full_name
 
 ANY_DATASET = "*"
 """In TARGETS: every dataset may be asked for."""
@@ -227,8 +228,12 @@ class ReplicatorSettings(_Part):
         problems = []
         if any(each.source == info.data.get("environment") for each in value):
             problems.append("an environment cannot subscribe to itself")
-        times = Counter((each.source, each.stream, each.dataset) for each in value)
-        problems += [f"{each[2]} stands there twice" for each, count in times.items() if count > 1]
+        times = Counter((s.source, s.stream, s.name, s.arguments) for s in value)
+        problems += [
+            f"{full_name(name, arguments)} stands there twice"
+            for (_, _, name, arguments), count in times.items()
+            if count > 1
+        ]
         if problems:
             raise ValueError("; ".join(problems))
         return value

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from replicator import compiler
-from replicator.datasets import compile_dataset, find_dataset
-from replicator.declare import declared_datasets
+from replicator.datasets import find_dataset
 from replicator.envelope import Record, decode
 from replicator.http import Health
 from replicator.log.port import Log, open_log
@@ -18,6 +17,7 @@ from replicator.positions import Offset
 from replicator.requests import KeysRequest, PageRequest, PlanItem, Report, encode
 from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
 from replicator.stop import Stop, supervise
+from replicator_capture.command import finder
 from replicator_capture.daemon import Capture
 from replicator_capture.task import Task, task_of
 from tests.support.sample.environments import django_database
@@ -34,12 +34,11 @@ def capture_settings(log: str, **more: object) -> ReplicatorSettings:
 
 def capture_task(conninfo: str, settings: ReplicatorSettings, stream: str = "main") -> Task:
     """Give the task of capturing everything that the sample project opts in."""
-    datasets = [compile_dataset(each) for each in declared_datasets().values()]
     return task_of(
         settings,
         stream,
         {"default": django_database(conninfo)},
-        (compiler.releases(stream), datasets),
+        (compiler.releases(stream), finder()),
         compiler.table_of(Beat),
     )
 

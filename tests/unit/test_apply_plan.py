@@ -86,7 +86,7 @@ def dataset(*rules: Rule, name: str = "things") -> DatasetPlan:
 def plan_of(*datasets: DatasetPlan, on_clash: tuple[str, ...] = ()) -> TargetPlan:
     clashes = on_clash or ("refuse",) * len(datasets)
     subscribed = [
-        SubscribedDataset(number, each, "", 3, clash)
+        SubscribedDataset(number, each, 3, clash)
         for number, (each, clash) in enumerate(zip(datasets, clashes, strict=True), start=1)
     ]
     return make_plan(subscribed, SHAPES, {PARENT: {}, CHILD: {}})
@@ -199,7 +199,7 @@ def test_the_rules_look_at_filters_keys_references_and_unique_columns() -> None:
 
 def test_a_table_that_lacks_a_column_or_has_another_key_is_refused() -> None:
     rule = dataset(RowsRule("app.parent"))
-    subscribed = [SubscribedDataset(1, rule, "", 0)]
+    subscribed = [SubscribedDataset(1, rule, 0)]
     lacking = {PARENT: shape(PARENT, {"id": "bigint"})}
     with pytest.raises(Unfit, match="colour") as caught:
         make_plan(subscribed, lacking, {PARENT: {}})
@@ -233,11 +233,7 @@ def odd_table(name: str, column: str) -> Table:
     table = TableName("public", name)
     plain = Release("app.odd", table, ("id",), ("id", column))
     plan = make_plan(
-        [
-            SubscribedDataset(
-                1, DatasetPlan("d", "main", (RowsRule("app.odd"),), (plain,), "f"), "", 1
-            )
-        ],
+        [SubscribedDataset(1, DatasetPlan("d", "main", (RowsRule("app.odd"),), (plain,), "f"), 1)],
         {table: shape(table, {"id": "bigint", column: "text"}, unique=((column,),))},
         {table: {}},
     )

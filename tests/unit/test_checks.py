@@ -14,7 +14,7 @@ from django.db.models import Q
 from django.test import override_settings
 from django.test.utils import isolate_apps
 
-from replicator import Children, Dataset, Referenced, Rows, checks, opt_in, opt_out
+from replicator import Children, Dataset, Referenced, Rows, checks, dataset, opt_in, opt_out
 from replicator.checks import static_messages
 from replicator.declare import no_declarations
 from tests.support.sample.kinds.models import Reading
@@ -54,7 +54,7 @@ def test_the_registered_check_is_run_by_django():
 def test_every_id_is_in_the_list_of_the_module_and_in_the_documentation():
     folder = Path(checks.__file__).parent
     sources = [folder / "checks.py", folder / "compiler.py", folder / "datasets.py"]
-    sources.append(folder / "where.py")
+    sources += [folder / "signature.py", folder / "where.py"]
     used = {
         i for path in sources for i in re.findall(r'"replicator\.([EW]\d{3})"', path.read_text())
     }
@@ -71,6 +71,7 @@ def test_every_id_is_in_the_list_of_the_module_and_in_the_documentation():
         (MINIMAL | {"DATABASE": "nowhere"}, "E002"),
         (MINIMAL | {"SUBSCRIPTIONS": [{"source": "prod", "dataset": "nothing"}]}, "E033"),
         (MINIMAL | {"TARGETS": {"dev": ["nothing", "*"]}}, "E033"),
+        (MINIMAL | {"TARGETS": {"dev": ["questions:3"]}}, "E033"),
         (MINIMAL | {"SUBSCRIPTIONS": [{"source": "prod", "dataset": "questions:3"}]}, "E034"),
         (
             MINIMAL | {"SUBSCRIPTIONS": [{"source": "a", "dataset": "questions", "stream": "b"}]},
@@ -83,6 +84,43 @@ def test_settings(settings, check_id):
     Dataset("questions", Rows(Question))
     with override_settings(REPLICATOR=settings):
         assert set(found()) == {check_id}
+
+
+@pytest.mark.parametrize(
+    ("wish", "check_id"),
+    [
+        ("by-id:3,4", None),
+        ("by-id", None),
+        ("by-id:x", "E041"),
+        ("by-text", "E041"),
+        ("by-text:a,b", "E041"),
+        ("by-text:a", "E031"),
+        ("choices:1", "E038"),
+        ("failing:0", "E042"),
+        ("elsewhere:3", "E035"),
+    ],
+)
+def test_what_is_subscribed_to_is_compiled_with_its_arguments(wish, check_id):
+    opt_in(Question, only=["published"])
+    opt_in(Choice)
+    opt_in(Page, stream="pages", exclude=["parent"])
+    dataset("by-id")(by_id)
+    dataset("by-text")(lambda text: [Rows(Question, where=Q(question_text=text))])
+    dataset("choices")(lambda pk: [Rows(Choice, where=Q(pk=int(pk)))])
+    dataset("failing")(lambda number: [Rows(Question, where=Q(pk=1 / int(number)))])
+    dataset("elsewhere")(lambda pk: [Rows(Page, where=Q(pk=int(pk)))])
+    settings = MINIMAL | {"STREAMS": {"main": {}, "pages": {}}}
+    with override_settings(REPLICATOR=settings):
+        # Nothing is found in them before arguments are known.
+        assert found() == {}
+    wishes = {"SUBSCRIPTIONS": [{"source": "prod", "dataset": wish}]}
+    with override_settings(REPLICATOR=settings | wishes):
+        assert set(found()) == ({check_id} if check_id else set())
+
+
+def by_id(*ids: int):
+    """Give the questions of these keys."""
+    return [Rows(Question, where=Q(pk__in=ids))]
 
 
 def test_another_database_than_postgres_is_a_warning(tmp_path):
@@ -142,6 +180,9 @@ def waiting_in_a_ring():
         (pulled_in_and_waiting, "E039"),
         (waiting_in_a_ring, "E039"),
         (lambda: opt_in(Choice, exclude=["question"]), "W006"),
+        (lambda: dataset("x")(lambda **_: []), "E040"),
+        (lambda: dataset("x")(lambda: []), "E042"),
+        (lambda: dataset("x")(lambda _=5: [Rows(Question)]), "E030"),
     ],
 )
 def test_declarations(declare, check_id):

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from replicator.envelope import Answer
+from replicator.errors import WrongDeclaration
 from replicator.plan import DatasetPlan, Release, RowsRule, TableName
 from replicator.positions import Lsn
 from replicator.requests import KeysRequest, PageRequest, PlanItem, Report, encode
@@ -152,7 +154,20 @@ class TestDesk:
 
 
 RELEASE = Release("polls.Poll", POLL, ("id",), ("id", "text"))
-DATASETS = {"polls": DatasetPlan("polls", "main", (RowsRule("polls.Poll"),), (RELEASE,), "f")}
+POLLS = DatasetPlan("polls", "main", (RowsRule("polls.Poll"),), (RELEASE,), "f")
+OTHER = DatasetPlan("other", "another", (RowsRule("polls.Poll"),), (RELEASE,), "f")
+
+
+def find(name: str, arguments: str) -> DatasetPlan:
+    """Find `polls` with the arguments 3 or 4, or none, and a dataset of another stream."""
+    found = {each.name: each for each in (POLLS, OTHER)}.get(name)
+    if found is None or arguments not in ("", "3", "4"):
+        raise WrongDeclaration("no such dataset", check_id="replicator.E041")
+    return msgspec.structs.replace(found, arguments=arguments)
+
+
+def wanting(*items: tuple[str, str]) -> tuple[PlanItem, ...]:
+    return tuple(PlanItem(dataset=n, arguments=a, fingerprint="f") for n, a in items)
 
 
 class TestPlan:
@@ -168,11 +183,11 @@ class TestPlan:
                 "differently",
             ),
             (
-                keys(1).model_copy(
-                    update={"plan": (PlanItem(dataset="polls", arguments="3", fingerprint="f"),)}
-                ),
-                "arguments",
+                keys(1).model_copy(update={"plan": wanting(("polls", "x"))}),
+                "rows of polls: no such dataset",
             ),
+            (keys(1).model_copy(update={"plan": wanting(("other", ""))}), "another stream"),
+            (page(1, arguments="3"), "not in the plan"),
             (page(1, rule=7), "no rule"),
             (page(1, dataset="other"), "not in the plan"),
             (page(1, after=(1, 2)), "another number"),
@@ -180,12 +195,31 @@ class TestPlan:
     )
     def test_refuses(self, request_: KeysRequest | PageRequest, words: str) -> None:
         with pytest.raises(Refusal, match=words):
-            resolve(request_, DATASETS, lambda target, _: target == "stage")
+            resolve(request_, "main", find, lambda target, _: target == "stage")
 
     def test_resolves(self) -> None:
-        plan = resolve(page(1), DATASETS, lambda *_: True)
-        assert plan.page == (DATASETS["polls"].rules[0], RELEASE)
+        plan = resolve(page(1), "main", find, lambda *_: True)
+        assert plan.page == (POLLS.rules[0], RELEASE)
         assert plan.tables == {POLL}
+
+    def test_resolves_one_dataset_with_several_arguments(self) -> None:
+        plan = wanting(("polls", "3"), ("polls", "4"))
+        asked = page(1, arguments="4").model_copy(update={"plan": plan})
+        found: list[str] = []
+
+        def noting(name: str, arguments: str) -> DatasetPlan:
+            found.append(arguments)
+            return find(name, arguments)
+
+        assert resolve(asked, "main", noting, lambda *_: True).page == (POLLS.rules[0], RELEASE)
+        assert found == ["3", "4"]
+
+    def test_what_is_not_allowed_is_not_even_compiled(self) -> None:
+        def never(name: str, arguments: str) -> DatasetPlan:
+            raise AssertionError(name)
+
+        with pytest.raises(Refusal, match="TARGETS"):
+            resolve(page(1), "main", never, lambda *_: False)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import replicator
 def test_all_is_what_users_write():
     assert replicator.__all__ == [
         *("Children", "Dataset", "Referenced", "Rows"),
-        *("opt_in", "opt_out"),
+        *("dataset", "opt_in", "opt_out"),
     ]
 
 

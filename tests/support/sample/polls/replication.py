@@ -2,7 +2,8 @@
 
 from django.db.models import Q
 
-from replicator import Children, Dataset, Referenced, Rows, opt_in, opt_out
+from replicator import Children, Dataset, Referenced, Rows, dataset, opt_in, opt_out
+from replicator.declare import Rule
 from tests.support.sample.polls.models import Choice, Question, Vote
 
 opt_in(Question)
@@ -33,3 +34,21 @@ Dataset(
     Rows(Question, where=Q(question_text__startswith="!") | ~Q(priority=0)),
     Rows(Question, where=Q(published=True, author__isnull=False)),
 )
+
+
+@dataset("polls-by-id")
+def polls_by_id(*ids: int) -> list[Rule]:
+    """Some polls, each with all that hangs on it."""
+    return [
+        Rows(Question, where=Q(pk__in=ids)),
+        Children(Choice, of="question"),
+        Children(Vote, of="choice"),
+        Referenced("auth.User"),
+    ]
+
+
+@dataset("questions-like")
+def questions_like(text: str, priority: int = 0) -> list[Rule]:
+    """Questions of some importance with a text in them."""
+    where = Q(question_text__contains=text, priority__gte=priority)
+    return [Rows(Question, where=where), Referenced("auth.User")]
