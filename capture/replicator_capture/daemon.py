@@ -5,7 +5,7 @@
 
 import logging
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 
 import psycopg
 
@@ -50,7 +50,9 @@ class Capture:
         log = open_log(task.settings.log, task.settings.log_options)
         if task.settings.auto_prepare:
             _create_topics(task, stop, health)
-        with connect(task.database) as connection:
+        # Not the connection's own context: at its end it would wait for the keeper, who may wait for
+        # a host that has gone.
+        with closing(connect(task.database)) as connection:
             site = _site(task, connection, log, stop, health)
             health.turned()
             health.ready(False, "another capture streams, or start-up is under way")

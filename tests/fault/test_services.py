@@ -139,6 +139,28 @@ def test_postgres_behind_a_bad_network(
     survive(pair, *bad_network(network))
 
 
+def test_capture_notices_that_postgres_is_silent(
+    two_environments: Make,
+    sample_database: Callable[..., str],
+    postgres_server: PostgresServer,
+    proxy: Callable[[int], TcpProxy],
+) -> None:
+    """No connection breaks by itself: bytes are swallowed, and nothing is answered."""
+    network = proxy(postgres_server.port)
+    conninfo = sample_database("source")
+    via = {"source": conninfo, "source_via": through(conninfo, network.port)}
+    pair = two_environments(datasets=BY_RULE, **via)
+    pair.start()
+
+    def deafen() -> None:
+        network.deafen()
+        wait_until(lambda: "has not answered" in pair.capture.output(), 20, "capture notices")
+        network.cut()
+        network.hear()
+
+    survive(pair, deafen)
+
+
 def bad_network(network: TcpProxy) -> list[Callable[[], None]]:
     """Cut, refuse for a while, go deaf, and be slow."""
 
