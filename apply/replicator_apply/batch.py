@@ -5,7 +5,7 @@ rounds, so that memory stays bounded; it is evaluated and written once. Blocks o
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -24,6 +24,8 @@ from replicator_apply.rules import Rules
 from replicator_apply.sequences import Sequences
 from replicator_apply.stage import Staged, StagingTables, merge_rounds, stage
 from replicator_apply.state import Place, advance, fence
+from replicator_apply.trial import Batch as Trial
+from replicator_apply.trial import trial
 from replicator_apply.write import Written, naming, parents_first, unwritable, write
 
 Cursor = psycopg.Cursor[Any]
@@ -108,7 +110,11 @@ class Applier:
             Clash, Unwritable: the target cannot take a row; nothing was written.
             psycopg.OperationalError: try again (deadlock, lock timeout), or reconnect.
         """
-        rounds = self._rounds(batch)
+        if any(transaction.hashed for transaction in batch.transactions):
+            # Outside of the transaction: a rollback would take them along.
+            for table in self.plan.tables.values():
+                self._staging.prepare(table)
+        rounds = self._rounds(self._events(batch), batch.transactions)
         first, second = next(rounds, {}), next(rounds, None)
         only = [first] if second is None else None
         retry_kept = self.kept and any(t.size == 0 for t in batch.transactions)
@@ -122,10 +128,16 @@ class Applier:
                     raise
         return self._write_by_rules(batch, only, finish)
 
-    def _rounds(self, batch: Batch) -> Iterator[Round]:
-        """Collapse the batch's events, some at a time."""
-        events = self._events(batch)
-        spooled = any(transaction.spool for transaction in batch.transactions)
+    def trial(self, cursor: Cursor, answer: Transaction) -> AbstractContextManager[Trial]:
+        """Evaluate an answer as if it were applied; see `trial.trial`."""
+        rounds = self._rounds(self._events_of(answer), [answer])
+        return trial(cursor, self.plan, self._staging, rounds)
+
+    def _rounds(
+        self, events: Iterator[Parsed], transactions: Sequence[Transaction]
+    ) -> Iterator[Round]:
+        """Collapse events, some at a time."""
+        spooled = any(transaction.spool for transaction in transactions)
         while part := list(self._until_large(events) if spooled else islice(events, ROUND)):
             changes: Round = {}
             collapse(part, changes, self._open_table)
@@ -148,9 +160,12 @@ class Applier:
                 or transaction.hashed
             ):
                 continue
-            yield from transaction.events
-            if transaction.spool is not None:
-                yield from self._spooled(transaction)
+            yield from self._events_of(transaction)
+
+    def _events_of(self, transaction: Transaction) -> Iterator[Parsed]:
+        yield from transaction.events
+        if transaction.spool is not None:
+            yield from self._spooled(transaction)
 
     def _spooled(self, transaction: Transaction) -> Iterator[Parsed]:
         tables = self.plan.by_prefix
@@ -180,7 +195,7 @@ class Applier:
         self._prepare_writers(only)
         written = Written()
         with self._transaction(batch, finish) as cursor:
-            for changes in only or self._rounds(batch):
+            for changes in only or self._rounds(self._events(batch), batch.transactions):
                 if only is None and not self._is_direct(changes):
                     raise Unexpected
                 written.merge(self._write_round(cursor, changes))
@@ -226,7 +241,7 @@ class Applier:
         }
         try:
             with self._transaction(batch, finish) as cursor:
-                for changes in only or self._rounds(batch):
+                for changes in only or self._rounds(self._events(batch), batch.transactions):
                     for prefix, part in changes.items():
                         with naming(tables[prefix].name):
                             stage(cursor, staged[tables[prefix].name], part)

@@ -94,7 +94,7 @@ class RuleSql(CandidateSql):
             parents=parents.table.candidates,
             same=equal(edge.columns, "t", edge.to_columns, "p"),
             lost=_lost(number, "p"),
-            held=self._held_for(number, "t"),
+            held=self.is_held_by(number, "t"),
         )
 
     @once
@@ -113,7 +113,7 @@ class RuleSql(CandidateSql):
         """Draw in what rows pulled in that a subscription lost, or that point elsewhere now."""
         return self.draw(
             "WHERE {held} AND EXISTS (SELECT FROM {once_pulled})",
-            held=self._held_for(number, "t"),
+            held=self.is_held_by(number, "t"),
             once_pulled=_once_pulled(number, edge, referrers, "t"),
         )
 
@@ -137,9 +137,6 @@ class RuleSql(CandidateSql):
             itself=passes(membership.filter, "v"),
             lost=self.part(where, **names),
         )
-
-    def _held_for(self, number: int, alias: str) -> Sql:
-        return self._has_receipt(alias, f"r.subscription_id = {int(number)}")
 
     # Found ---------------------------------------------------------------------------------------
 

@@ -42,11 +42,15 @@ class Rules:
         Raises:
             Clash: local rows stand under the keys of rows that enter, and the policy is `refuse`.
         """
+        self.look()
+        for staged in self._filled():
+            self._refuse_clashes(staged)
+
+    def look(self) -> None:
+        """Make candidates of the staged rows, and give them their verdicts."""
         for staged in self._batch.values():
             self._take(staged)
         self.follow()
-        for staged in self._filled():
-            self._refuse_clashes(staged)
 
     def follow(self) -> None:
         """Follow the rules until nothing is bad; then see what local rows keep here."""

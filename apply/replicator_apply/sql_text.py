@@ -142,6 +142,10 @@ class TableText:
         """Whether the row of an alias has a receipt of one of the plan's subscriptions."""
         return self._has_receipt(alias, "r.subscription_id {ours}")
 
+    def is_held_by(self, subscription: int, alias: str) -> Sql:
+        """Whether the row of an alias has a subscription's receipt."""
+        return self._has_receipt(alias, f"r.subscription_id = {int(subscription)}")
+
     def is_held_elsewhere(self, alias: str) -> Sql:
         """Whether the row of an alias is another stream's too.
 

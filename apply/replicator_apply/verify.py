@@ -20,18 +20,22 @@ from replicator.key_order import ordered
 from replicator.models import VerifyRun, WantedRow
 from replicator.requests import PageRequest
 from replicator_apply.assemble import VERIFY, Transaction
-from replicator_apply.candidate_sql import CandidateSql
+from replicator_apply.batch import Applier
+from replicator_apply.candidate_sql import CandidateSql, passes
 from replicator_apply.catalog import Column
 from replicator_apply.collapse import key_cells
 from replicator_apply.copytext import OPTIONS, escaped_line
 from replicator_apply.decode import Cell, Skimmed
 from replicator_apply.plan import SubscribedDataset, Table, TargetPlan
-from replicator_apply.sql_text import column, equal, identifiers
+from replicator_apply.sql_text import all_of, column, equal, identifiers
 from replicator_apply.state import Place, state_table
+from replicator_apply.trial import Difference, differences, is_related
 
 Cursor = psycopg.Cursor[Any]
 
 PAGE = 10_000
+RELATED_PAGE = 1_000
+"""Rows of a page, and where each may bring a tree along."""
 FINDINGS = 100
 """Differences that are stored with their keys; the others are counted."""
 
@@ -75,34 +79,54 @@ def check_id(check: Check) -> str:
 
 
 def check_request(plan: TargetPlan, check: Check, target: str) -> PageRequest:
-    """Ask for the hashes of a check's next page."""
+    """Ask for a check's next page: for hashes, or for rows where rows belong because of others."""
     subscription = plan.subscription(check.subscription)
+    related = is_related(plan, subscription)
     return PageRequest(
         target=target,
         id=check_id(check),
         plan=plan.named,
-        hashes=True,
+        hashes=not related,
         dataset=subscription.dataset.name,
         arguments=subscription.dataset.arguments,
         rule=check.rule,
         after=msgspec.json.decode(check.after_key, type=tuple) if check.after_key else None,
-        limit=PAGE,
+        limit=RELATED_PAGE if related else PAGE,
     )
 
 
-def compare(cursor: Cursor, place: Place, plan: TargetPlan, transaction: Transaction) -> bool:
-    """Compare a page of hashes; the target must stand at the answer's position. True if it did."""
-    answer = transaction.answer
+def compare(cursor: Cursor, place: Place, applier: Applier, transaction: Transaction) -> bool:
+    """Compare a page; the target must stand at the answer's position. True if it did."""
+    answer, plan = transaction.answer, applier.plan
     if answer is None or answer.plan != plan.fingerprint:
         return False
     for check in open_checks(cursor, place):
         if check_id(check) == answer.request:
             if answer.refused is not None:
                 _end(cursor, check, answer.refused)
+            elif is_related(plan, plan.subscription(check.subscription)):
+                _compare_rows(cursor, applier, check, transaction)
             else:
                 _compare(cursor, place, plan, check, transaction)
             return True
     return False
+
+
+def _compare_rows(cursor: Cursor, applier: Applier, check: Check, transaction: Transaction) -> None:
+    """Follow the rules on the page and all that came with it, and compare."""
+    answer, plan = transaction.answer, applier.plan
+    if answer is None:
+        return
+    subscription = plan.subscription(check.subscription)
+    dataset = subscription.dataset
+    rule = dataset.paged[check.rule]
+    table = plan.tables[dataset.table_of(rule)]
+    span = all_of([passes(rule.filter, "t"), _span(table, check, answer)])
+    # As the source's: the text of a regclass depends on it.
+    cursor.execute("SET LOCAL search_path = ''")
+    with applier.trial(cursor, transaction) as batch:
+        found, checked = differences(cursor, batch, subscription, (table, span))
+    _save(cursor, check, _Result(checked, found), answer.last_key, len(dataset.paged))
 
 
 def _end(cursor: Cursor, check: Check, reason: str) -> None:
@@ -128,9 +152,10 @@ def _compare(
     # As the source's: the text of a regclass depends on it.
     cursor.execute("SET LOCAL search_path = ''")
     # Without parameters: a filter may hold percent signs.
-    found = cursor.execute(_difference(place, table, subscription, check, answer)).fetchall()
+    rows = cursor.execute(_difference(place, table, subscription, check, answer)).fetchall()
+    found = [Difference(kind, str(table.name), key) for kind, key in rows]
     rules = len(subscription.dataset.paged)
-    _save(cursor, check, _Result(table, len(hashes), found), answer.last_key, rules)
+    _save(cursor, check, _Result(len(hashes), found), answer.last_key, rules)
 
 
 def _sort(
@@ -240,20 +265,20 @@ def _bound(cell: Cell, shape: Column) -> sql.Composable:
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What comparing a page gave: rows compared, and kind and key of each that differs."""
+    """What comparing a page gave: rows compared, and each that differs."""
 
-    table: Table
     checked: int
-    found: Sequence[tuple[str, str]]
+    found: Sequence[Difference]
 
 
 def _save(
     cursor: Cursor, check: Check, result: _Result, last_key: Sequence[Cell] | None, rules: int
 ) -> None:
     found = result.found
-    counts = {kind: sum(k == kind for k, _ in found) for kind in ("missing", "extra", "different")}
+    kinds = [each.kind for each in found]
+    counts = {kind: kinds.count(kind) for kind in ("missing", "extra", "different")}
     room = max(0, FINDINGS - len(check.findings))
-    findings = check.findings + [[kind, str(result.table.name), key] for kind, key in found[:room]]
+    findings = check.findings + [list(each) for each in found[:room]]
     last = last_key is None
     rule = check.rule + 1 if last else check.rule
     values = {

@@ -275,7 +275,7 @@ class Worker:
             plan = self._applier.plan
             for transaction in mine:
                 if transaction.hashed:
-                    compare(cursor, self._place, plan, transaction)
+                    compare(cursor, self._place, self._applier, transaction)
             turn_pages(cursor, self._place, plan, mine)
             if mark is not None:
                 take_mark(cursor, self._place, plan, mark)

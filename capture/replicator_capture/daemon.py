@@ -50,8 +50,8 @@ class Capture:
         log = open_log(task.settings.log, task.settings.log_options)
         if task.settings.auto_prepare:
             _create_topics(task, stop, health)
-        # Not the connection's own context: at its end it would wait for the keeper, who may wait for
-        # a host that has gone.
+        # Not the connection's own context: at its end it would wait for the keeper, and that one
+        # perhaps for a host that has gone.
         with closing(connect(task.database)) as connection:
             site = _site(task, connection, log, stop, health)
             health.turned()

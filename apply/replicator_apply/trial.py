@@ -1,0 +1,168 @@
+"""What an answer of verify would change, were it applied: evaluated, looked at, and taken back.
+
+Where rows belong because of others, hashes of a rule's own rows tell little. There verify asks for
+rows as a backfill does, with all that hangs on them, and this module follows the rules on them
+under a savepoint. Blocks on Postgres.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg import sql
+
+from replicator.plan import ChildrenRule, TableName
+from replicator_apply.candidate_sql import flag
+from replicator_apply.collapse import TableChanges
+from replicator_apply.plan import SubscribedDataset, Table, TargetPlan
+from replicator_apply.rules import Rules
+from replicator_apply.sql_text import column, equal
+from replicator_apply.stage import Staged, StagingTables, merge_rounds, stage
+from replicator_apply.table_sql import TableSql
+
+Cursor = psycopg.Cursor[Any]
+Batch = Mapping[TableName, Staged]
+
+
+class Difference(NamedTuple):
+    """A row that is not as it should be: missing, extra or different; its key as text."""
+
+    kind: str
+    table: str
+    key: str
+
+
+def is_related(plan: TargetPlan, subscription: SubscribedDataset) -> bool:
+    """Whether a row of the dataset may belong, or wait, because of another one."""
+    dataset = subscription.dataset
+    if len(dataset.paged) < len(dataset.rules):
+        return True
+    return any(
+        not need.null and subscription.id not in need.pulled and need.key.to in plan.tables
+        for release in dataset.releases
+        for need in plan.tables[release.table].needs
+    )
+
+
+@contextmanager
+def trial(
+    cursor: Cursor,
+    plan: TargetPlan,
+    staging: StagingTables,
+    rounds: Iterable[Mapping[bytes, TableChanges]],
+) -> Iterator[Batch]:
+    """Evaluate changes; what the body reads is taken back at its end.
+
+    The temporary tables must be there already (`StagingTables.prepare`).
+    """
+    staged = {t.name: Staged(t, staging.prepare(t)) for t in plan.tables.values()}
+    cursor.execute("SAVEPOINT replicator_trial")
+    try:
+        for one in staged.values():
+            cursor.execute(one.sql.compose("DELETE FROM {stage}"))
+            cursor.execute(one.sql.compose("DELETE FROM {candidates}"))
+        for changes in rounds:
+            for prefix, part in changes.items():
+                stage(cursor, staged[plan.by_prefix[prefix].name], part)
+        for one in staged.values():
+            merge_rounds(cursor, one)
+        Rules(cursor, plan, staged).look()
+        yield staged
+    finally:
+        cursor.execute("ROLLBACK TO SAVEPOINT replicator_trial")
+
+
+def differences(
+    cursor: Cursor,
+    batch: Batch,
+    subscription: SubscribedDataset,
+    paged: tuple[Table, sql.Composable],
+) -> tuple[list[Difference], int]:
+    """Tell what differs, and how many rows were compared.
+
+    Args:
+        cursor: of the target.
+        batch: the candidates.
+        subscription: of which rows are compared.
+        paged: the table whose page was read, and the condition on `t` of the rows that it spans:
+            those that pass the rule's filter, between its first key and its last.
+    """
+    found, checked, number = [], 0, subscription.id
+    for staged in batch.values():
+        memberships = {m.subscription: m for m in staged.table.memberships}
+        if number not in memberships:
+            continue
+        name, text = str(staged.table.name), staged.sql
+        statements = [_by_candidates(text, number)]
+        if staged.table is paged[0]:
+            statements.append(_unread(text, number, paged[1]))
+        statements += _unread_children(text, subscription, batch)
+        for statement in statements:
+            rows = cursor.execute(statement).fetchall()
+            found += [Difference(kind, name, key) for kind, key in rows]
+        row = cursor.execute(_checked(text, number)).fetchone()
+        checked += int(row[0]) if row else 0
+    return list(dict.fromkeys(found)), checked
+
+
+def _by_candidates(text: TableSql, subscription: int) -> str:
+    """Compare what was read with what is held."""
+    table = text.table
+    held = sql.SQL(", ").join(text.true_value(name, "t") for name in table.columns)
+    read = sql.SQL(", ").join(column(name, "s") for name in table.columns)
+    return text.compose(
+        "SELECT kind, key_text FROM (SELECT {row_key} AS key_text, CASE "
+        "WHEN {inside} AND NOT {was} THEN 'missing' WHEN {was} AND NOT {inside} THEN 'extra' "
+        "WHEN {inside} AND v._verdict = 'w' AND v._complete AND EXISTS "
+        "(SELECT FROM {table} t, {stage} s WHERE {tv} AND {sv} AND s._set = 0 "
+        "AND ROW({held})::text <> ROW({read})::text) THEN 'different' END AS kind "
+        "FROM {candidates} v WHERE NOT {wanted}) found WHERE kind IS NOT NULL",
+        row_key=text.row_key("v"),
+        inside=flag("_in", subscription),
+        was=flag("_was", subscription),
+        held=held,
+        read=read,
+        wanted=text.is_wanted("v"),
+    )
+
+
+def _unread(text: TableSql, subscription: int, span: sql.Composable) -> str:
+    """Give held rows that the page spans, and that the source did not have in it."""
+    return text.compose(
+        "SELECT 'extra', {row_key} FROM {table} t WHERE {held} AND {span} "
+        "AND NOT EXISTS (SELECT FROM {candidates} v WHERE {tv}) AND NOT {wanted}",
+        row_key=text.row_key("t"),
+        held=text.is_held_by(subscription, "t"),
+        span=span,
+        wanted=text.is_wanted("t"),
+    )
+
+
+def _unread_children(
+    text: TableSql, subscription: SubscribedDataset, batch: Batch
+) -> Sequence[str]:
+    """Give held children of rows that were read, which the source does not have."""
+    return [
+        text.compose(
+            "SELECT 'extra', {row_key} FROM {table} t JOIN {parents} p ON {same} "
+            "WHERE p._changed AND {inside} AND {held} "
+            "AND NOT EXISTS (SELECT FROM {candidates} v WHERE {tv}) AND NOT {wanted}",
+            row_key=text.row_key("t"),
+            parents=batch[edge.to].table.candidates,
+            same=equal(edge.columns, "t", edge.to_columns, "p"),
+            inside=flag("_in", subscription.id, "p"),
+            held=text.is_held_by(subscription.id, "t"),
+            wanted=text.is_wanted("t"),
+        )
+        for rule in subscription.dataset.rules_of(text.table.name)
+        if isinstance(rule, ChildrenRule)
+        for edge in rule.edges
+    ]
+
+
+def _checked(text: TableSql, subscription: int) -> str:
+    return text.compose(
+        "SELECT count(*) FROM {candidates} v WHERE v._changed AND {inside}",
+        inside=flag("_in", subscription),
+    )

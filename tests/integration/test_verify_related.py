@@ -1,0 +1,69 @@
+"""Verify where rows belong because of others: whole trees are compared, and nothing is changed."""
+
+from replicator.requests import PageRequest
+from replicator_apply.runs import begin_verification
+from tests.integration.conftest import StartTarget
+from tests.integration.test_relations import choice, here, question, user, vote
+from tests.support.target import Target
+
+RUN = "SELECT state, missing, extra, different, findings FROM replicator_verifyrun"
+TREE = (question("r", 1, published=True, author_id=4), choice("r", 2, 1), vote("r", 3, 2))
+
+
+def begin(target: Target) -> PageRequest:
+    (subscription,) = target.rows("SELECT id FROM replicator_subscription")[0]
+    begin_verification(target.connection, int(str(subscription)))
+    request: PageRequest = target.request(PageRequest)
+    assert not request.hashes
+    return request
+
+
+def test_every_kind_of_difference_is_found_and_nothing_is_written(start: StartTarget) -> None:
+    target, published = start("poll-trees")
+    target.reach(
+        published.transaction(
+            user("c", 4),
+            question("c", 1, published=True, author_id=4),
+            choice("c", 2, 1),
+            choice("c", 5, 1),
+            vote("c", 3, 2),
+            question("c", 8, published=True),
+        )
+    )
+    target.execute("DELETE FROM polls_vote; UPDATE polls_choice SET choice_text = '!' WHERE id = 2")
+    target.execute('DELETE FROM replicator."public.polls_vote"')
+    before = here(target)
+    # The source has neither choice 5 nor question 8, and question 9 is not published.
+    request = begin(target)
+    target.answer(published, request, *TREE, user("r", 4), question("r", 9))
+    ((state, missing, extra, different, findings),) = target.rows(RUN)
+    assert (state, missing, extra, different) == ("finished", 1, 2, 1)
+    assert sorted(findings) == [  # type: ignore[call-overload]
+        ["different", "public.polls_choice", '["2"]'],
+        ["extra", "public.polls_choice", '["5"]'],
+        ["extra", "public.polls_question", '["8"]'],
+        ["missing", "public.polls_vote", '["3"]'],
+    ]
+    assert here(target) == before
+    assert target.wanted == []
+
+
+def test_equal_trees_are_equal(start: StartTarget) -> None:
+    target, published = start("poll-trees")
+    born = (
+        user("c", 4),
+        question("c", 1, published=True, author_id=4),
+        choice("c", 2, 1),
+        vote("c", 3, 2),
+    )
+    target.reach(published.transaction(*born))
+    target.answer(published, begin(target), *TREE, user("r", 4))
+    assert target.rows(RUN) == [("finished", 0, 0, 0, [])]
+
+
+def test_a_row_that_waits_is_not_missing(start: StartTarget) -> None:
+    target, published = start("waiting")
+    target.reach(published.transaction(question("c", 1, author_id=9)))
+    target.answer(published, begin(target), question("r", 1, author_id=9))
+    target.answer(published, target.request(PageRequest))
+    assert target.rows(RUN) == [("finished", 0, 0, 0, [])]
