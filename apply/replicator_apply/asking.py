@@ -14,6 +14,7 @@ from replicator.envelope import encode_key
 from replicator.errors import LogUnavailable, LostLog
 from replicator.log import LogWriter
 from replicator.requests import KeysRequest, PageRequest, Report, encode
+from replicator_apply.backfill import KEYS as WANTED
 from replicator_apply.backfill import (
     advance_sweep,
     keys_request,
@@ -99,7 +100,7 @@ class Asker:
         if not known:
             return []
         self._turn += 1
-        name = f"keys-{time.time_ns():x}-{self._turn}"
+        name = f"{WANTED}{time.time_ns():x}-{self._turn}"
         return [keys_request(plan, self._environment, name, known)]
 
     def _run(self, cursor: Cursor, plan: TargetPlan, run: Run) -> list[KeysRequest | PageRequest]:

@@ -18,10 +18,20 @@ from replicator.envelope import Answer
 from replicator.requests import KeysRequest, PageRequest
 from replicator_apply.assemble import Transaction
 from replicator_apply.plan import SubscribedDataset, Table, TargetPlan
-from replicator_apply.state import Place, Run, note_refusal, save_run, unfinished_runs, with_page
+from replicator_apply.state import (
+    Place,
+    Run,
+    note_refusal,
+    note_wanted_refusal,
+    save_run,
+    unfinished_runs,
+    with_page,
+)
 
 Cursor = psycopg.Cursor[Any]
 
+KEYS = "keys-"
+"""How the ids of requests for wanted rows begin."""
 PAGE = 10_000
 """Rows of a page."""
 SWEEP = 1_000
@@ -37,7 +47,7 @@ def page_id(run: Run) -> str:
     return f"page-{run.id}-{run.generation}-{run.rule}-{after}"
 
 
-def sweep_id(run: Run, turn: int) -> str:
+def sweep_id(run: Run, turn: int | str) -> str:
     """Name a request for suspects."""
     return f"sweep-{run.id}-{run.generation}-{turn}"
 
@@ -75,13 +85,19 @@ def keys_request(
 def turn_pages(
     cursor: Cursor, place: Place, plan: TargetPlan, answers: Sequence[Transaction]
 ) -> None:
-    """Store how far the answers bring the runs."""
+    """Store how far the answers bring the runs, and what the source refuses."""
     for transaction in answers:
-        if transaction.answer is None:
+        answer = transaction.answer
+        if answer is None:
+            continue
+        if answer.request.startswith(KEYS):
+            note_wanted_refusal(cursor, place, answer.refused or "")
             continue
         for run in unfinished_runs(cursor, place):
-            if transaction.answer.request == page_id(run):
-                _turn_page(cursor, plan, run, transaction.answer, transaction)
+            if answer.request == page_id(run):
+                _turn_page(cursor, plan, run, answer, transaction)
+            elif answer.request.startswith(sweep_id(run, "")):
+                note_refusal(cursor, run, answer.refused or "")
 
 
 def _turn_page(

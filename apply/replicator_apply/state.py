@@ -269,7 +269,8 @@ _NEW_RUN = _compose(
 _SAVE_RUN = _compose(
     "UPDATE {run} SET state = CASE WHEN state = 'paused' AND %(state)s::text <> 'finished' "
     "THEN state ELSE %(state)s::text END, rule = %(rule)s, after_key = %(after_key)s, "
-    "sweeping = %(sweeping)s, rows_done = %(rows_done)s, updated_at = now(), note = '', "
+    "sweeping = %(sweeping)s, rows_done = %(rows_done)s, updated_at = now(), "
+    "note = CASE WHEN %(sweeping)s THEN note ELSE '' END, "
     "rows_estimated = coalesce(%(estimated)s, rows_estimated), "
     "suspects = coalesce(%(suspects)s, suspects), "
     "finished_at = CASE WHEN %(state)s::text = 'finished' THEN now() END "
@@ -308,7 +309,7 @@ def save_run(
 
 
 def note_refusal(cursor: Cursor, run: Run, reason: str) -> None:
-    """Store why the source does not answer a run's requests."""
+    """Store why the source does not answer a run's requests; "" once it does."""
     cursor.execute(_NOTE_RUN, (reason, run.id))
 
 
@@ -323,6 +324,9 @@ _TO_ASK = _compose(
     "UPDATE {wanted} SET asked_at = now() WHERE id IN (SELECT id FROM {wanted} "
     "{at} AND (asked_at IS NULL OR asked_at < now() - make_interval(secs => %(patience)s)) "
     "ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED) RETURNING table_name, row_key"
+)
+_WANTED_REFUSED = _compose(
+    "UPDATE {position} SET wanted_refused = %(reason)s {at} AND wanted_refused <> %(reason)s"
 )
 _ASK_AGAIN = _compose("UPDATE {wanted} SET asked_at = NULL {at}")
 _WANTED_TABLES = _compose("SELECT table_name, count(*) FROM {wanted} {at} GROUP BY table_name")
@@ -344,6 +348,11 @@ def wanted_to_ask(
     for table, key in cursor.execute(_TO_ASK, values):
         keys.setdefault(table, []).append(tuple(msgspec.json.decode(key)))
     return keys
+
+
+def note_wanted_refusal(cursor: Cursor, place: Place, reason: str) -> None:
+    """Store why the source does not answer for wanted rows; "" once it has."""
+    cursor.execute(_WANTED_REFUSED, {**place.parameters, "reason": reason})
 
 
 def ask_again(cursor: Cursor, place: Place) -> None:

@@ -79,7 +79,11 @@ def _stream(
         *look.place,
         active=look.active,
         subscriptions=look.held,
-        problems=(*_not_going(look, position), *_of_subscriptions(look.held)),
+        problems=(
+            *_not_going(look, position),
+            *_of_subscriptions(look.held),
+            *_of_wanted(position, wanted),
+        ),
     )
     if position is None:
         return stream
@@ -119,6 +123,19 @@ def _not_going(look: _Look, position: Mapping[str, Any] | None) -> Iterator[Prob
     elif look.active and position["applied_age"] > _STALE:
         what = f"Nothing has been applied for {position['applied_age']:,.0f} s, not even a beat."
         yield Problem(what, f"See whether `replicator capture` runs in {look.place.source}.")
+
+
+def _of_wanted(position: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> Iterator[Problem]:
+    """Say why rows that are wanted do not come."""
+    if position is None or not wanted:
+        return
+    what = f"{wanted['count']:,} rows are wanted, and the source"
+    if position["wanted_refused"]:
+        remedy = "Bring code and TARGETS of the source in line; it is asked again."
+        yield Problem(f"{what} refuses them: {position['wanted_refused']}", remedy)
+    elif wanted["age"] > _STALE:
+        remedy = "See that capture runs there, and that its TARGETS name this environment."
+        yield Problem(f"{what} has not answered for {wanted['age']:,.0f} s.", remedy)
 
 
 def _of_subscriptions(held: tuple[Held, ...]) -> list[Problem]:
@@ -211,7 +228,7 @@ def _compose(text: str, model: type[Any]) -> sql.Composed:
 
 _POSITIONS = _compose(
     "SELECT environment, source, stream, epoch, next_lsn, log_offset, stopped_reason,"
-    " stopped_remedy, source_report,"
+    " stopped_remedy, source_report, wanted_refused,"
     " extract(epoch FROM now() - applied_at)::float8 AS applied_age,"
     " extract(epoch FROM now() - committed_at)::float8 AS commit_age,"
     " extract(epoch FROM now() - source_report_at)::float8 AS report_age"

@@ -292,7 +292,10 @@ class Worker:
             gauge(metrics.STOPPED).labels(*self._place).set(0)
         self._count(batch, written, time.monotonic() - began)
         if mine or written.judged:
-            self._asker.answered(t.answer.request for t in mine if t.answer)
+            # What is refused is asked for again when it is due, not at once.
+            self._asker.answered(
+                t.answer.request for t in mine if t.answer and not t.answer.refused
+            )
             self._due = 0.0
             self._outdated = self._housekeeping(connection)
 

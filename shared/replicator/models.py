@@ -56,6 +56,9 @@ class StreamPosition(models.Model):
     stopped_remedy = models.TextField(
         db_default="", blank=True, help_text="What to do about it, for the operator."
     )
+    wanted_refused = models.TextField(
+        db_default="", blank=True, help_text="Why the source does not answer for wanted rows."
+    )
     source_report = models.JSONField(
         db_default=Value({}, models.JSONField()),
         blank=True,

@@ -19,6 +19,15 @@ class Migration(migrations.Migration):
                 max_length=40,
             ),
         ),
+        migrations.AddField(
+            model_name="streamposition",
+            name="wanted_refused",
+            field=models.TextField(
+                blank=True,
+                db_default="",
+                help_text="Why the source does not answer for wanted rows.",
+            ),
+        ),
         migrations.CreateModel(
             name="NulledValue",
             fields=[

@@ -1,0 +1,35 @@
+"""What the source refuses is told, whatever was asked for."""
+
+from replicator.requests import KeysRequest, PageRequest
+from tests.integration.conftest import StartTarget
+from tests.integration.test_apply_stream import tag
+from tests.support.target import change
+
+REFUSED = "SELECT wanted_refused FROM replicator_streamposition"
+NOTES = "SELECT state, note FROM replicator_backfillrun"
+
+
+def test_a_refusal_of_wanted_rows_is_kept_until_they_come(start: StartTarget) -> None:
+    target, published = start("pages")
+    target.reach(published.transaction(change("u", "pages_page", 5, unchanged=("body",))))
+    target.answer(published, target.request(KeysRequest), refused="deploy the same code")
+    assert target.rows(REFUSED) == [("deploy the same code",)]
+    assert target.wanted != []
+    target.execute("UPDATE replicator_wantedrow SET asked_at = NULL")
+    target.answer(published, target.request(KeysRequest), change("r", "pages_page", 5))
+    assert target.rows(REFUSED) == [("",)]
+    assert target.wanted == []
+
+
+def test_a_refusal_of_a_sweep_is_noted_in_its_run(start: StartTarget) -> None:
+    target, published = start("some-tags", ready=False)
+    target.begin()
+    for rows in ((tag(1, op="r"), tag(2, op="r")), (tag(1, op="r"), tag(2, op="r"))):
+        target.answer(published, target.request(PageRequest), *rows)
+    target.execute("UPDATE replicator_subscription SET generation = generation + 1")
+    target.execute(
+        "INSERT INTO replicator_backfillrun (subscription_id, generation, reason, rule, sweeping) "
+        "SELECT id, generation, 'test', 2, true FROM replicator_subscription"
+    )
+    target.answer(published, target.request(KeysRequest), refused="no such dataset")
+    assert ("running", "no such dataset") in target.rows(NOTES)
