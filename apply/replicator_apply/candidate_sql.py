@@ -183,7 +183,7 @@ class CandidateSql(TableText):
             return sql.SQL("FALSE")
         conditions = [membership.filter, *(r.filter for r in membership.children)]
         conditions += [r.filter for r in membership.referenced]
-        facts = [(passes(c, "t"), passes(c, "s")) for c in conditions if c is not None]
+        facts = [(self.passed(c, "t"), passes(c, "s")) for c in conditions if c is not None]
         columns = self._edge_columns(membership)
         facts += [(self.true_value(name, "t"), column(name, "s")) for name in columns]
         return all_of(
@@ -196,6 +196,14 @@ class CandidateSql(TableText):
     def _edge_columns(self, membership: Membership) -> list[str]:
         edges = [edge for rule in membership.children for edge in rule.edges]
         return list(dict.fromkeys(name for edge in edges for name in edge.columns))
+
+    def passed(self, condition: Filter | None, alias: str) -> Sql:
+        """As `passes`, of a held row as the source has it."""
+        if condition is None:
+            return sql.SQL("TRUE")
+        return sql.SQL("(({}) IS TRUE)").format(
+            filter_sql(condition, lambda n: self.true_value(n, alias))
+        )
 
     def true_value(self, name: str, alias: str) -> Sql:
         """Give a column of a held row as the source has it: NULL may stand for its value."""

@@ -17,7 +17,7 @@ from replicator_apply.candidate_sql import flag
 from replicator_apply.collapse import TableChanges
 from replicator_apply.plan import SubscribedDataset, Table, TargetPlan
 from replicator_apply.rules import Rules
-from replicator_apply.sql_text import column, equal
+from replicator_apply.sql_text import any_of, column, equal
 from replicator_apply.stage import Staged, StagingTables, merge_rounds, stage
 from replicator_apply.table_sql import TableSql
 
@@ -67,10 +67,28 @@ def trial(
                 stage(cursor, staged[plan.by_prefix[prefix].name], part)
         for one in staged.values():
             merge_rounds(cursor, one)
-        Rules(cursor, plan, staged).look()
+        rules = Rules(cursor, plan, staged)
+        rules.look()
+        if sum(_leave_wanted_out(cursor, one.sql) for one in staged.values()):
+            rules.again()
         yield staged
     finally:
         cursor.execute("ROLLBACK TO SAVEPOINT replicator_trial")
+
+
+def _leave_wanted_out(cursor: Cursor, text: TableSql) -> int:
+    """Do not expect rows that a fetch is to bring, nor what would come with them."""
+    flags = [flag("_was", m.subscription) for m in text.table.memberships]
+    statement = text.compose(
+        "UPDATE {candidates} v SET {may} WHERE NOT {was} AND {wanted}",
+        may=sql.SQL(", ").join(
+            sql.SQL("{} = false").format(column(f"_may_{m.subscription}"))
+            for m in text.table.memberships
+        ),
+        was=any_of(flags),
+        wanted=text.is_wanted("v"),
+    )
+    return cursor.execute(statement).rowcount
 
 
 def differences(

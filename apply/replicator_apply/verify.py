@@ -15,13 +15,12 @@ import psycopg
 from psycopg import sql
 
 from replicator.envelope import Answer, RowHash
-from replicator.filter_sql import filter_sql
 from replicator.key_order import ordered
 from replicator.models import VerifyRun, WantedRow
 from replicator.requests import PageRequest
 from replicator_apply.assemble import VERIFY, Transaction
 from replicator_apply.batch import Applier
-from replicator_apply.candidate_sql import CandidateSql, passes
+from replicator_apply.candidate_sql import CandidateSql
 from replicator_apply.catalog import Column
 from replicator_apply.collapse import key_cells
 from replicator_apply.copytext import OPTIONS, escaped_line
@@ -105,14 +104,16 @@ def compare(cursor: Cursor, place: Place, applier: Applier, transaction: Transac
             if answer.refused is not None:
                 _end(cursor, check, answer.refused)
             elif is_related(plan, plan.subscription(check.subscription)):
-                _compare_rows(cursor, applier, check, transaction)
+                _compare_rows(cursor, place, applier, check, transaction)
             else:
                 _compare(cursor, place, plan, check, transaction)
             return True
     return False
 
 
-def _compare_rows(cursor: Cursor, applier: Applier, check: Check, transaction: Transaction) -> None:
+def _compare_rows(
+    cursor: Cursor, place: Place, applier: Applier, check: Check, transaction: Transaction
+) -> None:
     """Follow the rules on the page and all that came with it, and compare."""
     answer, plan = transaction.answer, applier.plan
     if answer is None:
@@ -121,7 +122,8 @@ def _compare_rows(cursor: Cursor, applier: Applier, check: Check, transaction: T
     dataset = subscription.dataset
     rule = dataset.paged[check.rule]
     table = plan.tables[dataset.table_of(rule)]
-    span = all_of([passes(rule.filter, "t"), _span(table, check, answer)])
+    text = CandidateSql(table, *place)
+    span = all_of([text.passed(rule.filter, "t"), _span(table, check, answer)])
     # As the source's: the text of a regclass depends on it.
     cursor.execute("SET LOCAL search_path = ''")
     with applier.trial(cursor, transaction) as batch:
@@ -220,7 +222,7 @@ def _difference(
         table=table.identifier,
         receipts=table.receipts,
         tr=equal(table.key, "t", table.key, "r"),
-        belongs=filter_sql(rule.filter, lambda name: column(name, "t")),
+        belongs=text.passed(rule.filter, "t"),
         span=_span(table, check, answer),
         same=same,
         exempt=sql.SQL(" AND ").join(
