@@ -67,7 +67,7 @@ class Asker:
         """
         requests: list[KeysRequest | PageRequest] = [*self._wanted(cursor, plan)]
         for run in unfinished_runs(cursor, self._place):
-            if run.state != "paused":
+            if run.state != "paused" and not plan.subscription(run.subscription).gated:
                 requests += self._run(cursor, plan, run)
         for request in requests:
             self._send(encode(request))
@@ -96,7 +96,7 @@ class Asker:
 
     def _wanted(self, cursor: Cursor, plan: TargetPlan) -> list[KeysRequest]:
         keys = wanted_to_ask(cursor, self._place, PATIENCE, KEYS)
-        known = {name: rows for name, rows in keys.items() if name in map(str, plan.tables)}
+        known = {name: rows for name, rows in keys.items() if name in plan.asked}
         if not known:
             return []
         self._turn += 1

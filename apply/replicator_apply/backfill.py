@@ -21,6 +21,7 @@ from replicator_apply.plan import SubscribedDataset, Table, TargetPlan
 from replicator_apply.state import (
     Place,
     Run,
+    gate,
     note_refusal,
     note_wanted_refusal,
     save_run,
@@ -90,6 +91,9 @@ def turn_pages(
         answer = transaction.answer
         if answer is None:
             continue
+        for name in answer.refused_datasets:
+            dataset, _, arguments = name.partition(":")
+            gate(cursor, place, dataset, arguments, answer.refused or "")
         if answer.request.startswith(KEYS):
             note_wanted_refusal(cursor, place, answer.refused or "")
             continue

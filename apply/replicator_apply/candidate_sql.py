@@ -169,9 +169,13 @@ class CandidateSql(TableText):
         was = _has(membership)
         same = all_of([was, self._unchanged(membership)])
         may = sql.SQL(
-            "(s._present AND (s._complete AND ({was} OR {closed} OR s._born OR s._read) "
+            "(s._present AND (s._complete AND ({was} OR {closed} OR s._born OR {read}) "
             "OR NOT s._complete AND {was}))"
-        ).format(was=was, closed=sql.Literal(self.table.closed))
+        ).format(
+            was=was,
+            closed=sql.Literal(self.table.closed),
+            read=sql.SQL("FALSE" if membership.gated else "s._read"),
+        )
         inside = sql.SQL("({may} AND s._complete AND ({passes} OR {same}))").format(
             may=may, passes=passes(membership.filter, "s"), same=same
         )
@@ -350,13 +354,14 @@ class CandidateSql(TableText):
         return self.compose(
             "INSERT INTO {receipts} AS r (subscription_id, {key}, generation) "
             "SELECT {number}, {vkey}, {generation} FROM {candidates} v "
-            "WHERE v._verdict = 'w' AND {inside} AND (v._closed OR NOT {was}) "
+            "WHERE v._verdict = 'w' AND {inside} AND ({closed} OR NOT {was}) "
             "ON CONFLICT ({key}, subscription_id) DO UPDATE SET generation = EXCLUDED.generation "
             "WHERE r.generation <> EXCLUDED.generation",
             number=sql.Literal(number),
             generation=sql.Literal(membership.generation),
             inside=flag("_in", number),
             was=flag("_was", number),
+            closed=sql.SQL("v._closed AND NOT v._read" if membership.gated else "v._closed"),
         )
 
     @once

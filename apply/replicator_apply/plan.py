@@ -65,6 +65,7 @@ class SubscribedDataset:
         generation: number of its newest backfill; older receipts are suspect.
         on_clash: what becomes of a local row under a replicated row's key, `refuse` or `adopt`.
         fuse: most suspects that a sweep may ask for unconfirmed; None: the default.
+        gated: the source refuses it for now: nothing is asked for it.
     """
 
     id: int
@@ -72,6 +73,7 @@ class SubscribedDataset:
     generation: int
     on_clash: str = "refuse"
     fuse: int | None = None
+    gated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class Membership:
         generation: of its newest backfill.
         filter: the union of the `Rows` rules on the table; None: every row.
         children, referenced: the other rules on the table.
+        gated: the source refuses the subscription: what a fetch reads is not closed for it.
     """
 
     subscription: int
@@ -90,6 +93,7 @@ class Membership:
     filter: Filter | None
     children: tuple[ChildrenRule, ...] = ()
     referenced: tuple[ReferencedRule, ...] = ()
+    gated: bool = False
 
     @property
     def related(self) -> bool:
@@ -219,7 +223,7 @@ class TargetPlan:
 
     @cached_property
     def named(self) -> tuple[PlanItem, ...]:
-        """The plan as a request names it."""
+        """The plan as a request names it, without what the source refuses."""
         return tuple(
             PlanItem(
                 dataset=s.dataset.name,
@@ -227,6 +231,17 @@ class TargetPlan:
                 fingerprint=s.dataset.fingerprint,
             )
             for s in self.subscriptions
+            if not s.gated
+        )
+
+    @cached_property
+    def asked(self) -> frozenset[str]:
+        """Tables that can be asked for, as requests name them."""
+        return frozenset(
+            str(release.table)
+            for s in self.subscriptions
+            if not s.gated
+            for release in s.dataset.releases
         )
 
     @cached_property
@@ -355,6 +370,7 @@ class _Relations:
         datasets = [s.dataset for s in subscriptions]
         self._nulls = nulls(datasets)
         self._gates = gates(datasets)
+        self._gated = {s.id for s in subscriptions if s.gated}
         self._rules = [(s.id, rule) for s in subscriptions for rule in s.dataset.rules]
         self._edges = {
             edge
@@ -369,13 +385,14 @@ class _Relations:
     def membership(self, holder: SubscribedDataset, table: TableName) -> Membership:
         rules = holder.dataset.rules_of(table)
         if table in whole_tables(holder.dataset):
-            return Membership(holder.id, holder.generation, None)
+            return Membership(holder.id, holder.generation, None, gated=holder.gated)
         return Membership(
             holder.id,
             holder.generation,
             filter_of(holder.dataset, table),
             tuple(rule for rule in rules if isinstance(rule, ChildrenRule)),
             tuple(rule for rule in rules if isinstance(rule, ReferencedRule)),
+            gated=holder.gated,
         )
 
     def needs(self, shape: TableShape, release: Release) -> tuple[Need, ...]:
@@ -392,7 +409,9 @@ class _Relations:
         return tuple(
             (number, rule)
             for number, rule in self._rules
-            if isinstance(rule, ReferencedRule) and rule.edge.table == table
+            if isinstance(rule, ReferencedRule)
+            and rule.edge.table == table
+            and number not in self._gated
         )
 
     def closed(self, table: TableName) -> bool:
@@ -404,7 +423,8 @@ class _Relations:
         datasets = {s.id: s.dataset for s in self._subscriptions}
         pulls_more = any(
             rule.edge.to not in whole_tables(datasets[number])
-            for number, rule in self.pulling(table)
+            for number, rule in self._rules
+            if isinstance(rule, ReferencedRule) and rule.edge.table == table
         )
         awaited = any(edge.to == table for edge in self._nulls | self._gates)
         return whole and not pulls_more and not awaited and not any(need.null for need in needs)

@@ -218,6 +218,7 @@ class RuleSql(CandidateSql):
             possible=any_of(
                 self.may_belong(membership, others, missing)
                 for membership in self.table.memberships
+                if not membership.gated
             ),
         )
 

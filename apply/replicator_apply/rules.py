@@ -205,7 +205,8 @@ class Rules:
     def _want_open(self, staged: Staged) -> None:
         if not staged.table.closed:
             for membership in staged.table.memberships:
-                self._run(staged.sql.want_open(membership, self._others))
+                if not membership.gated:
+                    self._run(staged.sql.want_open(membership, self._others))
         for number in range(1, len(staged.sets)):
             missing = staged.missing(number)
             self._run(staged.sql.want_incomplete(number, missing, self._others))

@@ -184,11 +184,15 @@ class StoredSubscription:
     fingerprint: str
     generation: int
     on_clash: str
+    gate: str
 
 
+GATE_FOR = 300.0
+"""Seconds after which a subscription that the source refused is asked for again."""
 _SUBSCRIPTIONS = _compose(
-    "SELECT id, dataset, arguments, fingerprint, generation, on_clash FROM {subscription} "
-    "{at} AND declared ORDER BY id"
+    "SELECT id, dataset, arguments, fingerprint, generation, on_clash, "
+    "CASE WHEN gated_at > now() - make_interval(secs => %(gate_for)s) THEN gate ELSE '' END "
+    "FROM {subscription} {at} AND declared ORDER BY id"
 )
 _UNDECLARE = _compose(
     "UPDATE {subscription} SET declared = false {at} AND declared AND id <> ALL(%(kept)s) "
@@ -204,8 +208,26 @@ _SUBSCRIBE = _compose(
 
 def stored_subscriptions(cursor: Cursor, place: Place) -> list[StoredSubscription]:
     """Read the subscriptions of a stream that the settings declare, oldest first."""
-    rows = cursor.execute(_SUBSCRIPTIONS, place.parameters)
+    rows = cursor.execute(_SUBSCRIPTIONS, {**place.parameters, "gate_for": GATE_FOR})
     return [StoredSubscription(*row) for row in rows]
+
+
+_GATE = _compose(
+    "UPDATE {subscription} SET gate = %(reason)s, gated_at = now() {at} AND dataset = %(dataset)s "
+    "AND arguments = %(arguments)s"
+)
+_UNGATE = _compose("UPDATE {subscription} SET gate = '', gated_at = NULL {at} AND gate <> ''")
+
+
+def gate(cursor: Cursor, place: Place, dataset: str, arguments: str, reason: str) -> None:
+    """Ask no more for a subscription that the source refuses; its rows stay, and follow events."""
+    names = {"dataset": dataset, "arguments": arguments, "reason": reason}
+    cursor.execute(_GATE, {**place.parameters, **names})
+
+
+def ungate(cursor: Cursor, place: Place) -> None:
+    """Ask for every subscription again: either side runs other code now, perhaps."""
+    cursor.execute(_UNGATE, place.parameters)
 
 
 def store_subscription(

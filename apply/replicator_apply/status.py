@@ -144,6 +144,10 @@ def _of_subscriptions(held: tuple[Held, ...]) -> list[Problem]:
         if not each.declared:
             found.append(_undeclared(each))
             continue
+        if each.gate:
+            what = f"The source refuses {each.dataset}: {each.gate}"
+            remedy = "Bring code and TARGETS of both sides in line; it is asked for again."
+            found.append(Problem(what, remedy))
         run = each.backfill
         if run is not None and run.state == BackfillRun.State.RUNNING:
             found += _unanswered(run, each.dataset)
@@ -186,6 +190,7 @@ def _held(
             row["generation"],
             runs.get(row["id"]),
             (*place, row["dataset"], row["arguments"]) in declared,
+            row["gate"],
         )
         found[place] = (*found.get(place, ()), held)
     return found
@@ -242,7 +247,8 @@ _WANTED = _compose(
     WantedRow,
 )
 _SUBSCRIPTIONS = _compose(
-    "SELECT id, source, stream, dataset, arguments, generation FROM {} ORDER BY id", Subscription
+    "SELECT id, source, stream, dataset, arguments, generation, gate FROM {} ORDER BY id",
+    Subscription,
 )
 _RUNS = _compose(
     "SELECT id, subscription_id, state, reason, rows_done, rows_estimated, suspects, note,"

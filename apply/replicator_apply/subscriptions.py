@@ -105,6 +105,7 @@ def load_plan(connection: Connection, settings: ReplicatorSettings, place: Place
                 stored.generation,
                 stored.on_clash,
                 fuses.get((stored.dataset, stored.arguments)),
+                gated=bool(stored.gate),
             )
             for stored in stored_subscriptions(cursor, place)
         ]

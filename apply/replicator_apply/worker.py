@@ -39,6 +39,7 @@ from replicator_apply.state import (
     start_run,
     stored_subscriptions,
     tables_with_kept_rows,
+    ungate,
     unsettled_tables,
     wanted_by_table,
 )
@@ -97,6 +98,8 @@ class Worker:
         with connect_target(self._settings) as connection:
             if not self._become_active(connection):
                 return
+            with driver_errors("preparing the target"), connection.cursor() as cursor:
+                ungate(cursor, self._place)
             while not self._stop.is_set():
                 try:
                     self._apply_stream(connection)
@@ -270,9 +273,13 @@ class Worker:
         self._quiet_since = began
         mark, self._consumer.mark = self._consumer.mark, None
         mine = [t for t in batch.transactions if self._answers_us(t)]
+        renewed = self._consumer.new_run
 
         def finish(cursor: psycopg.Cursor[Any]) -> None:
             plan = self._applier.plan
+            if renewed:
+                # Before its answers are looked at: capture may run other code now.
+                ungate(cursor, self._place)
             for transaction in mine:
                 if transaction.hashed:
                     compare(cursor, self._place, self._applier, transaction)
@@ -369,12 +376,14 @@ class Worker:
             self._applier.kept = bool(kept)
             self._applier.unsettled = kept | unsettled_tables(cursor, self._place, plan, wanted)
             stored = stored_subscriptions(cursor, self._place)
-            if {(s.id, s.generation) for s in stored} != {
-                (s.id, s.generation) for s in plan.subscriptions
+            if {(s.id, s.generation, bool(s.gate)) for s in stored} != {
+                (s.id, s.generation, s.gated) for s in plan.subscriptions
             }:
                 return True
             asked = self._asker.ask(cursor, plan)
             for check in open_checks(cursor, self._place):
+                if plan.subscription(check.subscription).gated:
+                    continue
                 request = partial(check_request, plan, check, self._settings.environment)
                 asked += self._asker.ask_once(check_id(check), request)
             if now >= self._report_due:

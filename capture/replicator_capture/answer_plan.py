@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from replicator.errors import WrongDeclaration
-from replicator.plan import DatasetPlan, Release, RowsRule, TableName
+from replicator.plan import DatasetPlan, Release, RowsRule, TableName, full_name
 from replicator.requests import KeysRequest, PageRequest, PlanItem
 from replicator_capture.closure import Link, links
 
@@ -18,7 +18,15 @@ FindDataset: TypeAlias = Callable[[str, str], DatasetPlan]
 
 
 class Refusal(Exception):
-    """The request is answered with this reason, and nothing else."""
+    """The request is answered with this reason, and nothing else.
+
+    Attributes:
+        datasets: those of the plan that the reason is about; none: it is about the request.
+    """
+
+    def __init__(self, reason: str, datasets: tuple[str, ...] = ()) -> None:
+        super().__init__(reason)
+        self.datasets = datasets
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +66,7 @@ def resolve(
     Raises:
         Refusal: it names what is not there, not allowed, or declared otherwise here.
     """
-    for item in request.plan:
-        if not allows(request.target, item.dataset):
-            raise Refusal(f"TARGETS does not allow {request.target} the dataset {item.dataset}.")
-    found = [_dataset(item, stream, find) for item in request.plan]
+    found = _datasets(request, stream, find, allows)
     releases = {str(release.table): release for each in found for release in each.releases}
     if isinstance(request, PageRequest):
         return AnswerPlan(releases, links(found), _page(request, found))
@@ -71,6 +76,31 @@ def resolve(
         if any(len(key) != len(releases[label].key) for key in keys):
             raise Refusal(f"A key of {label} has another number of columns.")
     return AnswerPlan(releases, links(found), None)
+
+
+def _datasets(
+    request: KeysRequest | PageRequest,
+    stream: str,
+    find: FindDataset,
+    allows: Callable[[str, str], bool],
+) -> list[DatasetPlan]:
+    """Look up the datasets of a plan; if some are refused, all of these are named."""
+    found: list[DatasetPlan] = []
+    refused: dict[str, str] = {}
+    for item in request.plan:
+        try:
+            _must_be_allowed(request.target, item.dataset, allows)
+            found.append(_dataset(item, stream, find))
+        except Refusal as refusal:
+            refused[full_name(item.dataset, item.arguments)] = str(refusal)
+    if refused:
+        raise Refusal(" ".join(dict.fromkeys(refused.values())), tuple(refused))
+    return found
+
+
+def _must_be_allowed(target: str, dataset: str, allows: Callable[[str, str], bool]) -> None:
+    if not allows(target, dataset):
+        raise Refusal(f"TARGETS does not allow {target} the dataset {dataset}.")
 
 
 def _dataset(item: PlanItem, stream: str, find: FindDataset) -> DatasetPlan:

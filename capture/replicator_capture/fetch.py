@@ -141,21 +141,21 @@ class Fetcher:
         try:
             plan = resolve(request, self._site.stream, self._site.find, self._site.allows)
         except Refusal as refusal:
-            return self._refuse(request, str(refusal), content)
+            return self._refuse(request, refusal, content)
         retention = self._desk.open(plan.tables, self._stop)
         try:
             reading = self._read(request, plan, retention, content)
             return "answered" if self._published(reading) else "dropped"
-        except Refusal as refusal:
-            reason = str(refusal)
+        except Refusal as error:
+            found = error
         except (_NotYetVisible, *_BUSY) as error:
             self._log_drop(request, error)
             return "dropped"
         except _REFUSED as error:
-            reason = f"Postgres refused to read the rows ({type(error).__name__})."
+            found = Refusal(f"Postgres refused to read the rows ({type(error).__name__}).")
         finally:
             self._desk.close(content, retention)
-        return self._refuse(request, reason, _CONTENT + secrets.token_hex(16).encode())
+        return self._refuse(request, found, _CONTENT + secrets.token_hex(16).encode())
 
     def _log_drop(self, request: Request, error: Exception) -> None:
         logger.warning(
@@ -171,16 +171,16 @@ class Fetcher:
         finally:
             reading.rows.close()
 
-    def _refuse(self, request: Request, reason: str, content: bytes) -> str:
+    def _refuse(self, request: Request, refusal: Refusal, content: bytes) -> str:
         """Publish that the request is not answered, at a position of its own."""
         logger.warning(
             "A fetch for %s was refused: %s",
             request.target,
-            reason,
+            refusal,
             extra={"event": "fetch_refused", "target": request.target},
         )
         retention = self._desk.open(frozenset(), self._stop)
-        answer = _answer_of(request, refused=reason)
+        answer = _answer_of(request, refusal=refusal)
         reading = Reading(answer, Spool(), None, retention)
         try:
             self._desk.register(content, reading)
@@ -385,7 +385,9 @@ def _answer_of(
     *,
     last_key: tuple[Value, ...] | None = None,
     estimated: int | None = None,
-    refused: str | None = None,
+    refusal: Refusal | None = None,
 ) -> Answer:
-    plan = fingerprint(request.plan)
-    return Answer(request.target, request.id, plan, last_key, estimated, refused)
+    answer = Answer(request.target, request.id, fingerprint(request.plan), last_key, estimated)
+    if refusal is None:
+        return answer
+    return msgspec.structs.replace(answer, refused=str(refusal), refused_datasets=refusal.datasets)

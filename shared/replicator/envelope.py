@@ -77,6 +77,8 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         last_key: on the closing record of a page, the last key read; None: it was the last page.
         estimated: on the closing record of a page, rows of the rule in all, roughly.
         refused: on the closing record, why the request was not answered.
+        refused_datasets: those of the plan that the refusal is about, as subscriptions name them;
+            none: it is about the request.
     """
 
     target: str
@@ -85,6 +87,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     last_key: tuple[Value, ...] | None = None
     estimated: int | None = None
     refused: str | None = None
+    refused_datasets: tuple[str, ...] = ()
 
 
 class RowHash(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -92,6 +92,10 @@ class Subscription(models.Model):
         db_default=0, help_text="Grows with every backfill; receipts below it are suspect."
     )
     declared = models.BooleanField(help_text="Whether the settings name it.")
+    gate = models.TextField(
+        db_default="", blank=True, help_text="Why the source does not answer for it."
+    )
+    gated_at = models.DateTimeField(null=True, help_text="When the source last refused it.")
     on_clash = models.CharField(
         max_length=10, db_default="refuse", help_text="refuse or adopt an existing local row."
     )

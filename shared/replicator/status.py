@@ -93,13 +93,17 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Held(msgspec.Struct, frozen=True):
-    """One subscription: how many rows are ours because of it, and whether the settings name it."""
+    """One subscription: how many rows are ours because of it, and whether the settings name it.
+
+    `gate` says why the source does not answer for it, "" if it does.
+    """
 
     dataset: str
     rows: int
     generation: int
     backfill: Run | None = None
     declared: bool = True
+    gate: str = ""
 
 
 class TargetStream(msgspec.Struct, frozen=True):

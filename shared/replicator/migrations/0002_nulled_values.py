@@ -28,6 +28,18 @@ class Migration(migrations.Migration):
                 help_text="Why the source does not answer for wanted rows.",
             ),
         ),
+        migrations.AddField(
+            model_name="subscription",
+            name="gate",
+            field=models.TextField(
+                blank=True, db_default="", help_text="Why the source does not answer for it."
+            ),
+        ),
+        migrations.AddField(
+            model_name="subscription",
+            name="gated_at",
+            field=models.DateTimeField(null=True, help_text="When the source last refused it."),
+        ),
         migrations.CreateModel(
             name="NulledValue",
             fields=[

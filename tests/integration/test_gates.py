@@ -1,0 +1,77 @@
+"""A dataset that the source refuses is set apart: the other subscriptions go on."""
+
+import pytest
+
+from replicator.requests import KeysRequest, PageRequest
+from replicator_apply import state
+from tests.integration.conftest import StartTarget
+from tests.integration.test_apply_stream import tag
+from tests.integration.test_relations import here, question, user
+from tests.support.published import Published
+from tests.support.target import Target, change
+
+GATES = "SELECT dataset, gate FROM replicator_subscription ORDER BY id"
+WHY = "declared differently"
+
+
+def refuse(target: Target, published: Published, *names: str) -> None:
+    """Answer the page request of the first of these datasets: they are refused."""
+    request = target.request(PageRequest)
+    while request.dataset != names[0]:
+        request = target.request(PageRequest)
+    target.answer(published, request, refused=WHY, refused_datasets=names)
+
+
+def test_only_the_refused_subscription_waits(start: StartTarget) -> None:
+    target, published = start("some-tags", "poll-trees", ready=False)
+    target.begin()
+    target.reach(published.transaction(tag(7)))  # of capture's run, the first that is seen
+    refuse(target, published, "poll-trees")
+    assert target.rows(GATES) == [("some-tags", ""), ("poll-trees", WHY)]
+    request = target.request(PageRequest)
+    # By a plan without it: pages of the refused dataset are not asked for.
+    while request.dataset == "poll-trees" or len(request.plan) > 1:
+        request = target.request(PageRequest)
+    assert [item.dataset for item in request.plan] == ["some-tags"]
+    target.answer(published, request, tag(1, op="r"))
+    assert target.rows("SELECT id FROM pages_tag ORDER BY id") == [(1,), (7,)]
+
+
+def test_what_is_held_follows_events_and_nothing_is_asked(start: StartTarget) -> None:
+    target, published = start("poll-trees", "some-tags")
+    born = user("c", 4), question("c", 1, published=True, author_id=4)
+    target.reach(published.transaction(*born))
+    target.execute("UPDATE replicator_subscription SET gate = 'x', gated_at = now() WHERE id = 1")
+    target.reach(published.transaction(question("u", 1, published=True), question("u", 9)))
+    assert here(target) == "q1"
+    # It may belong and cannot be told: it would be wanted.
+    target.reach(published.transaction(question("u", 9, published=True)))
+    assert target.wanted == []
+    target.reach(published.transaction(question("d", 1)))
+    assert here(target) == ""
+
+
+def test_it_is_asked_again_after_a_while_and_after_a_restart(
+    start: StartTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, published = start("poll-trees", ready=False)
+    target.begin()
+    target.reach(published.transaction(tag(7)))  # of capture's run, the first that is seen
+    refuse(target, published, "poll-trees")
+    assert target.rows(GATES) == [("poll-trees", WHY)]
+    monkeypatch.setattr(state, "GATE_FOR", 0.0)
+    target._answered.clear()
+    assert target.request(PageRequest).dataset == "poll-trees"
+    monkeypatch.setattr(state, "GATE_FOR", 300.0)
+    target.stop()
+    target.start()
+    target.until(lambda: target.rows(GATES) == [("poll-trees", "")], "no gate after a restart")
+
+
+def test_wanted_rows_of_other_datasets_are_asked_for(start: StartTarget) -> None:
+    target, published = start("pages", "poll-trees")
+    target.reach(published.transaction(tag(7)))
+    target.execute("UPDATE replicator_subscription SET gate = 'x', gated_at = now() WHERE id = 2")
+    target.reach(published.transaction(change("u", "pages_page", 5, unchanged=("body",))))
+    request = target.request(KeysRequest)
+    assert [item.dataset for item in request.plan] == ["pages"]
