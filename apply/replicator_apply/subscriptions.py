@@ -11,7 +11,8 @@ from replicator.plan import DatasetPlan
 from replicator.settings import ReplicatorSettings, Subscription
 from replicator_apply.catalog import read_shapes
 from replicator_apply.defaults import absent_values, defaults
-from replicator_apply.plan import SubscribedDataset, TargetPlan, make_plan
+from replicator_apply.make_plan import make_plan
+from replicator_apply.plan import SubscribedDataset, TargetPlan
 from replicator_apply.prepare import ensure_receipts
 from replicator_apply.state import (
     Place,

@@ -23,12 +23,12 @@ from replicator.plan import (
     TableName,
 )
 from replicator_apply.catalog import Column, Constraint, TableShape
+from replicator_apply.make_plan import make_plan
 from replicator_apply.plan import (
     MAX_IDENTIFIER,
     SubscribedDataset,
     Table,
     TargetPlan,
-    make_plan,
     reading_columns,
     receipts_name,
 )
