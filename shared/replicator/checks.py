@@ -168,10 +168,10 @@ def _datasets(plans: list[DatasetPlan]) -> Iterator[CheckMessage]:
     """Compile every dataset; those that can be are added to `plans`."""
     broken = set(_uncompilable())
     for dataset in declared_datasets().values():
-        # The opt-in's own finding says it; once is enough.
-        if any(rule.label.lower() in broken for rule in dataset.rules):
-            continue
         try:
+            # The opt-in's own finding says it; once is enough.
+            if any(rule.label.lower() in broken for rule in dataset.rules_in_full()):
+                continue
             plans.append(compile_dataset(dataset))
         except WrongDeclaration as error:
             named = str(error).startswith(f"Dataset {dataset.name!r}")

@@ -77,7 +77,7 @@ class _Compilation:
         self._releases: dict[str, Release] = {}
 
     def plan(self) -> DatasetPlan:
-        declared = self._dataset.rules
+        declared = self._dataset.rules_in_full()
         for rule in declared:
             self._release(rule.label)
         links = list(self._parent_links())
