@@ -1,9 +1,9 @@
 """What is reachable from a model by foreign keys, as rules: the body of `closure_of`. Pure.
 
 The walk goes *down* from the root: to the models that point at it, to those that point at these,
-and so on. What a model on the way must point at (its foreign key is never NULL) is its owner, and is
-taken *up*, as is in the end all else that it points at. From what was taken up, the walk goes only
-further up: a user who wrote one of the questions does not bring all the others.
+and so on. What a model on the way must point at (its foreign key is never NULL) is its owner, and
+is taken *up*, as is in the end all else that it points at. From what was taken up, the walk goes
+only further up: a user who wrote one of the questions does not bring all the others.
 
 An object that has several tables (multi-table inheritance) is taken as one.
 """

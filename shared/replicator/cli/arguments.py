@@ -12,11 +12,13 @@ class Arguments(argparse.Namespace):
         new_epoch: capture: begin a new epoch.
         reason: capture, with `new_epoch`: why, for the record; None: nobody said.
         stream: capture: name of the stream.
-        dataset: backfill, verify: dataset with its arguments, as subscribed (`polls:3,4`).
+        dataset: backfill, verify: dataset with its arguments, as subscribed (`polls:3,4`);
+            explain: its name.
         source: backfill, verify, rebase: source environment; None: the only one there is.
         dry_run: backfill: only say what would be written.
         run: confirm: number of the backfill run.
-        json: status: for programs.
+        json: explain, status: for programs.
+        mermaid: explain: as a flowchart.
         side: prepare: "source" or "target".
         sql: prepare: only print the statements.
         yes: reset-state: do not ask.
@@ -34,6 +36,7 @@ class Arguments(argparse.Namespace):
     dry_run: bool
     run: int
     json: bool
+    mermaid: bool
     side: str
     sql: bool
     yes: bool

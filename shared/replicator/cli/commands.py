@@ -12,6 +12,7 @@ this package imports neither side:
     rebase        replicator_apply.command:run_rebase         --source
     reset-state   replicator_apply.command:run_reset_state    --yes
     status        replicator.cli.status:run                   --json
+    explain       replicator.cli.explain:run                  --dataset --mermaid --json
     check         replicator.cli.check:run
     prepare       replicator.cli.prepare:run                  source|target --sql
     demo          replicator.demo.command:run                 --keep --log
@@ -111,6 +112,15 @@ def _confirm(parser: argparse.ArgumentParser) -> None:
 
 def _status(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for programs: one JSON object")
+
+
+def _explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dataset", required=True, metavar="NAME", help="a declared dataset, subscribed to or not"
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--mermaid", action="store_true", help="draw it as a Mermaid flowchart")
+    form.add_argument("--json", action="store_true", help="for programs: one JSON object")
 
 
 def _prepare(parser: argparse.ArgumentParser) -> None:
@@ -223,6 +233,31 @@ COMMANDS = (
         ),
         _status,
         ((0, "everything runs"), (1, "something needs a person; it says what"), _AWAY),
+    ),
+    Command(
+        "explain",
+        "replicator.cli.explain:run",
+        "draw a dataset: which rules hang on which, what leaves it, how many rows",
+        "Draws the rules of a dataset as a tree: Rows rules stand by themselves, below each is "
+        "what hangs on its rows, with the foreign key by which it does and the filter that its "
+        "rows must pass. Then it lists the tables, and the foreign keys that may lead out of the "
+        "dataset with their policy: the other row is pulled in (referenced), NULL is written "
+        "(null), or the row waits (required); none! is a mistake that `check` reports too. On a "
+        "source it counts the rows that belong, for a minute at most; on a target those that "
+        "subscriptions hold.",
+        (
+            ("replicator explain --dataset published-polls", "in either environment"),
+            (
+                "replicator explain --dataset published-polls --mermaid",
+                "a flowchart, for documentation; asks no database",
+            ),
+        ),
+        _explain,
+        (
+            (0, "explained"),
+            (1, "a foreign key leads out of the dataset and has no policy"),
+            (3, "something failed that is not expected; a database that is away is only noted"),
+        ),
     ),
     Command(
         "check",
