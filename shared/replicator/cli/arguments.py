@@ -21,6 +21,8 @@ class Arguments(argparse.Namespace):
         mermaid: explain: as a flowchart.
         side: prepare: "source" or "target".
         sql: prepare: only print the statements.
+        model: why: label of the model.
+        key: why: the row's primary key, values of several columns with commas.
         yes: reset-state: do not ask.
         keep: demo: leave it running.
         log: demo: URL of the log; None: a sqlite file.
@@ -39,6 +41,8 @@ class Arguments(argparse.Namespace):
     mermaid: bool
     side: str
     sql: bool
+    model: str
+    key: str
     yes: bool
     keep: bool
     log: str | None

@@ -13,6 +13,7 @@ this package imports neither side:
     reset-state   replicator_apply.command:run_reset_state    --yes
     status        replicator.cli.status:run                   --json
     explain       replicator.cli.explain:run                  --dataset --mermaid --json
+    why           replicator_apply.command:run_why            MODEL KEY
     check         replicator.cli.check:run
     prepare       replicator.cli.prepare:run                  source|target --sql
     demo          replicator.demo.command:run                 --keep --log
@@ -121,6 +122,13 @@ def _explain(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--mermaid", action="store_true", help="draw it as a Mermaid flowchart")
     form.add_argument("--json", action="store_true", help="for programs: one JSON object")
+
+
+def _why(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="label of the model, app_label.ModelName")
+    parser.add_argument(
+        "key", metavar="KEY", help="primary key; of several columns: their values, with commas"
+    )
 
 
 def _prepare(parser: argparse.ArgumentParser) -> None:
@@ -257,6 +265,26 @@ COMMANDS = (
             (0, "explained"),
             (1, "a foreign key leads out of the dataset and has no policy"),
             (3, "something failed that is not expected; a database that is away is only noted"),
+        ),
+    ),
+    Command(
+        "why",
+        "replicator_apply.command:run_why",
+        "tell why a row is here, or is not (target)",
+        "Tells of one row of the target, for each subscription with rules on its model, whether "
+        "the subscription holds it, and which rules do: filters that it passes, parents and "
+        "referrers that are held, with their keys. If the row is not here, it tells what is known: "
+        "that it is wanted and since when, that a backfill is under way, that other rows have NULL "
+        "in its place. A row that replication did not put here is local.",
+        (
+            ("replicator why polls.Question 42", "is it ours, and because of what"),
+            ("replicator why kinds.Reading 1,2025-06-01", "a primary key of two columns"),
+        ),
+        _why,
+        (
+            (0, "it is here because of a subscription"),
+            (1, "it is not: absent, local, or kept only for rows that point at it"),
+            _AWAY,
         ),
     ),
     Command(

@@ -92,7 +92,7 @@ def read_facts(
 
 def _conditions(name: str, plan: DatasetPlan) -> list[Q | None]:
     """Give the declared condition of each compiled rule; rules of a kind keep their order."""
-    declared = declared_datasets()[name].rules
+    declared = declared_datasets()[name].rules_in_full()
     rows = [r.where for r in declared if isinstance(r, DeclaredRows)]
     children = [r.where for r in declared if isinstance(r, Children)]
     referenced = {
