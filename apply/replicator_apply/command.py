@@ -9,7 +9,9 @@ from typing import Any
 import psycopg
 
 from replicator.cli.arguments import Arguments
+from replicator.compiler import compile_release, find_model
 from replicator.daemon import run_daemon
+from replicator.declare import declared_opt_ins
 from replicator.errors import ConfigurationError, Stopped
 from replicator.http import Health
 from replicator.postgres import driver_errors
@@ -32,6 +34,8 @@ from replicator_apply.runs import (
 )
 from replicator_apply.state import Place, unfinished_runs
 from replicator_apply.subscriptions import places, store_declared
+from replicator_apply.why import text_of
+from replicator_apply.why_look import look
 from replicator_apply.worker import Worker, connect_target
 
 
@@ -246,6 +250,29 @@ def run_reset_state(arguments: Arguments) -> int:
         reset_state(connection)
     _say("The state is gone.")
     return 0
+
+
+def run_why(arguments: Arguments) -> int:
+    """Tell why a row is here, or is not; 0 if it is here because of a subscription.
+
+    Raises:
+        ConfigurationError: there is no such model, or the key is none of it.
+        Unfit: a table is missing here.
+        DatabaseUnavailable: the target is away.
+    """
+    settings = load_settings()
+    label = find_model(arguments.model)._meta.label
+    declared = {each.label.lower(): each for each in declared_opt_ins()}.get(label.lower())
+    if declared is None:
+        _say(f"{label} is not opted in: all of its rows here are local.")
+        return 1
+    release = compile_release(declared)
+    alone = len(release.key) == 1
+    values = [arguments.key] if alone else arguments.key.split(",")
+    with connect_target(settings) as connection:
+        found = look(connection, release, values)
+    _say(text_of(found).rstrip())
+    return 0 if found.replicated else 1
 
 
 def _typed(question: str) -> str:

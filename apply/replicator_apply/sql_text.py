@@ -95,7 +95,7 @@ class TableText:
     """
 
     def __init__(self, table: Table, source: str, stream: str) -> None:
-        self.table = table
+        self.table, self.place = table, (source, stream)
         self.memory: dict[Any, Any] = {}
         self._names: dict[str, Sql] = {
             "table": table.identifier,

@@ -10,14 +10,29 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from replicator.declare import Children, Dataset, Referenced, Rows, dataset, opt_in, opt_out
+    from replicator.rule_sets import closure_of, rows_for_app, rows_for_derived_models
 
-__all__ = ["Children", "Dataset", "Referenced", "Rows", "dataset", "opt_in", "opt_out"]
+__all__ = [
+    "Children",
+    "Dataset",
+    "Referenced",
+    "Rows",
+    "closure_of",
+    "dataset",
+    "opt_in",
+    "opt_out",
+    "rows_for_app",
+    "rows_for_derived_models",
+]
+
+_HELPERS = frozenset({"closure_of", "rows_for_app", "rows_for_derived_models"})
 
 
 def __getattr__(name: str) -> object:
     """Load a public name. Raises AttributeError for any other."""
     if name in __all__:
-        return getattr(import_module("replicator.declare"), name)
+        module = "replicator.rule_sets" if name in _HELPERS else "replicator.declare"
+        return getattr(import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

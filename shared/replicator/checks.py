@@ -47,6 +47,7 @@ from replicator.declare import (
     declared_opt_ins,
     declared_opt_outs,
     place_of,
+    rules_in_full,
 )
 from replicator.errors import ConfigurationError, WrongDeclaration
 from replicator.plan import DatasetPlan, Edge, Release
@@ -173,10 +174,12 @@ def _datasets(plans: list[DatasetPlan]) -> Iterator[CheckMessage]:
     """Compile every dataset that needs no arguments; those that can be are added to `plans`."""
     broken = set(_uncompilable())
     for dataset in declared_datasets().values():
-        # The opt-in's own finding says it; once is enough.
-        if isinstance(dataset, Dataset) and any(r.label.lower() in broken for r in dataset.rules):
-            continue
         try:
+            # The opt-in's own finding says it; once is enough.
+            if isinstance(dataset, Dataset) and any(
+                rule.label.lower() in broken for rule in rules_in_full(dataset.rules)
+            ):
+                continue
             if not _needs_arguments(dataset):
                 plans.append(compile_dataset(dataset))
         except WrongDeclaration as error:

@@ -21,6 +21,7 @@ from replicator.declare import (
     declared_datasets,
     declared_opt_ins,
     names_of,
+    rules_in_full,
 )
 from replicator.declare import Rule as Declared
 from replicator.errors import WrongDeclaration
@@ -77,7 +78,7 @@ def compile_dataset(dataset: AnyDataset, arguments: str = "") -> DatasetPlan:
             check_id="replicator.E034",
             remedy=f"Write {dataset.name!r}.",
         )
-    return _Compilation(dataset.name, "", dataset.rules).plan()
+    return _Compilation(dataset.name, "", rules_in_full(dataset.rules)).plan()
 
 
 class _Compilation:

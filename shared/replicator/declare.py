@@ -8,6 +8,7 @@ at once; the error names file and line.
 
 import inspect
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
@@ -25,6 +26,7 @@ ModelRef: TypeAlias = type[Model] | str
 Names: TypeAlias = str | Iterable[str]
 """One name, or several."""
 
+_DECLARING = (__name__, "replicator.rule_sets")
 _DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -119,12 +121,26 @@ class Referenced(Rule):
     via: Names | None = None
 
 
+class RuleSet(ABC):
+    """Rules that are worked out only when their dataset is compiled: what a helper gives."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def rules(self) -> tuple[Rule, ...]:
+        """Give the rules, in an order that hangs on nothing but the opted-in models.
+
+        Raises:
+            WrongDeclaration: there are none, or the helper names what does not exist.
+        """
+
+
 class Dataset:
     """A named list of rules: what a target may subscribe to. Creating it registers it.
 
     Args:
         name: letters, digits, `-` and `_`.
-        rules: at least one; several on one model mean their union.
+        rules: at least one; several on one model mean their union. A `RuleSet` stands for many.
 
     Attributes:
         place: file and line of the declaration.
@@ -135,7 +151,7 @@ class Dataset:
 
     __slots__ = ("name", "place", "rules")
 
-    def __init__(self, name: str, *rules: Rule) -> None:
+    def __init__(self, name: str, *rules: Rule | RuleSet) -> None:
         _refuse_name(name)
         _refuse_rules(name, rules)
         self.name = name
@@ -145,6 +161,16 @@ class Dataset:
 
     def __repr__(self) -> str:
         return f"<Dataset {self.name}: {len(self.rules)} rules>"
+
+
+def rules_in_full(rules: Iterable[Rule | RuleSet]) -> tuple[Rule, ...]:
+    """Give rules, with those of rule sets in their place.
+
+    Raises:
+        WrongDeclaration: a rule set names what does not exist.
+    """
+    parts = (rule.rules() if isinstance(rule, RuleSet) else (rule,) for rule in rules)
+    return tuple(rule for part in parts for rule in part)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,12 +184,12 @@ class DatasetFunction:
     """
 
     name: str
-    function: Callable[..., Iterable[Rule]]
+    function: Callable[..., Iterable[Rule | RuleSet]]
     place: str = ""
 
 
 AnyDataset: TypeAlias = Dataset | DatasetFunction
-_Function = TypeVar("_Function", bound=Callable[..., Iterable[Rule]])
+_Function = TypeVar("_Function", bound=Callable[..., Iterable[Rule | RuleSet]])
 
 
 def dataset(name: str) -> Callable[[_Function], _Function]:
@@ -306,10 +332,29 @@ def names_of(names: object, label: str = "") -> tuple[str, ...]:
     return found
 
 
+def labels_of(models: ModelRef | Iterable[ModelRef]) -> tuple[str, ...]:
+    """Give the labels of one model or several, as they were named.
+
+    Raises:
+        ConfigurationError: one of them is no model.
+    """
+    given: object = models
+    if isinstance(given, str | type) or not isinstance(given, Iterable):
+        return (_label(given),)
+    return tuple(map(_label, given))
+
+
+def app_label_of(label: object) -> str:
+    """Give the label of an app. Raises ConfigurationError if it is no text."""
+    if not isinstance(label, str):
+        raise _wrong("rows_for_app is given something else than a label", 'Write "polls".')
+    return label
+
+
 def _refuse_rules(name: str, rules: tuple[object, ...]) -> None:
     if not rules:
         raise _wrong(f"Dataset {name!r} has no rule", "Give it at least one Rows(model).")
-    if not all(isinstance(rule, Rule) for rule in rules):
+    if not all(isinstance(rule, Rule | RuleSet) for rule in rules):
         raise _wrong(
             f"Dataset {name!r} has a rule that is none",
             "Write Rows(model), Rows(model, where=Q(…)), Children(…) or Referenced(…) for each.",
@@ -343,9 +388,9 @@ def _wrong(problem: str, remedy: str) -> ConfigurationError:
 
 
 def _place() -> str:
-    """Say which file and line declares: the nearest caller outside of this module."""
+    """Say which file and line declares: the nearest caller outside of the declaring modules."""
     frame = inspect.currentframe()
-    while frame is not None and frame.f_globals.get("__name__") == __name__:
+    while frame is not None and frame.f_globals.get("__name__") in _DECLARING:
         frame = frame.f_back
     if frame is None:
         return "unknown"

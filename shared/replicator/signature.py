@@ -18,7 +18,7 @@ from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
 
-from replicator.declare import DatasetFunction, Rule
+from replicator.declare import DatasetFunction, Rule, RuleSet, rules_in_full
 from replicator.errors import WrongDeclaration
 from replicator.plan import full_name
 
@@ -57,14 +57,14 @@ def rules_for(dataset: DatasetFunction, arguments: str) -> tuple[Rule, ...]:
             check_id="replicator.E042",
             remedy=f"Correct the arguments or the function; it says: {error!r}.",
         ) from error
-    if not rules or not all(isinstance(rule, Rule) for rule in rules):
+    if not rules or not all(isinstance(rule, Rule | RuleSet) for rule in rules):
         raise WrongDeclaration(
             f"The function of dataset {full_name(dataset.name, arguments)!r} gave "
             f"{'something else than rules' if rules else 'no rule'}",
             check_id="replicator.E042",
             remedy="Return a list of rules: [Rows(model), …].",
         )
-    return rules
+    return rules_in_full(rules)
 
 
 def signature_of(dataset: DatasetFunction) -> Signature:

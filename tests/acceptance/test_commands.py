@@ -264,6 +264,28 @@ def test_status_and_check_tell_of_both_sides(pair: Callable[..., Pair]) -> None:
     assert "No apply worker runs here." in both.stage.run("status", code=1)
 
 
+def test_explain_and_why_tell_what_a_dataset_and_a_row_are(pair: Callable[..., Pair]) -> None:
+    both = pair()
+    both.prod.execute("INSERT INTO pages_tag (name) VALUES ('apple'), ('abacus')")
+    both.prod.execute("INSERT INTO pages_tag (id, name) VALUES (99, 'other')")
+    both.prod.start("capture")
+    both.stage.start("apply")
+    both.until_backfilled()
+    both.stage.execute("INSERT INTO pages_tag (id, name) VALUES (500, 'local')")
+    told = both.prod.run("explain", "--dataset", "some-tags")
+    assert "Rows pages.Tag where name starts with 'a'" in told
+    assert re.search(r"rows that belong\npages\.Tag .* 2\n", told)
+    told = both.stage.run("explain", "--dataset", "some-tags", "--json")
+    counts = [{"of": "held from prod", "rows": {"pages.Tag": 2}}]
+    assert json.loads(told.splitlines()[-1])["counts"] == counts
+    assert "flowchart TD" in both.stage.run("explain", "--dataset", "some-tags", "--mermaid")
+    assert "There is no dataset" in both.stage.run("explain", "--dataset", "nothing", code=2)
+    assert "✔ Rows where name starts with 'a'" in both.stage.run("why", "pages.Tag", "1")
+    assert "is not here" in both.stage.run("why", "pages.Tag", "99", code=1)
+    assert "is a local row" in both.stage.run("why", "pages.tag", "500", code=1)
+    assert "This is no key" in both.stage.run("why", "pages.Tag", "x", code=2)
+
+
 def test_prepare_prints_or_does_what_needs_privileges(pair: Callable[..., Pair]) -> None:
     both = pair()
     assert "CREATE PUBLICATION" in both.prod.run("prepare", "source", "--sql")

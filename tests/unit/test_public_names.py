@@ -13,7 +13,8 @@ import replicator
 def test_all_is_what_users_write():
     assert replicator.__all__ == [
         *("Children", "Dataset", "Referenced", "Rows"),
-        *("dataset", "opt_in", "opt_out"),
+        *("closure_of", "dataset", "opt_in", "opt_out"),
+        *("rows_for_app", "rows_for_derived_models"),
     ]
 
 
@@ -37,9 +38,9 @@ def test_a_web_process_loads_neither_kafka_nor_psycopg(tmp_path):
     )
     (app / "replication.py").write_text(
         "from django.db.models import Q\n"
-        "from replicator import Dataset, Rows, opt_in, opt_out\n"
+        "from replicator import Dataset, Rows, opt_in, opt_out, rows_for_app\n"
         "opt_in('library.Book')\n"
-        "Dataset('books', Rows('library.Book', where=Q(title='x')))\n"
+        "Dataset('books', Rows('library.Book', where=Q(title='x')), rows_for_app('library'))\n"
     )
     loaded = _run(
         tmp_path,

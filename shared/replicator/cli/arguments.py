@@ -12,13 +12,17 @@ class Arguments(argparse.Namespace):
         new_epoch: capture: begin a new epoch.
         reason: capture, with `new_epoch`: why, for the record; None: nobody said.
         stream: capture: name of the stream.
-        dataset: backfill, verify: dataset with its arguments, as subscribed (`polls:3,4`).
+        dataset: backfill, verify: dataset with its arguments, as subscribed (`polls:3,4`);
+            explain: its name.
         source: backfill, verify, rebase: source environment; None: the only one there is.
         dry_run: backfill: only say what would be written.
         run: confirm: number of the backfill run.
-        json: status: for programs.
+        json: explain, status: for programs.
+        mermaid: explain: as a flowchart.
         side: prepare: "source" or "target".
         sql: prepare: only print the statements.
+        model: why: label of the model.
+        key: why: the row's primary key, values of several columns with commas.
         yes: reset-state: do not ask.
         keep: demo: leave it running.
         log: demo: URL of the log; None: a sqlite file.
@@ -34,8 +38,11 @@ class Arguments(argparse.Namespace):
     dry_run: bool
     run: int
     json: bool
+    mermaid: bool
     side: str
     sql: bool
+    model: str
+    key: str
     yes: bool
     keep: bool
     log: str | None

@@ -12,6 +12,8 @@ this package imports neither side:
     rebase        replicator_apply.command:run_rebase         --source
     reset-state   replicator_apply.command:run_reset_state    --yes
     status        replicator.cli.status:run                   --json
+    explain       replicator.cli.explain:run                  --dataset --mermaid --json
+    why           replicator_apply.command:run_why            MODEL KEY
     check         replicator.cli.check:run
     prepare       replicator.cli.prepare:run                  source|target --sql
     demo          replicator.demo.command:run                 --keep --log
@@ -111,6 +113,22 @@ def _confirm(parser: argparse.ArgumentParser) -> None:
 
 def _status(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for programs: one JSON object")
+
+
+def _explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dataset", required=True, metavar="NAME", help="a declared dataset, subscribed to or not"
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--mermaid", action="store_true", help="draw it as a Mermaid flowchart")
+    form.add_argument("--json", action="store_true", help="for programs: one JSON object")
+
+
+def _why(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="label of the model, app_label.ModelName")
+    parser.add_argument(
+        "key", metavar="KEY", help="primary key; of several columns: their values, with commas"
+    )
 
 
 def _prepare(parser: argparse.ArgumentParser) -> None:
@@ -223,6 +241,51 @@ COMMANDS = (
         ),
         _status,
         ((0, "everything runs"), (1, "something needs a person; it says what"), _AWAY),
+    ),
+    Command(
+        "explain",
+        "replicator.cli.explain:run",
+        "draw a dataset: which rules hang on which, what leaves it, how many rows",
+        "Draws the rules of a dataset as a tree: Rows rules stand by themselves, below each is "
+        "what hangs on its rows, with the foreign key by which it does and the filter that its "
+        "rows must pass. Then it lists the tables, and the foreign keys that may lead out of the "
+        "dataset with their policy: the other row is pulled in (referenced), NULL is written "
+        "(null), or the row waits (required); none! is a mistake that `check` reports too. On a "
+        "source it counts the rows that belong, for a minute at most; on a target those that "
+        "subscriptions hold.",
+        (
+            ("replicator explain --dataset published-polls", "in either environment"),
+            (
+                "replicator explain --dataset published-polls --mermaid",
+                "a flowchart, for documentation; asks no database",
+            ),
+        ),
+        _explain,
+        (
+            (0, "explained"),
+            (1, "a foreign key leads out of the dataset and has no policy"),
+            (3, "something failed that is not expected; a database that is away is only noted"),
+        ),
+    ),
+    Command(
+        "why",
+        "replicator_apply.command:run_why",
+        "tell why a row is here, or is not (target)",
+        "Tells of one row of the target, for each subscription with rules on its model, whether "
+        "the subscription holds it, and which rules do: filters that it passes, parents and "
+        "referrers that are held, with their keys. If the row is not here, it tells what is known: "
+        "that it is wanted and since when, that a backfill is under way, that other rows have NULL "
+        "in its place. A row that replication did not put here is local.",
+        (
+            ("replicator why polls.Question 42", "is it ours, and because of what"),
+            ("replicator why kinds.Reading 1,2025-06-01", "a primary key of two columns"),
+        ),
+        _why,
+        (
+            (0, "it is here because of a subscription"),
+            (1, "it is not: absent, local, or kept only for rows that point at it"),
+            _AWAY,
+        ),
     ),
     Command(
         "check",

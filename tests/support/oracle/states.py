@@ -10,7 +10,7 @@ from django.db.models import Model, Q
 from replicator import Children, Referenced
 from replicator import Rows as DeclaredRows
 from replicator.compiler import find_model
-from replicator.declare import declared_datasets
+from replicator.declare import declared_datasets, rules_in_full
 from replicator.plan import ChildrenRule, DatasetPlan, Release, RowsRule, Rule
 from replicator_apply.plan import KEPT
 from tests.support.oracle.fixpoint import Facts, Meaning, Row
@@ -92,7 +92,7 @@ def read_facts(
 
 def _conditions(name: str, plan: DatasetPlan) -> list[Q | None]:
     """Give the declared condition of each compiled rule; rules of a kind keep their order."""
-    declared = declared_datasets()[name].rules
+    declared = rules_in_full(declared_datasets()[name].rules)
     rows = [r.where for r in declared if isinstance(r, DeclaredRows)]
     children = [r.where for r in declared if isinstance(r, Children)]
     referenced = {

@@ -1,0 +1,48 @@
+"""How many rows each subscription to a dataset holds here. Blocks on Postgres."""
+
+import psycopg
+from psycopg import sql
+
+from replicator.explain import Count
+from replicator.models import Subscription
+from replicator.plan import DatasetPlan
+from replicator.postgres import driver_errors
+from replicator_apply.plan import receipts_name
+from replicator_apply.state import state_table
+
+_SUBSCRIPTIONS = sql.SQL(
+    "SELECT id, source, arguments, declared FROM {} WHERE dataset = %s ORDER BY id"
+).format(state_table(Subscription))
+
+
+def count(connection: psycopg.Connection, plan: DatasetPlan) -> tuple[Count, ...]:
+    """Count the receipts of each model, for every subscription to a dataset; none: no counts.
+
+    Raises:
+        DatabaseUnavailable: try again.
+        Unfit: the tables of the app `replicator` are not there.
+    """
+    with driver_errors("counting receipts"):
+        found = connection.execute(_SUBSCRIPTIONS, (plan.name,)).fetchall()
+        return tuple(
+            Count(_title(source, arguments, declared=declared), _held(connection, plan, number))
+            for number, source, arguments, declared in found
+        )
+
+
+def _title(source: str, arguments: str, *, declared: bool) -> str:
+    which = f" ({arguments})" if arguments else ""
+    return f"held from {source}{which}" + ("" if declared else ", not declared any more")
+
+
+def _held(connection: psycopg.Connection, plan: DatasetPlan, subscription: int) -> dict[str, int]:
+    rows = {}
+    for release in plan.releases:
+        receipts = sql.Identifier("replicator", receipts_name(release.table))
+        there = connection.execute("SELECT to_regclass(%s)", (receipts.as_string(),)).fetchone()
+        rows[release.label] = 0
+        if there and there[0] is not None:
+            statement = sql.SQL("SELECT count(*) FROM {} WHERE subscription_id = {}")
+            row = connection.execute(statement.format(receipts, subscription)).fetchone()
+            rows[release.label] = int(row[0]) if row else 0
+    return rows

@@ -1,0 +1,68 @@
+"""`replicator explain`: draws a dataset, with the numbers of rows on this side.
+
+    replicator_capture.members:count(connection, plan) -> tuple[Count, …]
+    replicator_apply.receipts:count(connection, plan)  -> tuple[Count, …]
+
+A side counts if the settings say that this environment is one: TARGETS make it a source,
+SUBSCRIPTIONS to the dataset a target.
+"""
+
+import sys
+from importlib import import_module
+
+import msgspec
+from msgspec.structs import replace
+
+from replicator.cli.arguments import Arguments
+from replicator.cli.database import open_database
+from replicator.datasets import find_dataset
+from replicator.drawing import mermaid_of, text_of
+from replicator.errors import ReplicatorError
+from replicator.explain import Count, Explanation, explain
+from replicator.plan import DatasetPlan
+from replicator.settings import ReplicatorSettings, load_settings
+
+
+def run(arguments: Arguments) -> int:
+    """Explain a dataset; 1 if a foreign key leaves it that has no policy.
+
+    Raises:
+        ConfigurationError: there is no such dataset, or it is declared wrongly.
+    """
+    name, _, given = arguments.dataset.partition(":")
+    plan = find_dataset(name, given)
+    explanation = explain(plan)
+    if arguments.mermaid:
+        sys.stdout.write(mermaid_of(explanation))
+    else:
+        explanation = counted(explanation, plan, load_settings())
+        sys.stdout.write(as_json(explanation) if arguments.json else text_of(explanation))
+    return 1 if any(each.policy == "none!" for each in explanation.leaving) else 0
+
+
+def as_json(explanation: Explanation) -> str:
+    """Write it for programs: the fields of `Explanation`."""
+    return msgspec.json.encode(explanation).decode() + "\n"
+
+
+def counted(
+    explanation: Explanation, plan: DatasetPlan, settings: ReplicatorSettings
+) -> Explanation:
+    """Add the numbers of rows, or why they could not be had."""
+    sides = []
+    if settings.targets:
+        sides.append("replicator_capture.members")
+    if any(each.name == plan.name for each in settings.subscriptions):
+        sides.append("replicator_apply.receipts")
+    if not sides:
+        note = "this environment neither publishes (TARGETS) nor subscribes to it (SUBSCRIPTIONS)."
+        return replace(explanation, note=note)
+    counts: tuple[Count, ...] = ()
+    try:
+        with open_database(settings, "replicator explain") as connection:
+            for side in sides:
+                counts += import_module(side).count(connection, plan)
+    except ReplicatorError as error:
+        # What was asked for is the drawing; the numbers are beside it.
+        return replace(explanation, counts=counts, note=f"{error} {error.remedy}".strip())
+    return replace(explanation, counts=counts)
