@@ -109,7 +109,8 @@ def rebase(pair: TwoEnvironments) -> None:
 def a_record(pair: TwoEnvironments) -> dict:
     """Make a creation of a team, whole and next in the stream, to be spoilt."""
     ((epoch, position),) = pair.on_target("SELECT epoch, next_lsn FROM replicator_streamposition")
-    position += 10**6  # marks come meanwhile
+    # Marks come meanwhile, and apply makes its temporary tables anew in the same cluster.
+    position += 10**9
     return {
         "op": "c",
         "before": None,

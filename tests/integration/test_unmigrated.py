@@ -15,7 +15,7 @@ COMMANDS = {
     "status --json": "replicator_beat",
     "capture": "replicator_beat",
     "apply": "replicator_",
-    "verify --dataset some-tags": "replicator_subscription",
+    "verify --dataset some-tags": "replicator_",
     "backfill --dataset some-tags": "replicator_subscription",
     "rebase": "replicator_streamposition",
     "confirm 1": "replicator_backfillrun",

@@ -92,6 +92,9 @@ def change(
     return Change(op, f"public.{table}", key, after, tuple(unchanged), read)
 
 
+_DATABASE = "(SELECT oid FROM pg_database WHERE datname = current_database())"
+
+
 class Target:
     """A worker in a thread, and a look at its database.
 
@@ -155,6 +158,11 @@ class Target:
             self._thread.join(10)
             self._stop.close()
             self._stop = None
+            # Its session ends a moment later, and holds the stream's lock until then.
+            locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+            self.until(
+                lambda: self.rows(f"{locks} AND database = {_DATABASE}") == [(0,)], "unlocked"
+            )
 
     def close(self) -> None:
         """End the worker and the connection."""
