@@ -12,12 +12,12 @@ from typing import Any
 
 import psycopg
 
-from replicator.errors import BadRecord, Hole, Stopped
+from replicator.errors import BadRecord, DatabaseUnavailable, Hole, Stopped
 from replicator.http import Health
 from replicator.log import Log, LogReader, open_log
 from replicator.metrics import counter, gauge, histogram
 from replicator.positions import Position
-from replicator.postgres import connect, connection_parameters, driver_errors
+from replicator.postgres import connect, connection_parameters, driver_errors, is_passing
 from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
 from replicator.stop import Stop
 from replicator_apply import metrics
@@ -37,6 +37,7 @@ from replicator_apply.state import (
     load_position,
     note_stop,
     start_run,
+    stop_of,
     stored_subscriptions,
     tables_with_kept_rows,
     ungate,
@@ -105,6 +106,9 @@ class Worker:
                     self._apply_stream(connection)
                 except (Stopped, BadRecord) as error:
                     self._stand(connection, error)
+                except DatabaseUnavailable as error:
+                    self._note_limit(connection, error)
+                    raise
 
     def _become_active(self, connection: psycopg.Connection[Any]) -> bool:
         """Wait until no other worker holds the stream; False if told to stop meanwhile."""
@@ -131,6 +135,16 @@ class Worker:
         until = time.monotonic() + STOPPED_RETRY
         while time.monotonic() < until and not self._stop.wait(0.5):
             self._health.turned()
+
+    def _note_limit(self, connection: psycopg.Connection[Any], error: DatabaseUnavailable) -> None:
+        """Tell `status` of a limit that the next try may well meet again: space, memory, time."""
+        cause = error.__cause__
+        if not isinstance(cause, psycopg.Error) or is_passing(cause) or connection.broken:
+            return
+        remedy = "See the target's Postgres log and mend it; apply tries again by itself."
+        with driver_errors("noting what failed"), connection.cursor() as cursor:
+            if stop_of(cursor, self._place) is None:
+                note_stop(cursor, self._place, DatabaseUnavailable(str(error), remedy=remedy))
 
     def _tell(self, connection: psycopg.Connection[Any], error: Stopped | BadRecord) -> None:
         """Tell why the stream stands: once to the log, and to whoever asks."""

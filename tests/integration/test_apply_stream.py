@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from replicator.envelope import Answer, At, EpochStart, Record, encode, encode_key
-from replicator.errors import Refused
+from replicator.errors import DatabaseUnavailable, Refused
 from replicator.http import Health
 from replicator.positions import EpochId, Lsn, RunId
 from replicator.requests import KeysRequest, PageRequest, fingerprint
@@ -236,6 +236,12 @@ def test_a_row_that_postgres_refuses_stops_with_its_table(start: StartTarget) ->
             "ON pages_page FOR EACH ROW EXECUTE FUNCTION odd()",
             "ObjectNotInPrerequisiteState",
         ),
+        (
+            "CREATE FUNCTION odd() RETURNS trigger LANGUAGE plpgsql AS $$"
+            "BEGIN RAISE SQLSTATE '53100'; END$$; CREATE TRIGGER odd BEFORE INSERT "
+            "ON pages_page FOR EACH ROW EXECUTE FUNCTION odd()",
+            "DiskFull",
+        ),
     ],
 )
 def test_an_error_that_stays_is_not_taken_for_a_lost_connection(
@@ -245,6 +251,26 @@ def test_an_error_that_stays_is_not_taken_for_a_lost_connection(
     big = "".join(hashlib.sha256(str(n).encode()).hexdigest() for n in range(2_000))
     published.transaction(change("c", "pages_page", 1, body=big))
     target.until_stopped(f"Postgres refuses a row of public.pages_page: {error}")
+
+
+def test_a_limit_that_is_met_beside_the_stream_is_told(
+    start: StartTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(cursor: psycopg.Cursor[Any], *_: Any) -> None:
+        cursor.execute("SET statement_timeout = 20; SELECT pg_sleep(5)")
+
+    target, published = start("pages")
+    target.reach(published.transaction(tag(1)))
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "wanted_by_table", slow)
+        target.until(lambda: bool(target.stopped), "it is told")
+        with pytest.raises(DatabaseUnavailable, match="statement timeout"):
+            target.until(lambda: False, "it is tried again")
+    assert "statement timeout" in target.stopped
+    target.stop()
+    target.start()
+    published.transaction(tag(2))
+    target.until(lambda: not target.stopped, "what was noted is gone")
 
 
 def test_a_trigger_finds_what_it_names_without_a_schema(start: StartTarget) -> None:
