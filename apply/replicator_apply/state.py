@@ -291,7 +291,10 @@ _NEW_RUN = _compose(
 _SAVE_RUN = _compose(
     "UPDATE {run} SET state = CASE WHEN state = 'paused' AND %(state)s::text <> 'finished' "
     "THEN state ELSE %(state)s::text END, rule = %(rule)s, after_key = %(after_key)s, "
-    "sweeping = %(sweeping)s, rows_done = %(rows_done)s, updated_at = now(), "
+    "sweeping = %(sweeping)s, rows_done = %(rows_done)s, "
+    # A sweep that asks for as many as before has had no answer.
+    "updated_at = CASE WHEN sweeping AND state = %(state)s::text "
+    "AND suspects = %(suspects)s::bigint THEN updated_at ELSE now() END, "
     "note = CASE WHEN %(sweeping)s THEN note ELSE '' END, "
     "rows_estimated = coalesce(%(estimated)s, rows_estimated), "
     "suspects = coalesce(%(suspects)s, suspects), "

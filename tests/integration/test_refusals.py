@@ -1,9 +1,13 @@
-"""What the source refuses is told, whatever was asked for."""
+"""What the source refuses, or does not answer, is told, whatever was asked for."""
+
+import pytest
 
 from replicator.requests import KeysRequest, PageRequest
+from replicator_apply import asking
 from tests.integration.conftest import StartTarget
 from tests.integration.test_apply_stream import tag
-from tests.support.target import change
+from tests.support.published import Published
+from tests.support.target import Target, change
 
 REFUSED = "SELECT wanted_refused FROM replicator_streamposition"
 NOTES = "SELECT state, note FROM replicator_backfillrun"
@@ -21,15 +25,36 @@ def test_a_refusal_of_wanted_rows_is_kept_until_they_come(start: StartTarget) ->
     assert target.wanted == []
 
 
-def test_a_refusal_of_a_sweep_is_noted_in_its_run(start: StartTarget) -> None:
+def sweep(start: StartTarget) -> tuple[Target, Published, KeysRequest]:
+    """Let a run ask for two suspects."""
     target, published = start("some-tags", ready=False)
     target.begin()
     for rows in ((tag(1, op="r"), tag(2, op="r")), (tag(1, op="r"), tag(2, op="r"))):
         target.answer(published, target.request(PageRequest), *rows)
+    target.until(lambda: ("finished", "") in target.rows(NOTES), "the first backfill is through")
     target.execute("UPDATE replicator_subscription SET generation = generation + 1")
     target.execute(
         "INSERT INTO replicator_backfillrun (subscription_id, generation, reason, rule, sweeping) "
         "SELECT id, generation, 'test', 2, true FROM replicator_subscription"
     )
-    target.answer(published, target.request(KeysRequest), refused="no such dataset")
+    return target, published, target.request(KeysRequest)
+
+
+def test_a_refusal_of_a_sweep_is_noted_in_its_run(start: StartTarget) -> None:
+    target, published, request = sweep(start)
+    target.answer(published, request, refused="no such dataset")
     assert ("running", "no such dataset") in target.rows(NOTES)
+
+
+def test_a_sweep_that_is_not_answered_makes_no_progress(
+    start: StartTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "FIRST_PATIENCE", 0.05)
+    target, _, first = sweep(start)
+    target.execute("UPDATE replicator_backfillrun SET updated_at = now() - interval '1 day'")
+    later = target.request(KeysRequest)
+    while later.id == first.id:
+        later = target.request(KeysRequest)
+    assert target.rows(
+        "SELECT now() - updated_at > interval '1 h' FROM replicator_backfillrun WHERE suspects = 2"
+    ) == [(True,)]
