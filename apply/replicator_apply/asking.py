@@ -20,11 +20,12 @@ from replicator_apply.backfill import (
     keys_request,
     page_id,
     page_request,
+    runs_of,
     suspects,
     sweep_id,
 )
 from replicator_apply.plan import TargetPlan
-from replicator_apply.state import Place, Run, ask_again, unfinished_runs, wanted_to_ask
+from replicator_apply.state import Place, Run, ask_again, wanted_to_ask
 
 Cursor = psycopg.Cursor[Any]
 
@@ -66,7 +67,7 @@ class Asker:
             LogUnavailable: the log does not take them.
         """
         requests: list[KeysRequest | PageRequest] = [*self._wanted(cursor, plan)]
-        for run in unfinished_runs(cursor, self._place):
+        for run in runs_of(cursor, self._place, plan):
             if run.state != "paused" and not plan.subscription(run.subscription).gated:
                 requests += self._run(cursor, plan, run)
         for request in requests:

@@ -83,6 +83,17 @@ def keys_request(
 # In the transaction of the batch that holds the answers -------------------------------------------
 
 
+def runs_of(cursor: Cursor, place: Place, plan: TargetPlan) -> list[Run]:
+    """Read the unfinished runs that write the plan's generations.
+
+    One that a command has just begun waits for the next plan: by this one, its rows would get
+    receipts of the generation before, and be suspect again at once.
+    """
+    known = {(s.id, s.generation) for s in plan.subscriptions}
+    runs = unfinished_runs(cursor, place)
+    return [run for run in runs if (run.subscription, run.generation) in known]
+
+
 def turn_pages(
     cursor: Cursor, place: Place, plan: TargetPlan, answers: Sequence[Transaction]
 ) -> None:
@@ -97,7 +108,7 @@ def turn_pages(
         if answer.request.startswith(KEYS):
             note_wanted_refusal(cursor, place, answer.refused or "")
             continue
-        for run in unfinished_runs(cursor, place):
+        for run in runs_of(cursor, place, plan):
             if answer.request == page_id(run):
                 _turn_page(cursor, plan, run, answer, transaction)
             elif answer.request.startswith(sweep_id(run, "")):
