@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 
 from replicator.plan import TableName
-from replicator.positions import Lsn, Offset
+from replicator.positions import Lsn, Offset, Position
 from replicator.postgres import is_passing
 from replicator_apply.assemble import Parsed, Transaction
 from replicator_apply.collapse import TableChanges, collapse
@@ -23,7 +23,7 @@ from replicator_apply.plan import TargetPlan
 from replicator_apply.rules import Rules
 from replicator_apply.sequences import Sequences
 from replicator_apply.stage import Staged, StagingTables, merge_rounds, stage
-from replicator_apply.state import Place, advance, fence
+from replicator_apply.state import Place, StoredPosition, advance, fence
 from replicator_apply.trial import Batch as Trial
 from replicator_apply.trial import trial
 from replicator_apply.write import Written, naming, parents_first, unwritable, write
@@ -46,15 +46,20 @@ class Batch:
 
     Attributes:
         transactions: all of them, those of others' answers among them.
-        position: `N` before.
+        stored: what the position row says before.
         next: `N` after.
         offset: where in the log to read on after.
     """
 
     transactions: Sequence[Transaction]
-    position: Lsn
+    stored: StoredPosition
     next: Lsn
     offset: Offset
+
+    @property
+    def following(self) -> StoredPosition:
+        """What the position row says after."""
+        return StoredPosition(Position(self.stored.position.epoch, self.next), self.offset)
 
     @property
     def committed_ms(self) -> int:
@@ -268,8 +273,7 @@ class Applier:
     def _transaction(self, batch: Batch, finish: Finish) -> Iterator[Cursor]:
         """Begin with the fence, end with the position."""
         with self._connection.transaction(), self._connection.cursor() as cursor:
-            stored = fence(cursor, self._place)
-            if stored is None or stored.position.next != batch.position:
+            if fence(cursor, self._place) != batch.stored:
                 raise Overtaken
             yield cursor
             finish(cursor)

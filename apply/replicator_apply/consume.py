@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from replicator.envelope import EpochStart, Mark
 from replicator.errors import Hole
 from replicator.log import Chunk
-from replicator.positions import EpochId, Lsn, Offset, Position, RunId
+from replicator.positions import EpochId, Offset, RunId
 from replicator_apply.assemble import Assembler, Transaction
 from replicator_apply.batch import Batch
 from replicator_apply.collapse import NO_TABLE
 from replicator_apply.decode import Event, EventReader, Skimmed, skim
+from replicator_apply.state import StoredPosition
 
 _HASHED = b'{"op":"h"'
 
@@ -41,6 +42,8 @@ class Consumer:
 
     Attributes:
         assembler: puts transactions together.
+        readers: of the held tables' events, by the beginning of their records' keys.
+        stored: what the position row says once the batches that were taken are applied.
         mark: the newest mark since the last batch.
         hole: what is missing before the next transaction; None once a later run has told it.
         new_run: whether capture has started again since this was last looked at.
@@ -48,16 +51,13 @@ class Consumer:
 
     assembler: Assembler
     readers: dict[bytes, EventReader]
+    stored: StoredPosition
     mark: Mark | None = None
     hole: Hole | None = None
     new_run: bool = False
     _run: RunId | None = None
     _transactions: list[Transaction] = field(default_factory=list)
     _rows: int = 0
-    _position: Lsn = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._position = self.assembler.position
 
     @property
     def epoch(self) -> EpochId:
@@ -121,8 +121,8 @@ class Consumer:
     def take(self) -> Batch:
         """Give the transactions collected as one batch."""
         last = self._transactions[-1]
-        batch = Batch(self._transactions, self._position, last.next, last.resume)
-        self._transactions, self._rows, self._position = [], 0, last.next
+        batch = Batch(self._transactions, self.stored, last.next, last.resume)
+        self._transactions, self._rows, self.stored = [], 0, batch.following
         return batch
 
     def close(self) -> None:
@@ -132,6 +132,6 @@ class Consumer:
         self.assembler.close()
 
 
-def consumer_at(position: Position, readers: dict[bytes, EventReader]) -> Consumer:
+def consumer_at(stored: StoredPosition, readers: dict[bytes, EventReader]) -> Consumer:
     """Begin at a position."""
-    return Consumer(Assembler(position), readers)
+    return Consumer(Assembler(stored.position), readers, stored)

@@ -34,6 +34,7 @@ from replicator_apply.state import (
     Place,
     StoredPosition,
     begin_at,
+    fence,
     load_position,
     note_stop,
     start_run,
@@ -194,7 +195,7 @@ class Worker:
                 connection, place, settings.environment, plan, self._health.turned
             )
             self._asker = Asker(writer, place, settings.environment)
-            self._consumer = self._consume_from(stored.position)
+            self._consumer = self._consume_from(stored)
             self._health.ready(True, "")
             with driver_errors("applying"):
                 self._loop(connection, reader)
@@ -233,9 +234,9 @@ class Worker:
                 begin_at(cursor, self._place, environment, first)
             return first
 
-    def _consume_from(self, position: Position) -> Consumer:
+    def _consume_from(self, stored: StoredPosition) -> Consumer:
         readers = {t.prefix: t.reader for t in self._applier.plan.tables.values()}
-        return consumer_at(position, readers)
+        return consumer_at(stored, readers)
 
     def _loop(self, connection: psycopg.Connection[Any], reader: LogReader) -> None:
         self._hole = None
@@ -367,6 +368,8 @@ class Worker:
         )
         stored = StoredPosition(Position(new.start.id, new.start.start), new.offset)
         with connection.transaction(), connection.cursor() as cursor:
+            if fence(cursor, self._place) != self._consumer.stored:
+                raise Overtaken
             begin_at(cursor, self._place, self._settings.environment, stored)
             for subscription in stored_subscriptions(cursor, self._place):
                 start_run(cursor, subscription.id, "new epoch")

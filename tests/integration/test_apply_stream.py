@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -85,6 +86,17 @@ def test_what_another_worker_applied_is_not_applied_again(
     assert not other.failures
     assert not target.failures
     assert names(target) == ["n39", "n100"]
+
+
+def test_nothing_is_applied_to_the_same_position_of_another_epoch(start: StartTarget) -> None:
+    target, published = start("pages")
+    target.reach(published.transaction(tag(1)))
+    target.execute("UPDATE replicator_streamposition SET epoch = 'ffffffff'")
+    published.transaction(tag(2))
+    time.sleep(0.5)
+    target.stop()
+    assert names(target) == ["n1"]
+    assert not target.failures
 
 
 def test_a_second_worker_stands_by_and_takes_over(start: StartTarget) -> None:
