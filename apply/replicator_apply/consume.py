@@ -44,7 +44,7 @@ class Consumer:
         assembler: puts transactions together.
         readers: of the held tables' events, by the beginning of their records' keys.
         stored: what the position row says once the batches that were taken are applied.
-        mark: the newest mark since the last batch.
+        mark: the newest mark among the transactions that wait to be taken.
         hole: what is missing before the next transaction; None once a later run has told it.
         new_run: whether capture has started again since this was last looked at.
     """
@@ -92,10 +92,9 @@ class Consumer:
                 event = skimmed = skim(value)
                 if skimmed.epoch is not None and skimmed.epoch.id != self.assembler.epoch:
                     return NewEpoch(skimmed.epoch, Offset(offset + 1))
-                self.mark = skimmed.mark or self.mark
-                keep = event.op == "h"
+                mark, keep = skimmed.mark, event.op == "h"
             else:
-                event, keep = reader.read(value), True
+                event, mark, keep = reader.read(value), None, True
             try:
                 done = feed(offset, key, value, event, keep)
             except Hole as hole:
@@ -103,6 +102,8 @@ class Consumer:
                 self.hole = self.hole or hole
                 continue
             if done is not None:
+                # A mark closes its transaction; repeated, or behind a hole, it tells of the past.
+                self.mark = mark or self.mark
                 self._collect(done, chunk.resume, event.at.run)
                 if self._rows >= BATCH_ROWS or done.hashed:
                     hand_over()
