@@ -398,10 +398,10 @@ class CandidateSql(TableText):
         """Strike off what a fetch has answered, and what is gone."""
         return self.compose(
             "DELETE FROM {wanted} w USING {candidates} v WHERE w.source = {source} "
-            "AND w.stream = {stream} AND w.table_name = {name} AND w.row_key = {row_key} "
+            "AND w.stream = {stream} AND w.table_name = {name} AND {same} "
             "AND v._changed AND NOT v._wanted AND (v._read OR NOT v._present)",
             wanted=WANTED,
-            row_key=self.row_key("v"),
+            same=self.same_wanted("v"),
         )
 
     @cached_property

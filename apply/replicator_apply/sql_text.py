@@ -163,9 +163,28 @@ class TableText:
         """Whether the row of an alias is wanted."""
         return self.part(
             "EXISTS (SELECT FROM {wanted} w WHERE w.source = {source} AND w.stream = {stream} "
-            "AND w.table_name = {name} AND w.row_key = {row_key})",
+            "AND w.table_name = {name} AND {same})",
             wanted=WANTED,
-            row_key=self.row_key(alias),
+            same=self.same_wanted(alias),
+        )
+
+    def same_wanted(self, alias: str) -> Sql:
+        """Whether the wanted row `w`, of this table, has the key of an alias.
+
+        By the table's own equality, where one key may be spelled in several ways. A key of another
+        table may be no value of these types, so the CASE: conditions have no order.
+        """
+        if not self.table.respelled:
+            return self.part("w.row_key = {row_key}", row_key=self.row_key(alias))
+        cell = "CASE WHEN w.table_name = {name} THEN (w.row_key::jsonb ->> {place})::{type} END"
+        return all_of(
+            self.part(
+                f"{cell} = {{column}}",
+                place=sql.Literal(place),
+                type=sql.SQL(self.table.shape.columns[key].type),
+                column=column(key, alias),
+            )
+            for place, key in enumerate(self.table.key)
         )
 
     def row_key(self, alias: str) -> Sql:
