@@ -190,9 +190,8 @@ class StoredSubscription:
 GATE_FOR = 300.0
 """Seconds after which a subscription that the source refused is asked for again."""
 _SUBSCRIPTIONS = _compose(
-    "SELECT id, dataset, arguments, fingerprint, generation, on_clash, "
-    "CASE WHEN gated_at > now() - make_interval(secs => %(gate_for)s) THEN gate ELSE '' END "
-    "FROM {subscription} {at} AND declared ORDER BY id"
+    "SELECT id, dataset, arguments, fingerprint, generation, on_clash, gate FROM {subscription} "
+    "{at} AND declared ORDER BY id"
 )
 _UNDECLARE = _compose(
     "UPDATE {subscription} SET declared = false {at} AND declared AND id <> ALL(%(kept)s) "
@@ -208,7 +207,7 @@ _SUBSCRIBE = _compose(
 
 def stored_subscriptions(cursor: Cursor, place: Place) -> list[StoredSubscription]:
     """Read the subscriptions of a stream that the settings declare, oldest first."""
-    rows = cursor.execute(_SUBSCRIPTIONS, {**place.parameters, "gate_for": GATE_FOR})
+    rows = cursor.execute(_SUBSCRIPTIONS, place.parameters)
     return [StoredSubscription(*row) for row in rows]
 
 
@@ -216,7 +215,10 @@ _GATE = _compose(
     "UPDATE {subscription} SET gate = %(reason)s, gated_at = now() {at} AND dataset = %(dataset)s "
     "AND arguments = %(arguments)s"
 )
-_UNGATE = _compose("UPDATE {subscription} SET gate = '', gated_at = NULL {at} AND gate <> ''")
+_UNGATE = _compose(
+    "UPDATE {subscription} SET gate = '', gated_at = NULL {at} AND gate <> '' "
+    "AND (gated_at < now() - make_interval(secs => %(since)s)) IS NOT FALSE RETURNING id"
+)
 
 
 def gate(cursor: Cursor, place: Place, dataset: str, arguments: str, reason: str) -> None:
@@ -225,9 +227,17 @@ def gate(cursor: Cursor, place: Place, dataset: str, arguments: str, reason: str
     cursor.execute(_GATE, {**place.parameters, **names})
 
 
-def ungate(cursor: Cursor, place: Place) -> None:
-    """Ask for every subscription again: either side runs other code now, perhaps."""
-    cursor.execute(_UNGATE, place.parameters)
+def ungate(cursor: Cursor, place: Place, *, every: bool) -> None:
+    """Ask again for subscriptions that were refused, for all that was not noted as wanted since.
+
+    Args:
+        cursor: of the target.
+        place: the stream.
+        every: also for those refused lately: either side runs other code now, perhaps.
+    """
+    values = {**place.parameters, "since": 0.0 if every else GATE_FOR}
+    for (subscription,) in cursor.execute(_UNGATE, values).fetchall():
+        restart_run(cursor, subscription, "refused before")
 
 
 def store_subscription(
@@ -288,6 +298,12 @@ _NEW_GENERATION = _compose(
 _NEW_RUN = _compose(
     "INSERT INTO {run} (subscription_id, generation, reason) VALUES (%s, %s, %s) RETURNING id"
 )
+_RESTART_RUN = _compose(
+    "UPDATE {run} SET generation = %(generation)s, rule = 0, after_key = '', sweeping = false, "
+    "state = CASE WHEN state = 'paused' THEN state ELSE 'running' END, confirmed = false, "
+    "rows_done = 0, rows_estimated = NULL, suspects = NULL, note = '', updated_at = now() "
+    "WHERE subscription_id = %(subscription)s AND state IN ('running', 'paused', 'waiting')"
+)
 _SAVE_RUN = _compose(
     "UPDATE {run} SET state = CASE WHEN state = 'paused' AND %(state)s::text <> 'finished' "
     "THEN state ELSE %(state)s::text END, rule = %(rule)s, after_key = %(after_key)s, "
@@ -315,6 +331,14 @@ def start_run(cursor: Cursor, subscription: int, reason: str) -> int:
     cursor.execute(_CANCEL, (subscription,))
     generation = _only(cursor.execute(_NEW_GENERATION, (subscription,)))
     return _only(cursor.execute(_NEW_RUN, (subscription, generation, reason)))
+
+
+def restart_run(cursor: Cursor, subscription: int, reason: str) -> None:
+    """Begin a backfill; one that is not through begins anew, and whoever follows it goes on."""
+    generation = _only(cursor.execute(_NEW_GENERATION, (subscription,)))
+    values = {"subscription": subscription, "generation": generation}
+    if not cursor.execute(_RESTART_RUN, values).rowcount:
+        cursor.execute(_NEW_RUN, (subscription, generation, reason))
 
 
 def _only(cursor: Cursor) -> int:

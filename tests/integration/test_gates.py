@@ -1,5 +1,7 @@
 """A dataset that the source refuses is set apart: the other subscriptions go on."""
 
+import time
+
 import pytest
 
 from replicator.requests import KeysRequest, PageRequest
@@ -14,18 +16,26 @@ GATES = "SELECT dataset, gate FROM replicator_subscription ORDER BY id"
 WHY = "declared differently"
 
 
-def refuse(target: Target, published: Published, *names: str) -> None:
-    """Answer the page request of the first of these datasets: they are refused."""
+def refuse(
+    target: Target, published: Published, asked: str, *, others: tuple[str, ...] = ()
+) -> None:
+    """Answer the page request of a dataset: it is refused, or others of the plan are."""
     request = target.request(PageRequest)
-    while request.dataset != names[0]:
+    while request.dataset != asked:
         request = target.request(PageRequest)
-    target.answer(published, request, refused=WHY, refused_datasets=names)
+    target.answer(published, request, refused=WHY, refused_datasets=others or (asked,))
+
+
+def settled(target: Target, published: Published) -> None:
+    """Wait until the worker has seen to it that capture has begun a run, the first that it sees."""
+    target.reach(published.transaction(tag(7)))
+    time.sleep(0.2)
 
 
 def test_only_the_refused_subscription_waits(start: StartTarget) -> None:
     target, published = start("some-tags", "poll-trees", ready=False)
     target.begin()
-    target.reach(published.transaction(tag(7)))  # of capture's run, the first that is seen
+    settled(target, published)
     refuse(target, published, "poll-trees")
     assert target.rows(GATES) == [("some-tags", ""), ("poll-trees", WHY)]
     request = target.request(PageRequest)
@@ -56,7 +66,7 @@ def test_it_is_asked_again_after_a_while_and_after_a_restart(
 ) -> None:
     target, published = start("poll-trees", ready=False)
     target.begin()
-    target.reach(published.transaction(tag(7)))  # of capture's run, the first that is seen
+    settled(target, published)
     refuse(target, published, "poll-trees")
     assert target.rows(GATES) == [("poll-trees", WHY)]
     monkeypatch.setattr(state, "GATE_FOR", 0.0)
@@ -70,7 +80,7 @@ def test_it_is_asked_again_after_a_while_and_after_a_restart(
 
 def test_wanted_rows_of_other_datasets_are_asked_for(start: StartTarget) -> None:
     target, published = start("pages", "poll-trees")
-    target.reach(published.transaction(tag(7)))
+    settled(target, published)
     target.execute("UPDATE replicator_subscription SET gate = 'x', gated_at = now() WHERE id = 2")
     target.reach(published.transaction(change("u", "pages_page", 5, unchanged=("body",))))
     request = target.request(KeysRequest)
@@ -78,3 +88,19 @@ def test_wanted_rows_of_other_datasets_are_asked_for(start: StartTarget) -> None
         target.execute("UPDATE replicator_wantedrow SET asked_at = NULL")
         request = target.request(KeysRequest)
     assert [item.dataset for item in request.plan] == ["pages"]
+
+
+def test_it_is_backfilled_once_it_is_asked_for_again(start: StartTarget) -> None:
+    """While it was set apart, rows that could not be told whole were not noted as wanted."""
+    target, published = start("poll-trees", "some-tags")
+    settled(target, published)
+    target.execute("UPDATE replicator_subscription SET gate = 'x', gated_at = now() WHERE id = 1")
+    time.sleep(0.2)
+    target.reach(published.transaction(question("u", 9, published=True)))
+    assert target.wanted == []
+    target.stop()
+    target.start()
+    request = target.request(PageRequest)
+    assert request.dataset == "poll-trees"
+    target.backfilled(published, (question("r", 9, published=True),))
+    assert here(target) == "q9"
