@@ -102,7 +102,8 @@ def compare(cursor: Cursor, place: Place, applier: Applier, transaction: Transac
     for check in open_checks(cursor, place):
         if check_id(check) == answer.request:
             if answer.refused is not None:
-                _end(cursor, check, answer.refused)
+                if not answer.refused_datasets:  # else it is asked for without them, or ended
+                    end_check(cursor, check, answer.refused)
             elif is_related(plan, plan.subscription(check.subscription)):
                 _compare_rows(cursor, place, applier, check, transaction)
             else:
@@ -131,7 +132,8 @@ def _compare_rows(
     _save(cursor, check, _Result(checked, found), answer.last_key, len(dataset.paged))
 
 
-def _end(cursor: Cursor, check: Check, reason: str) -> None:
+def end_check(cursor: Cursor, check: Check, reason: str) -> None:
+    """End a comparison that the source does not answer, with the reason."""
     findings = msgspec.json.encode([*check.findings, ["refused", reason, ""]]).decode()
     statement = sql.SQL(
         "UPDATE {} SET state = 'cancelled', findings = %s::jsonb, updated_at = now(), "

@@ -6,6 +6,7 @@ that keeps two workers from applying the same batch, whatever the lock does.
 
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -46,7 +47,7 @@ from replicator_apply.state import (
     wanted_by_table,
 )
 from replicator_apply.subscriptions import declared_at, load_plan, store_declared
-from replicator_apply.verify import check_id, check_request, compare, open_checks
+from replicator_apply.verify import check_id, check_request, compare, end_check, open_checks
 from replicator_apply.write import Written
 
 logger = logging.getLogger(__name__)
@@ -399,11 +400,7 @@ class Worker:
             }:
                 return True
             asked = self._asker.ask(cursor, plan)
-            for check in open_checks(cursor, self._place):
-                if plan.subscription(check.subscription).gated:
-                    continue
-                request = partial(check_request, plan, check, self._settings.environment)
-                asked += self._asker.ask_once(check_id(check), request)
+            asked += self._ask_checks(cursor, {s.id: s.gate for s in stored})
             if now >= self._report_due:
                 self._report_due = now + REPORT
                 environment = self._settings.environment
@@ -412,6 +409,23 @@ class Worker:
         for table in plan.tables:
             gauge(metrics.WANTED).labels(*self._place, str(table)).set(wanted.get(str(table), 0))
         return False
+
+    def _ask_checks(self, cursor: psycopg.Cursor[Any], gates: Mapping[int, str]) -> int:
+        """Ask for what is compared; give the number of requests.
+
+        Args:
+            cursor: of the target.
+            gates: by subscription of the plan, why the source refuses it, "" if it does not.
+        """
+        plan, asked = self._applier.plan, 0
+        for check in open_checks(cursor, self._place):
+            gate = gates.get(check.subscription)
+            if gate:
+                end_check(cursor, check, gate)
+            elif gate is not None:
+                request = partial(check_request, plan, check, self._settings.environment)
+                asked += self._asker.ask_once(check_id(check), request)
+        return asked
 
 
 def connect_target(settings: ReplicatorSettings) -> psycopg.Connection[Any]:

@@ -6,6 +6,7 @@ import pytest
 
 from replicator.requests import KeysRequest, PageRequest
 from replicator_apply import state
+from replicator_apply.runs import begin_verification, look_at_verification
 from tests.integration.conftest import StartTarget
 from tests.integration.test_apply_stream import tag
 from tests.integration.test_relations import here, question, user
@@ -104,3 +105,27 @@ def test_it_is_backfilled_once_it_is_asked_for_again(start: StartTarget) -> None
     assert request.dataset == "poll-trees"
     target.backfilled(published, (question("r", 9, published=True),))
     assert here(target) == "q9"
+
+
+def test_a_comparison_of_it_ends_and_says_why(start: StartTarget) -> None:
+    target, published = start("poll-trees", "some-tags")
+    settled(target, published)
+    target.execute("UPDATE replicator_subscription SET gate = 'x', gated_at = now() WHERE id = 1")
+    check = begin_verification(target.connection, 1)
+    target.until(
+        lambda: look_at_verification(target.connection, check).state == "cancelled", "it ends"
+    )
+    assert look_at_verification(target.connection, check).findings == [["refused", "x", ""]]
+
+
+def test_a_comparison_of_another_dataset_goes_on_without_it(start: StartTarget) -> None:
+    target, published = start("some-tags", "poll-trees")
+    settled(target, published)
+    check = begin_verification(target.connection, 1)
+    refuse(target, published, "some-tags", others=("poll-trees",))
+    assert look_at_verification(target.connection, check).state == "running"
+    target._answered.clear()
+    request = target.request(PageRequest)
+    while len(request.plan) > 1:
+        request = target.request(PageRequest)
+    assert [item.dataset for item in request.plan] == ["some-tags"]
