@@ -6,8 +6,9 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from replicator.models import StreamPosition, WantedRow
-from replicator.requests import Report, ReportedError
+from replicator.models import StreamPosition, Subscription, WantedRow
+from replicator.plan import full_name
+from replicator.requests import MAX_ERRORS, Report, ReportedError
 from replicator_apply.state import Place, state_table
 
 Cursor = psycopg.Cursor[Any]
@@ -19,6 +20,12 @@ _POSITION = (
 _WANTED = (
     "SELECT count(*), extract(epoch FROM now() - min(created_at))::float FROM {} "
     "WHERE source = %(source)s AND stream = %(stream)s"
+)
+
+
+_GATES = (
+    "SELECT dataset, arguments, gate FROM {} "
+    "WHERE source = %(source)s AND stream = %(stream)s AND declared AND gate <> '' ORDER BY id"
 )
 
 
@@ -46,7 +53,7 @@ def make_report(cursor: Cursor, place: Place, environment: str, *, dry: bool) ->
     if position is None:
         return Report(target=environment, at_ms=now_ms)
     epoch, next_lsn, lag, reason, remedy = position
-    errors = (ReportedError(error="stopped", message=reason[:1000], remedy=remedy[:1000]),)
+    errors = [ReportedError(error="stopped", message=reason[:1000], remedy=remedy[:1000])]
     return Report(
         target=environment,
         at_ms=now_ms,
@@ -55,8 +62,21 @@ def make_report(cursor: Cursor, place: Place, environment: str, *, dry: bool) ->
         lag_s=lag_of(lag, dry=dry and not reason),
         oldest_wanted_s=oldest,
         counts={"wanted": count},
-        errors=errors if reason else (),
+        errors=(*(errors if reason else ()), *_refused(cursor, place)),
     )
+
+
+def _refused(cursor: Cursor, place: Place) -> list[ReportedError]:
+    """Report the datasets that the source itself refuses."""
+    rows = cursor.execute(sql.SQL(_GATES).format(state_table(Subscription)), place.parameters)
+    return [
+        ReportedError(
+            error="refused",
+            message=f"The source refuses {full_name(dataset, arguments)}: {gate}"[:1000],
+            remedy="Bring code and TARGETS of both sides in line.",
+        )
+        for dataset, arguments, gate in rows.fetchmany(MAX_ERRORS - 1)
+    ]
 
 
 def lag_of(age: float | None, *, dry: bool) -> float | None:

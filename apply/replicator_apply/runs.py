@@ -111,7 +111,9 @@ _FORGET = _compose(
     "UPDATE {subscription} SET fingerprint = '' WHERE id IN (SELECT subscription_id FROM forgotten)"
 )
 _BACKFILL = _compose(
-    "SELECT id, state, rows_done, rows_estimated, sweeping, suspects, note FROM {run} WHERE id = %s"
+    "SELECT r.id, r.state, r.rows_done, r.rows_estimated, r.sweeping, r.suspects, "
+    "coalesce(nullif(r.note, ''), s.gate) "
+    "FROM {run} r JOIN {subscription} s ON s.id = r.subscription_id WHERE r.id = %s"
 )
 _CONFIRM = _compose(
     "UPDATE {run} SET confirmed = true, state = 'running', updated_at = now() "

@@ -22,6 +22,8 @@ MAX_KEYS = 5_000
 """Keys of one request, over all tables."""
 MAX_PAGE = 10_000
 """Rows of one page."""
+MAX_ERRORS = 50
+"""Errors of one report."""
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Text = Annotated[str, Field(max_length=1_000)]
@@ -127,7 +129,7 @@ class Report(_Message):
     lag_s: float | None = None
     oldest_wanted_s: float | None = None
     counts: Annotated[dict[Name, int], Field(max_length=200)] = {}
-    errors: Annotated[tuple[ReportedError, ...], Field(max_length=50)] = ()
+    errors: Annotated[tuple[ReportedError, ...], Field(max_length=MAX_ERRORS)] = ()
 
 
 Message: TypeAlias = Annotated[KeysRequest | PageRequest | Report, Field(discriminator="kind")]

@@ -6,7 +6,13 @@ import pytest
 
 from replicator.requests import KeysRequest, PageRequest
 from replicator_apply import state
-from replicator_apply.runs import begin_verification, look_at_verification
+from replicator_apply.reports import make_report
+from replicator_apply.runs import (
+    begin_backfill,
+    begin_verification,
+    look_at_backfill,
+    look_at_verification,
+)
 from tests.integration.conftest import StartTarget
 from tests.integration.test_apply_stream import tag
 from tests.integration.test_relations import here, question, user
@@ -129,3 +135,14 @@ def test_a_comparison_of_another_dataset_goes_on_without_it(start: StartTarget) 
     while len(request.plan) > 1:
         request = target.request(PageRequest)
     assert [item.dataset for item in request.plan] == ["some-tags"]
+
+
+def test_whoever_looks_is_told(start: StartTarget) -> None:
+    target, published = start("poll-trees")
+    settled(target, published)
+    target.execute("UPDATE replicator_subscription SET gate = 'not now', gated_at = now()")
+    run, _ = begin_backfill(target.connection, 1)
+    assert "not now" in look_at_backfill(target.connection, run).note
+    with target.connection.cursor() as cursor:
+        (told,) = make_report(cursor, target.place, "stage", dry=True).errors
+    assert (told.error, told.message) == ("refused", "The source refuses poll-trees: not now")
