@@ -120,6 +120,20 @@ FROZEN = {
         + b',"answer":{"target":"stage","request":"r-1","plan":"00ff","last_key":[7,"x"],'
         b'"estimated":12,"refused":"plan"}}',
     ),
+    "refusal of datasets": (
+        Record(
+            "m",
+            _SOURCE,
+            _LAST,
+            answer=Answer("stage", "r-1", "00ff", refused="no", refused_datasets=("a", "b:3,4")),
+        ),
+        b'{"op":"m",'
+        + _SOURCE_BYTES
+        + b","
+        + _LAST_BYTES
+        + b',"answer":{"target":"stage","request":"r-1","plan":"00ff","refused":"no",'
+        b'"refused_datasets":["a","b:3,4"]}}',
+    ),
     "mark": (
         Record("m", _SOURCE, _LAST, mark=Mark("b-7", {"wal_status": "reserved", "held": 12})),
         b'{"op":"m","mark":{"beat":"b-7","health":{"wal_status":"reserved","held":12}},'

@@ -214,6 +214,20 @@ class TestPlan:
         assert resolve(asked, "main", noting, lambda *_: True).page == (POLLS.rules[0], RELEASE)
         assert found == ["3", "4"]
 
+    def test_names_all_datasets_that_are_refused(self) -> None:
+        items = (
+            *wanting(("polls", "3"), ("other", "")),
+            PlanItem(dataset="polls", fingerprint="g"),
+        )
+        with pytest.raises(Refusal, match=r"another stream.*differently") as caught:
+            resolve(page(1).model_copy(update={"plan": items}), "main", find, lambda *_: True)
+        assert caught.value.datasets == ("other", "polls")
+
+    def test_a_request_that_makes_no_sense_is_not_blamed_on_its_datasets(self) -> None:
+        with pytest.raises(Refusal, match="no rule") as caught:
+            resolve(page(1, rule=7), "main", find, lambda *_: True)
+        assert caught.value.datasets == ()
+
     def test_what_is_not_allowed_is_not_even_compiled(self) -> None:
         def never(name: str, arguments: str) -> DatasetPlan:
             raise AssertionError(name)
