@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 
 from replicator.envelope import Answer
+from replicator.plan import split_name
 from replicator.requests import KeysRequest, PageRequest
 from replicator_apply.assemble import Transaction
 from replicator_apply.plan import SubscribedDataset, Table, TargetPlan
@@ -103,8 +104,7 @@ def turn_pages(
         if answer is None:
             continue
         for name in answer.refused_datasets:
-            dataset, _, arguments = name.partition(":")
-            gate(cursor, place, dataset, arguments, answer.refused or "")
+            gate(cursor, place, *split_name(name), answer.refused or "")
         if answer.request.startswith(KEYS):
             note_wanted_refusal(cursor, place, answer.refused or "")
             continue

@@ -31,17 +31,9 @@ from psycopg import sql
 
 from replicator.filter_sql import filter_sql
 from replicator.plan import Filter, columns_of
+from replicator.sql_parts import Sql, all_of, any_of, column, identifiers
 from replicator_apply.plan import Membership
-from replicator_apply.sql_text import (
-    WANTED,
-    Sql,
-    TableText,
-    all_of,
-    any_of,
-    column,
-    identifiers,
-    once,
-)
+from replicator_apply.sql_text import WANTED, TableText, once
 
 FLAGS = [
     "_changed",
@@ -289,6 +281,13 @@ class CandidateSql(TableText):
             receipts_=sql.SQL(", ").join(receipts),
         )
 
+    @cached_property
+    def shut_out(self) -> Sql:
+        """Assign that a candidate may belong to no subscription."""
+        return sql.SQL(", ").join(
+            sql.SQL("{} = false").format(column(f"_may_{n}")) for n in self._subscriptions
+        )
+
     # The fixpoint --------------------------------------------------------------------------------
 
     @cached_property
@@ -340,7 +339,7 @@ class CandidateSql(TableText):
             "UPDATE {stage} s SET _verdict = v._verdict FROM {candidates} v "
             "WHERE {sv} AND v._verdict IN ('l', 'k'); "
             "INSERT INTO {stage} ({loaded}, _verdict, {key}) "
-            "SELECT -1, 0, false, true, false, false, false, v._verdict, {vkey} "
+            "SELECT -1, {gone}, v._verdict, {vkey} "
             "FROM {candidates} v WHERE v._verdict IN ('l', 'k') "
             "AND NOT EXISTS (SELECT FROM {stage} s WHERE {sv})"
         )

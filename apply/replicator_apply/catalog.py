@@ -13,6 +13,7 @@ from psycopg import sql
 
 from replicator.errors import Unfit
 from replicator.plan import TableName
+from replicator.sql_parts import identifier
 
 Connection = psycopg.Connection[Any]
 
@@ -106,7 +107,7 @@ class TableShape:
     @property
     def identifier(self) -> sql.Identifier:
         """The table's qualified name, quoted."""
-        return sql.Identifier(self.name.schema, self.name.name)
+        return identifier(self.name)
 
 
 _COLUMNS = """

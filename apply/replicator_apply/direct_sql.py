@@ -2,8 +2,8 @@
 
 from functools import cached_property
 
+from replicator.sql_parts import identifiers
 from replicator_apply.copytext import OPTIONS
-from replicator_apply.sql_text import identifiers
 from replicator_apply.write_sql import WriteSql
 
 

@@ -9,11 +9,10 @@ from replicator.plan import (
     Edge,
     ReferencedRule,
     Release,
-    RowsRule,
     TableName,
     columns_of,
 )
-from replicator.relations import filter_of, gates, nulls, pulls, whole_tables
+from replicator.relations import edges_by, filter_of, gates, nulls, pulls, whole_tables
 from replicator_apply.catalog import TableShape
 from replicator_apply.plan import Membership, Need, SubscribedDataset, Table, TargetPlan
 
@@ -35,7 +34,7 @@ def make_plan(
     for number, (name, release) in enumerate(sorted(releases.items())):
         shape = shapes[name]
         _must_fit(release, shape)
-        holders = [s for s in subscriptions if s.dataset.rules_of(name)]
+        holders = relations.holders(name)
         needs = relations.needs(shape, release)
         tables[name] = Table(
             number,
@@ -64,14 +63,9 @@ class _Relations:
         self._gates = gates(datasets)
         self._gated = {s.id for s in subscriptions if s.gated}
         self._rules = [(s.id, rule) for s in subscriptions for rule in s.dataset.rules]
-        self._edges = {
-            edge
-            for _, rule in self._rules
-            if not isinstance(rule, RowsRule)
-            for edge in (rule.edges if isinstance(rule, ChildrenRule) else (rule.edge,))
-        }
+        self._edges = {edge for _, rule in self._rules for edge in edges_by(rule)}
 
-    def _holders(self, table: TableName) -> list[SubscribedDataset]:
+    def holders(self, table: TableName) -> list[SubscribedDataset]:
         return [s for s in self._subscriptions if s.dataset.rules_of(table)]
 
     def membership(self, holder: SubscribedDataset, table: TableName) -> Membership:
@@ -92,7 +86,7 @@ class _Relations:
         for key in shape.outgoing:
             if set(key.columns) <= set(release.columns):
                 edge = Edge(key.table, key.columns, key.to, key.to_columns)
-                holders = self._holders(key.table)
+                holders = self.holders(key.table)
                 pulled = frozenset(s.id for s in holders if pulls(s.dataset, edge))
                 found.append(Need(key, edge in self._nulls, pulled))
         return tuple(found)
@@ -111,7 +105,7 @@ class _Relations:
         return not any(edge.to == table for edge in edges | self._gates)
 
     def direct(self, table: TableName, needs: Sequence[Need]) -> bool:
-        whole = all(table in whole_tables(s.dataset) for s in self._holders(table))
+        whole = all(table in whole_tables(s.dataset) for s in self.holders(table))
         datasets = {s.id: s.dataset for s in self._subscriptions}
         pulls_more = any(
             rule.edge.to not in whole_tables(datasets[number])
@@ -125,7 +119,7 @@ class _Relations:
         self, release: Release, shape: TableShape, needs: Sequence[Need]
     ) -> tuple[str, ...]:
         name = release.table
-        holders = self._holders(name)
+        holders = self.holders(name)
         found = set(chain(release.key, *(need.key.columns for need in needs)))
         found.update(
             *(columns_of(rule.filter) for s in holders for rule in s.dataset.rules_of(name))

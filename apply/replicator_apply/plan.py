@@ -22,6 +22,7 @@ from replicator.plan import (
     Release,
     TableName,
 )
+from replicator.relations import steps_of
 from replicator.requests import PlanItem, fingerprint
 from replicator_apply.catalog import Constraint, TableShape
 from replicator_apply.decode import EventReader
@@ -247,14 +248,8 @@ class TargetPlan:
     @cached_property
     def _hanging(self) -> tuple[tuple[TableName, TableName], ...]:
         """Pairs of tables: rows of the first hang by a rule on rows of the second."""
-        found = []
-        for subscription in self.subscriptions:
-            for rule in subscription.dataset.rules:
-                if isinstance(rule, ChildrenRule):
-                    found += [(edge.table, edge.to) for edge in rule.edges]
-                elif isinstance(rule, ReferencedRule):
-                    found.append((rule.edge.to, rule.edge.table))
-        return tuple(found)
+        rules = chain.from_iterable(s.dataset.rules for s in self.subscriptions)
+        return tuple(chain.from_iterable(map(steps_of, rules)))
 
     def in_order(self, names: frozenset[TableName]) -> tuple[list[TableName], bool]:
         """Order tables so that what a row hangs on comes first; True if some hang on each other."""

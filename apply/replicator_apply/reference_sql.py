@@ -2,11 +2,12 @@
 
 from psycopg import sql
 
+from replicator.sql_parts import Sql, all_of, any_of, column, equal, identifier
 from replicator_apply.candidate_sql import NULLED, flag
 from replicator_apply.catalog import Constraint
 from replicator_apply.plan import Need
 from replicator_apply.rule_sql import Others, RuleSql
-from replicator_apply.sql_text import Sql, all_of, among, any_of, column, equal, once
+from replicator_apply.sql_text import among, once
 
 
 class ReferenceSql(RuleSql):
@@ -38,10 +39,7 @@ class ReferenceSql(RuleSql):
             "UPDATE {candidates} v SET _back = v._verdict = 'w' AND v._held AND {pulled}, "
             "_wanted = v._wanted OR {pulled}, {may} WHERE {inside} AND {dangles}",
             pulled=pulled,
-            may=sql.SQL(", ").join(
-                sql.SQL("{} = false").format(column(f"_may_{m.subscription}"))
-                for m in self.table.memberships
-            ),
+            may=self.shut_out,
             inside=self.any_flag("_in"),
             dangles=self.dangles(need.key, others),
         )
@@ -62,7 +60,7 @@ class ReferenceSql(RuleSql):
         return self.compose(
             "UPDATE {candidates} v SET _verdict = 'k' WHERE v._verdict = 'l' AND EXISTS "
             "(SELECT FROM {referrer} x WHERE {xv})",
-            referrer=sql.Identifier(key.table.schema, key.table.name),
+            referrer=identifier(key.table),
             xv=equal(key.columns, "x", key.to_columns, "v"),
         )
 

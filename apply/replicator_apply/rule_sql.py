@@ -11,14 +11,16 @@ from typing import LiteralString, TypeAlias
 from psycopg import sql
 
 from replicator.plan import ChildrenRule, Edge, ReferencedRule, TableName
+from replicator.sql_parts import Sql, all_of, any_of, column, equal, equal_to, given, identifier
 from replicator_apply.candidate_sql import CandidateSql, flag, may_pass, passes
 from replicator_apply.catalog import Constraint
 from replicator_apply.plan import Membership
-from replicator_apply.sql_text import Sql, all_of, any_of, column, equal, once
+from replicator_apply.sql_text import key_text, once
 
 Quiet: TypeAlias = frozenset[TableName]
 """Tables without candidates: what their rows are stands in the receipts alone."""
 NONE: Quiet = frozenset()
+_NO_CANDIDATE = " AND NOT EXISTS (SELECT FROM {candidates} z WHERE {zr})"
 
 
 class RuleSql(CandidateSql):
@@ -30,58 +32,42 @@ class RuleSql(CandidateSql):
         self, number: int, columns: Sequence[str], values: Sequence[Sql], quiet: Quiet = NONE
     ) -> Sql:
         """Whether the row of this table with these values belongs to a subscription."""
+        untouched = self._untouched(sql.SQL("= {}").format(number), columns, values, quiet)
         if self.table.name in quiet:
-            return self._untouched(sql.SQL("= {}").format(number), columns, values, quiet)
-        return any_of(
-            [
-                self.part(
-                    "EXISTS (SELECT FROM {candidates} x WHERE {same} AND {inside})",
-                    same=_equals(columns, "x", values),
-                    inside=flag("_in", number, "x"),
-                ),
-                self._untouched(sql.SQL("= {}").format(number), columns, values),
-            ]
-        )
+            return untouched
+        return any_of([self._candidate(flag("_in", number, "x"), columns, values), untouched])
 
     def is_here(self, columns: Sequence[str], values: Sequence[Sql]) -> Sql:
         """Whether the row of this table with these values is one of ours in the end."""
         return any_of(
             [
-                self.part(
-                    "EXISTS (SELECT FROM {candidates} x WHERE {same} AND {inside})",
-                    same=_equals(columns, "x", values),
-                    inside=self.any_flag("_in", "x"),
-                ),
+                self._candidate(self.any_flag("_in", "x"), columns, values),
                 self._untouched(self.part("{ours}"), columns, values),
             ]
+        )
+
+    def _candidate(self, inside: Sql, columns: Sequence[str], values: Sequence[Sql]) -> Sql:
+        """Whether a candidate that is in has these values."""
+        return self.part(
+            "EXISTS (SELECT FROM {candidates} x WHERE {same} AND {inside})",
+            same=equal_to(columns, "x", values),
+            inside=inside,
         )
 
     def _untouched(
         self, whose: Sql, columns: Sequence[str], values: Sequence[Sql], quiet: Quiet = NONE
     ) -> Sql:
         """Whether a row that is no candidate has these values, and a receipt."""
-        if self.table.name in quiet and tuple(columns) == self.table.key:
-            return self.part(
-                "EXISTS (SELECT FROM {receipts} r WHERE {same} AND r.subscription_id {whose})",
-                same=_equals(columns, "r", values),
-                whose=whose,
-            )
-        if tuple(columns) == self.table.key:
-            return self.part(
-                "EXISTS (SELECT FROM {receipts} r WHERE {same} AND r.subscription_id {whose} "
-                "AND NOT EXISTS (SELECT FROM {candidates} z WHERE {zr}))",
-                same=_equals(columns, "r", values),
-                whose=whose,
-                zr=self.same_key("z", "r"),
-            )
+        held = "EXISTS (SELECT FROM {rows} WHERE {same} AND r.subscription_id {whose}{untouched})"
+        by_key = tuple(columns) == self.table.key
+        joined = "{receipts} r" if by_key else "{table} y JOIN {receipts} r ON {ry}"
+        unless = "" if self.table.name in quiet else _NO_CANDIDATE
         return self.part(
-            "EXISTS (SELECT FROM {table} y JOIN {receipts} r ON {ry} WHERE {same} "
-            "AND r.subscription_id {whose} "
-            "AND NOT EXISTS (SELECT FROM {candidates} z WHERE {zr}))",
-            same=_equals(columns, "y", values),
-            ry=self.same_key("r", "y"),
+            held,
+            rows=self.part(joined, ry=self.same_key("r", "y")),
+            same=equal_to(columns, "r" if by_key else "y", values),
             whose=whose,
-            zr=self.same_key("z", "r"),
+            untouched=self.part(unless, zr=self.same_key("z", "r")),
         )
 
     # Lost ----------------------------------------------------------------------------------------
@@ -252,10 +238,9 @@ class RuleSql(CandidateSql):
         """Want what rows pull in that entered or changed, where it is not known."""
         edge, target = rule.edge, others[rule.edge.to]
         columns = [column(name, "v") for name in edge.columns]
-        given = all_of(sql.SQL("{} IS NOT NULL").format(each) for each in columns)
         names: dict[str, Sql] = {
             "inside": flag("_in", number),
-            "given": given,
+            "given": given(columns),
             "there": target.belongs(number, edge.to_columns, columns),
             "targets": target.table.candidates,
             "same": equal(edge.to_columns, "x", edge.columns, "v"),
@@ -279,38 +264,28 @@ class RuleSql(CandidateSql):
                     **names,
                 ),
             ]
-        key = sql.SQL("jsonb_build_array({})::text").format(
-            sql.SQL(", ").join(sql.SQL("{}::text").format(each) for each in columns)
-        )
         rows: LiteralString = (
             "{here} v WHERE v._verdict = 'w' AND {inside} AND {given} AND NOT {there} "
             "AND NOT EXISTS (SELECT FROM {targets} x WHERE {same})"
         )
-        return [staged, target.insert_wanted(key, rows, "referenced", **names)]
+        return [staged, target.insert_wanted(key_text(columns), rows, "referenced", **names)]
 
     def dangles(self, key: Constraint, others: "Others") -> Sql:
         """Whether a foreign key of a candidate points at a row that is not here in the end."""
         columns = [column(name, "v") for name in key.columns]
-        given = [sql.SQL("{} IS NOT NULL").format(each) for each in columns]
         itself: list[Sql] = []
         if key.to == key.table:
-            pairs = zip(key.columns, key.to_columns, strict=True)
-            itself = [
-                sql.SQL("NOT {}").format(
-                    all_of(
-                        sql.SQL("{} = {}").format(column(a, "v"), column(b, "v")) for a, b in pairs
-                    )
-                )
-            ]
+            same = equal(key.columns, "v", key.to_columns, "v")
+            itself.append(sql.SQL("NOT ({})").format(same))
         other = others.get(key.to)
         if other is not None and set(key.to_columns) <= set(other.table.looked_at):
             here = other.is_here(key.to_columns, columns)
         else:
             here = sql.SQL("EXISTS (SELECT FROM {} y WHERE {})").format(
-                sql.Identifier(key.to.schema, key.to.name),
-                _equals(key.to_columns, "y", columns),
+                identifier(key.to),
+                equal_to(key.to_columns, "y", columns),
             )
-        return all_of([*given, *itself, sql.SQL("NOT {}").format(here)])
+        return all_of([given(columns), *itself, sql.SQL("NOT {}").format(here)])
 
 
 Others: TypeAlias = Mapping[TableName, RuleSql]
@@ -331,16 +306,9 @@ def _once_pulled(number: int, edge: Edge, referrers: RuleSql, alias: str) -> Sql
         flag("_was", number, "q"),
         flag("_in", number, "q"),
         any_of(moved),
-        _equals(edge.to_columns, alias, old),
+        equal_to(edge.to_columns, alias, old),
     )
 
 
 def _lost(number: int, alias: str) -> Sql:
     return sql.SQL("{} AND NOT {}").format(flag("_was", number, alias), flag("_in", number, alias))
-
-
-def _equals(columns: Sequence[str], alias: str, values: Sequence[Sql]) -> Sql:
-    pairs = zip(columns, values, strict=True)
-    return sql.SQL(" AND ").join(
-        sql.SQL("{} = {}").format(column(name, alias), value) for name, value in pairs
-    )

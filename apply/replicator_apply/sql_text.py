@@ -3,55 +3,31 @@
 Aliases everywhere: `t` the table, `s` its staging table, `v` its candidates, `r` its receipts.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
 from psycopg import sql
 
+from replicator.sql_parts import Sql, all_of, column, equal, identifiers
 from replicator_apply.plan import KEPT, Table
 
-Sql = sql.Composable
-
+GONE = sql.SQL("0, false, true, false, false, false")
+"""Values of the control columns behind `_set` for a key that is gone, in the order of `LOADED`."""
 LOADED = ("_set", "_round", "_present", "_complete", "_read", "_born", "_base")
 """Control columns of a staging table that COPY fills, in this order, before the table's own."""
 WANTED = sql.Identifier("public", "replicator_wantedrow")
 
 
-def identifiers(names: Iterable[str], alias: str = "") -> Sql:
-    """List columns, with an alias before each."""
-    return sql.SQL(", ").join(column(name, alias) for name in names)
-
-
-def column(name: str, alias: str = "") -> Sql:
-    """Give one column, with an alias before it."""
-    return sql.Identifier(alias, name) if alias else sql.Identifier(name)
-
-
-def equal(names: Sequence[str], alias: str, others: Sequence[str], other: str) -> Sql:
-    """Join two aliases on columns, pairwise."""
-    pairs = zip(names, others, strict=True)
-    return sql.SQL(" AND ").join(
-        sql.SQL("{} = {}").format(column(mine, alias), column(theirs, other))
-        for mine, theirs in pairs
-    )
+def key_text(values: Iterable[Sql]) -> Sql:
+    """Write a key as text: a JSON array of the text of each of its values."""
+    cells = sql.SQL(", ").join(sql.SQL("{}::text").format(value) for value in values)
+    return sql.SQL("jsonb_build_array({})::text").format(cells)
 
 
 def among(subscriptions: Iterable[int]) -> Sql:
     """Write the test for a receipt of one of some subscriptions."""
     return sql.SQL("IN ({})").format(sql.SQL(", ").join(map(sql.Literal, subscriptions)))
-
-
-def any_of(parts: Iterable[Sql]) -> Sql:
-    """Write that one of some conditions holds; none of no conditions does."""
-    some = list(parts)
-    return sql.SQL("({})").format(sql.SQL(" OR ").join(some)) if some else sql.SQL("FALSE")
-
-
-def all_of(parts: Iterable[Sql]) -> Sql:
-    """Write that all of some conditions hold; no conditions do."""
-    some = list(parts)
-    return sql.SQL("({})").format(sql.SQL(" AND ").join(some)) if some else sql.SQL("TRUE")
 
 
 _OTHER_STREAMS = sql.SQL(
@@ -103,6 +79,7 @@ class TableText:
             "candidates": table.candidates,
             "parking": table.parking,
             "loaded": identifiers(LOADED),
+            "gone": GONE,
             "receipts": table.receipts,
             "key": identifiers(table.key),
             "tkey": identifiers(table.key, "t"),
@@ -188,8 +165,5 @@ class TableText:
         )
 
     def row_key(self, alias: str) -> Sql:
-        """Write a key as text: a JSON array of the text of each of its columns."""
-        cells = sql.SQL(", ").join(
-            sql.SQL("{}::text").format(column(name, alias)) for name in self.table.key
-        )
-        return sql.SQL("jsonb_build_array({})::text").format(cells)
+        """Write the key of the row of an alias as text."""
+        return key_text(column(name, alias) for name in self.table.key)

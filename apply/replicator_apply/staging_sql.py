@@ -17,8 +17,9 @@ from functools import cached_property
 
 from psycopg import sql
 
+from replicator.sql_parts import Sql, column, identifiers
 from replicator_apply.copytext import OPTIONS
-from replicator_apply.sql_text import Sql, TableText, column, identifiers
+from replicator_apply.sql_text import TableText
 
 CONTROL = (
     "_set smallint, _round integer, _present boolean, _complete boolean, _read boolean, "
@@ -62,7 +63,7 @@ class StagingSql(TableText):
         """After a TRUNCATE: every row of ours that did not come back is gone."""
         return self.compose(
             "INSERT INTO {stage} ({loaded}, {key}) "
-            "SELECT DISTINCT -1, 0, false, true, false, false, false, {rkey} FROM {receipts} r "
+            "SELECT DISTINCT -1, {gone}, {rkey} FROM {receipts} r "
             "WHERE r.subscription_id {ours} AND NOT EXISTS (SELECT FROM {stage} s WHERE {rs})"
         )
 
@@ -71,7 +72,7 @@ class StagingSql(TableText):
         """Try the rows again that were kept for local rows; no event told of them (set -2)."""
         return self.compose(
             "INSERT INTO {stage} ({loaded}, {key}) "
-            "SELECT -2, 0, false, true, false, false, false, {rkey} FROM {receipts} r "
+            "SELECT -2, {gone}, {rkey} FROM {receipts} r "
             "WHERE r.subscription_id = {kept} AND NOT EXISTS (SELECT FROM {stage} s WHERE {rs})"
         )
 

@@ -13,11 +13,11 @@ import psycopg
 from psycopg import sql
 
 from replicator.plan import ChildrenRule, TableName
+from replicator.sql_parts import column, equal
 from replicator_apply.candidate_sql import flag
 from replicator_apply.collapse import TableChanges
 from replicator_apply.plan import SubscribedDataset, Table, TargetPlan
 from replicator_apply.rules import Rules
-from replicator_apply.sql_text import any_of, column, equal
 from replicator_apply.stage import Staged, StagingTables, merge_rounds, stage
 from replicator_apply.table_sql import TableSql
 
@@ -78,14 +78,10 @@ def trial(
 
 def _leave_wanted_out(cursor: Cursor, text: TableSql) -> int:
     """Do not expect rows that a fetch is to bring, nor what would come with them."""
-    flags = [flag("_was", m.subscription) for m in text.table.memberships]
     statement = text.compose(
         "UPDATE {candidates} v SET {may} WHERE NOT {was} AND {wanted}",
-        may=sql.SQL(", ").join(
-            sql.SQL("{} = false").format(column(f"_may_{m.subscription}"))
-            for m in text.table.memberships
-        ),
-        was=any_of(flags),
+        may=text.shut_out,
+        was=text.any_flag("_was"),
         wanted=text.is_wanted("v"),
     )
     return cursor.execute(statement).rowcount

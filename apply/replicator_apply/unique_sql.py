@@ -5,9 +5,9 @@ from functools import cached_property
 
 from psycopg import sql
 
+from replicator.sql_parts import Sql, column, identifiers
 from replicator_apply.candidate_sql import CandidateSql
 from replicator_apply.catalog import PartialUnique
-from replicator_apply.sql_text import Sql, column, identifiers
 from replicator_apply.write_sql import WriteSql
 
 
@@ -75,15 +75,7 @@ class UniqueSql(WriteSql, CandidateSql):
 
     def update_parked(self, columns: Sequence[str], number: int) -> str | None:
         """As `update`, on the rows that are parked."""
-        settable = self._settable(columns)
-        if not settable:
-            return None
-        return self.compose(
-            "UPDATE {parking} t SET {assignments} FROM {stage} s "
-            "WHERE {ts} AND s._verdict = 'w' AND s._set = {number}",
-            assignments=self._assignments(settable),
-            number=sql.Literal(number),
-        )
+        return self._update(self.table.parking, columns, number)
 
     @cached_property
     def unpark(self) -> str:
@@ -153,10 +145,7 @@ class UniqueSql(WriteSql, CandidateSql):
         return self.compose(
             "UPDATE {candidates} v SET _wanted = true, {may} FROM {table} t WHERE {tv} "
             "AND v._verdict = 'o' AND {inside} AND EXISTS (SELECT FROM {stage} s WHERE {conflict})",
-            may=sql.SQL(", ").join(
-                sql.SQL("{} = false").format(column(f"_may_{m.subscription}"))
-                for m in self.table.memberships
-            ),
+            may=self.shut_out,
             inside=self.any_flag("_in"),
             conflict=conflict,
         )

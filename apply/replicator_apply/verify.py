@@ -18,6 +18,7 @@ from replicator.envelope import Answer, RowHash
 from replicator.key_order import ordered
 from replicator.models import VerifyRun, WantedRow
 from replicator.requests import PageRequest
+from replicator.sql_parts import all_of, column, equal, identifiers
 from replicator_apply.assemble import VERIFY, Transaction
 from replicator_apply.batch import Applier
 from replicator_apply.candidate_sql import CandidateSql
@@ -26,7 +27,6 @@ from replicator_apply.collapse import key_cells
 from replicator_apply.copytext import OPTIONS, escaped_line
 from replicator_apply.decode import Cell, Skimmed
 from replicator_apply.plan import SubscribedDataset, Table, TargetPlan
-from replicator_apply.sql_text import all_of, column, equal, identifiers
 from replicator_apply.state import Place, state_table
 from replicator_apply.trial import Difference, differences, is_related
 

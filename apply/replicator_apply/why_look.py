@@ -20,6 +20,7 @@ from replicator.filter_sql import filter_sql
 from replicator.models import BackfillRun, NulledValue, Subscription, WantedRow
 from replicator.plan import ChildrenRule, Edge, ReferencedRule, Release, Rule, TableName, full_name
 from replicator.postgres import driver_errors
+from replicator.sql_parts import Sql, equal, equal_to, identifier
 from replicator_apply.candidate_sql import CandidateSql
 from replicator_apply.catalog import TableShape, read_shape, read_shapes
 from replicator_apply.make_plan import make_plan
@@ -30,7 +31,7 @@ from replicator_apply.plan import (
     TargetPlan,
     receipts_name,
 )
-from replicator_apply.sql_text import Sql, equal
+from replicator_apply.sql_text import key_text
 from replicator_apply.state import Place, state_table
 from replicator_apply.why import SHOWN, Claim, Holder, Judged, Nulled, Waiting, Why
 
@@ -122,8 +123,7 @@ class _Look:
         }
 
     def all(self) -> Why:
-        cells = sql.SQL(", ").join(sql.SQL("{}::text").format(v) for v in self._key.values())
-        key = str(self._one(sql.SQL("SELECT jsonb_build_array({})::text").format(cells)))
+        key = str(self._one(sql.SQL("SELECT {}").format(key_text(self._key.values()))))
         present = bool(self._one(self._on_row(sql.SQL("SELECT true"))))
         receipts = self._own_receipts()
         named = (str(self._release.table), key)
@@ -149,11 +149,8 @@ class _Look:
             select, self._shape.identifier, self._same_key("t")
         )
 
-    def _same_key(self, alias: str) -> sql.Composable:
-        return sql.SQL(" AND ").join(
-            sql.SQL("{} = {}").format(sql.Identifier(alias, name), value)
-            for name, value in self._key.items()
-        )
+    def _same_key(self, alias: str) -> Sql:
+        return equal_to(tuple(self._key), alias, self._key.values())
 
     def _own_receipts(self) -> dict[int, int]:
         """Give the generations of the row's receipts by subscription."""
@@ -173,7 +170,7 @@ class _Look:
             number = self._one(
                 self._on_row(
                     sql.SQL("SELECT (SELECT count(*) FROM {} x WHERE {})").format(
-                        sql.Identifier(key.table.schema, key.table.name), same
+                        identifier(key.table), same
                     )
                 )
             )

@@ -5,7 +5,8 @@ from functools import cached_property
 
 from psycopg import sql
 
-from replicator_apply.sql_text import Sql, TableText, column
+from replicator.sql_parts import Sql, column
+from replicator_apply.sql_text import TableText
 
 
 class WriteSql(TableText):
@@ -13,14 +14,18 @@ class WriteSql(TableText):
 
     def update(self, columns: Sequence[str], number: int) -> str | None:
         """Write the columns that came to rows that are here; None: there is nothing but the key."""
+        return self._update(self.table.identifier, columns, number)
+
+    def _update(self, rows: Sql, columns: Sequence[str], number: int) -> str | None:
         settable = self._settable(columns)
         if not settable:
             return None
         return self.compose(
-            "UPDATE {table} t SET {assignments} FROM {stage} s "
+            "UPDATE {rows} t SET {assignments} FROM {stage} s "
             "WHERE {ts} AND s._verdict = 'w' AND s._set = {number}",
             assignments=self._assignments(settable),
             number=sql.Literal(number),
+            rows=rows,
         )
 
     def _settable(self, columns: Sequence[str]) -> list[str]:

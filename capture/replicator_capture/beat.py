@@ -15,6 +15,7 @@ from psycopg import Connection, sql
 
 from replicator.plan import TableName
 from replicator.positions import EpochId
+from replicator.sql_parts import identifier
 
 MESSAGE_PREFIX = "replicator"
 """Prefix of the logical messages that capture acts on."""
@@ -77,7 +78,7 @@ def from_content(content: bytes) -> Beat | None:
 
 def read(connection: Connection, table: TableName) -> Beat | None:
     """Read the newest beat of the database; None if there has never been one."""
-    statement = sql.SQL("SELECT nonce FROM {} WHERE id = 1").format(_identifier(table))
+    statement = sql.SQL("SELECT nonce FROM {} WHERE id = 1").format(identifier(table))
     row = connection.execute(statement).fetchone()
     return parse(row[0]) if row else None
 
@@ -87,7 +88,7 @@ def write(connection: Connection, table: TableName, beat: Beat) -> None:
     statement = sql.SQL(
         "INSERT INTO {} (id, nonce, at) VALUES (1, {}, pg_catalog.clock_timestamp())"
         " ON CONFLICT (id) DO UPDATE SET nonce = excluded.nonce, at = excluded.at"
-    ).format(_identifier(table), sql.Literal(beat.nonce))
+    ).format(identifier(table), sql.Literal(beat.nonce))
     with connection.transaction():
         connection.execute("SET LOCAL synchronous_commit = local")
         connection.execute("SET LOCAL lock_timeout = '2s'")
@@ -103,7 +104,3 @@ def emit(connection: Connection, content: bytes) -> None:
     connection.execute(
         "SELECT pg_logical_emit_message(true, %s, %s::bytea)", (MESSAGE_PREFIX, content)
     )
-
-
-def _identifier(table: TableName) -> sql.Identifier:
-    return sql.Identifier(table.schema, table.name)

@@ -51,7 +51,7 @@ def links(datasets: Sequence[DatasetPlan]) -> tuple[Link, ...]:
 def _pulling(dataset: DatasetPlan) -> Iterator[Edge]:
     for release in dataset.releases:
         for key in release.foreign_keys:
-            edge = Edge(release.table, key.columns, key.to, key.to_columns)
+            edge = key.edge_from(release.table)
             if pulls(dataset, edge):
                 yield edge
     yield from (rule.edge for rule in dataset.rules if isinstance(rule, ReferencedRule))

@@ -27,6 +27,7 @@ from replicator.metrics import counter, histogram
 from replicator.plan import TableName
 from replicator.postgres import driver_errors
 from replicator.requests import KeysRequest, PageRequest, fingerprint
+from replicator.sql_parts import identifier
 from replicator.stop import Stop
 from replicator_capture import beat, metrics
 from replicator_capture.answer_plan import AnswerPlan, FindDataset, Refusal, resolve
@@ -34,7 +35,7 @@ from replicator_capture.closure import Closure
 from replicator_capture.desk import Desk, Reading, Retention
 from replicator_capture.inbox import Inbox
 from replicator_capture.spool import Spool
-from replicator_capture.table_read import TableRead, Texts, identifier, key_text
+from replicator_capture.table_read import TableRead, Texts, key_text
 from replicator_capture.visibility import Snapshot, parse_snapshot, visible
 
 logger = logging.getLogger(__name__)

@@ -26,6 +26,7 @@ from replicator.plan import (
 )
 from replicator.postgres import driver_errors
 from replicator.relations import edges_of
+from replicator.sql_parts import all_of, column, equal, given, identifier, identifiers
 
 LIMIT = 60.0
 """Seconds that counting may take in all."""
@@ -80,11 +81,11 @@ class _Members:
                 self._run(
                     "CREATE TEMP TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA",
                     sql.Identifier(name),
-                    _columns(release),
-                    _table(table),
+                    identifiers(release.key),
+                    identifier(table),
                 )
                 key = sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})")
-                self._run(key.format(_temp(name), _columns(release)).as_string())
+                self._run(key.format(_temp(name), identifiers(release.key)).as_string())
         while True:
             self._gather()
             if not sum(self._shut_out(edge) for edge in self._guarded()):
@@ -112,10 +113,10 @@ class _Members:
         return self._run(
             "INSERT INTO {} SELECT {} FROM {} t WHERE {} AND {} AND NOT {} AND NOT {}",
             _temp(self._in(table)),
-            _columns(release, "t"),
-            _table(table),
-            filter_sql(rule.filter, lambda name: sql.Identifier("t", name)),
-            sql.SQL(" AND ").join([sql.SQL("TRUE"), *self._holds(rule)]),
+            identifiers(release.key, "t"),
+            identifier(table),
+            filter_sql(rule.filter, lambda name: column(name, "t")),
+            all_of(self._holds(rule)),
             _same_key(self._in(table), release),
             _same_key(self._out(table), release),
         )
@@ -133,10 +134,10 @@ class _Members:
     ) -> sql.Composable:
         """Whether a row of a table that belongs has in its columns what `t` has in these."""
         return sql.SQL("EXISTS (SELECT FROM {} o JOIN {} m USING ({}) WHERE {})").format(
-            _table(table),
+            identifier(table),
             _temp(self._in(table)),
-            _columns(self._releases[table]),
-            _equal(columns, "o", mine, "t"),
+            identifiers(self._releases[table].key),
+            equal(columns, "o", mine, "t"),
         )
 
     def _guarded(self) -> Iterator[Edge]:
@@ -148,13 +149,12 @@ class _Members:
 
     def _shut_out(self, edge: Edge) -> int:
         release = self._releases[edge.table]
-        given = [sql.SQL("{} IS NOT NULL").format(sql.Identifier("t", n)) for n in edge.columns]
         return self._run(
             "INSERT INTO {} SELECT {} FROM {} t WHERE {} AND {} AND NOT {} AND NOT {}",
             _temp(self._out(edge.table)),
-            _columns(release, "t"),
-            _table(edge.table),
-            sql.SQL(" AND ").join(given),
+            identifiers(release.key, "t"),
+            identifier(edge.table),
+            given(column(name, "t") for name in edge.columns),
             _same_key(self._in(edge.table), release),
             self._is_member(edge.to, edge.to_columns, edge.columns),
             _same_key(self._out(edge.table), release),
@@ -174,26 +174,10 @@ class _Members:
         return self._connection.execute(statement).rowcount
 
 
-def _table(table: TableName) -> sql.Identifier:
-    return sql.Identifier(table.schema, table.name)
-
-
 def _temp(name: str) -> sql.Identifier:
     return sql.Identifier("pg_temp", name)
 
 
-def _columns(release: Release, alias: str = "") -> sql.Composable:
-    names = ((alias, name) if alias else (name,) for name in release.key)
-    return sql.SQL(", ").join(sql.Identifier(*each) for each in names)
-
-
 def _same_key(name: str, release: Release) -> sql.Composable:
-    same = _equal(release.key, "x", release.key, "t")
+    same = equal(release.key, "x", release.key, "t")
     return sql.SQL("EXISTS (SELECT FROM {} x WHERE {})").format(_temp(name), same)
-
-
-def _equal(columns: tuple[str, ...], one: str, others: tuple[str, ...], two: str) -> sql.Composable:
-    pairs = zip(columns, others, strict=True)
-    return sql.SQL(" AND ").join(
-        sql.SQL("{} = {}").format(sql.Identifier(one, a), sql.Identifier(two, b)) for a, b in pairs
-    )

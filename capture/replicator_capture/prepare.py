@@ -17,6 +17,7 @@ from replicator.log.port import open_log
 from replicator.plan import Release
 from replicator.postgres import connect, connection_parameters, driver_errors
 from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
+from replicator.sql_parts import identifier
 from replicator_capture import publication
 from replicator_capture.publication import Table
 
@@ -194,9 +195,7 @@ def _run_all(connection: psycopg.Connection, todo: Sequence[Statement]) -> None:
 
 def _grants(connection: psycopg.Connection, releases: Sequence[Release]) -> list[str]:
     """Comments with what capture's own role needs, where it is not the owner."""
-    tables = sql.SQL(", ").join(
-        sql.Identifier(each.table.schema, each.table.name) for each in releases
-    )
+    tables = sql.SQL(", ").join(identifier(each.table) for each in releases)
     return [
         "-- The role that capture connects as, if it is not the owner of the tables:",
         "-- ALTER ROLE <role> LOGIN REPLICATION;",

@@ -109,16 +109,16 @@ def _unprepared(
     settings: ReplicatorSettings, stream: str, connection: psycopg.Connection
 ) -> list[Problem]:
     """Say what is wrong with tables and publication since capture has begun."""
-    remedy = PREPARE
+    remedy, compiled = PREPARE, releases(stream)
     if settings.auto_prepare:
         remedy = f"Wait a minute: capture mends it if its role may. {PREPARE}"
     with driver_errors("comparing the publication"):
         found = publication.read(connection, publication.name_of(stream))
         if found is None:  # A start would be refused for it.
             return []
-        todo = prepare.statements(connection, stream, releases(stream))
+        todo = prepare.statements(connection, stream, compiled)
         unfit = [
-            *prepare.unreplicable(connection, releases(stream)),
+            *prepare.unreplicable(connection, compiled),
             *publication.problems(found),
         ]
     return [

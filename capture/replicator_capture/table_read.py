@@ -14,8 +14,9 @@ from psycopg import Connection, sql
 
 from replicator.filter_sql import filter_sql
 from replicator.key_order import ordered
-from replicator.plan import Release, RowsRule, TableName
+from replicator.plan import Release, RowsRule
 from replicator.requests import Key
+from replicator.sql_parts import identifier
 from replicator_capture.answer_plan import Refusal
 from replicator_capture.encode import ReadEncoder
 
@@ -38,11 +39,6 @@ class Column(NamedTuple):
     oid: int
     type: str
     collated: bool
-
-
-def identifier(table: TableName) -> sql.Identifier:
-    """Name a table in SQL."""
-    return sql.Identifier(table.schema, table.name)
 
 
 def copy_rows(connection: Connection, query: sql.Composable) -> Iterator[Texts]:

@@ -50,7 +50,7 @@ from replicator.declare import (
     rules_in_full,
 )
 from replicator.errors import ConfigurationError, WrongDeclaration
-from replicator.plan import DatasetPlan, Edge, Release
+from replicator.plan import DatasetPlan, Edge, Release, split_name
 from replicator.relations import rings, stuck, undecided
 from replicator.settings import ANY_DATASET, ReplicatorSettings, Subscription, load_settings
 from replicator.signature import needs_arguments, signature_of
@@ -264,7 +264,7 @@ def _streams(settings: ReplicatorSettings) -> Iterator[CheckMessage]:
 def _wishes(settings: ReplicatorSettings) -> Iterator[CheckMessage]:
     allowed = {name for names in settings.targets.values() for name in names} - {ANY_DATASET}
     for name in sorted(allowed - declared_datasets().keys()):
-        bare = name.partition(":")[0]
+        bare, _ = split_name(name)
         if bare in declared_datasets():
             yield Error(
                 f"TARGETS allows {name!r}, and a dataset is allowed with any arguments",

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Set
 from functools import cached_property
 from typing import NamedTuple
 
+from replicator.relations import reached
+
 
 class Link(NamedTuple):
     """A released foreign key.
@@ -180,10 +182,7 @@ class Reach:
             return False
         steps = {(k.model, k.to) for k in self._hanging if k != link}
         steps |= {(k.to, k.model) for k in pulled}
-        found, todo = set[str](), {link.to}
-        while todo := {to for begin, to in steps if begin in todo} - found:
-            found |= todo
-        return link.model in found
+        return link.model in reached(link.to, steps)
 
     def outside(self, label: str) -> tuple[list[str], list[str]]:
         """Name the foreign keys of a model with policy null, and those with policy required."""

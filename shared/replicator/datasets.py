@@ -37,7 +37,8 @@ from replicator.plan import (
     fingerprint,
     full_name,
 )
-from replicator.signature import rules_for
+from replicator.relations import led_along
+from replicator.signature import rules_for, takes_none
 from replicator.where import compile_where
 
 
@@ -73,11 +74,7 @@ def compile_dataset(dataset: AnyDataset, arguments: str = "") -> DatasetPlan:
     if not isinstance(dataset, Dataset):
         return _Compilation(dataset.name, arguments, rules_for(dataset, arguments)).plan()
     if arguments:
-        raise WrongDeclaration(
-            f"Dataset {dataset.name!r} takes no arguments",
-            check_id="replicator.E034",
-            remedy=f"Write {dataset.name!r}.",
-        )
+        raise takes_none(dataset)
     return _Compilation(dataset.name, "", rules_in_full(dataset.rules)).plan()
 
 
@@ -216,7 +213,7 @@ class _Compilation:
         for release in self._releases.values():
             for key in release.foreign_keys:
                 if key.to == target.table:
-                    yield Edge(release.table, key.columns, key.to, key.to_columns)
+                    yield key.edge_from(release.table)
 
     def _via(self, rule: Referenced) -> list[Edge]:
         edges = []
@@ -291,7 +288,7 @@ class _Compilation:
 def _always_under(rules: Iterable[Rule], label: str, edge: Edge) -> bool:
     """Whether every row of a model belongs only where the row at the end of an edge does."""
     own = [rule for rule in rules if rule.label == label]
-    return bool(own) and all(isinstance(r, ChildrenRule) and edge in r.edges for r in own)
+    return bool(own) and led_along(own, edge)
 
 
 def _name_of_edge_remedy(

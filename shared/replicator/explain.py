@@ -26,7 +26,7 @@ from replicator.plan import (
     Rule,
     TableName,
 )
-from replicator.relations import edges_of, pulls, undecided, whole_tables
+from replicator.relations import edges_by, edges_of, pulls, steps_of, undecided, whole_tables
 
 Policy: TypeAlias = Literal["referenced", "null", "required", "not guarded", "none!"]
 """What becomes of a row whose other end is not in the dataset; `none!`: nobody has decided."""
@@ -167,11 +167,11 @@ class _Tree:
 
     def _on(self, rule: Rule) -> tuple[str, ...]:
         labels = {release.table: release.label for release in self._plan.releases}
-        return tuple(labels[table] for table in _ends(rule))
+        return tuple(labels[table] for _, table in steps_of(rule))
 
     def _hanging(self, table: TableName) -> Iterator[Rule]:
         """Give the rules by which other rows belong because rows of a table do."""
-        return (rule for rule in self._plan.rules if table in _ends(rule))
+        return (r for r in self._plan.rules if any(on == table for _, on in steps_of(r)))
 
     def _policies(self, table: TableName) -> Iterator[str]:
         for policy, edges in (("null", self._plan.nulls), ("required", self._plan.required)):
@@ -187,19 +187,6 @@ _KINDS: dict[type, Literal["Rows", "Children", "Referenced"]] = {
 }
 
 
-def edges_by(rule: Rule) -> tuple[Edge, ...]:
-    """Give the foreign keys by which a rule hangs on others."""
-    if isinstance(rule, ChildrenRule):
-        return rule.edges
-    return (rule.edge,) if isinstance(rule, ReferencedRule) else ()
-
-
-def _ends(rule: Rule) -> tuple[TableName, ...]:
-    """Name the tables that a rule hangs on, by each of its foreign keys."""
-    pulled = isinstance(rule, ReferencedRule)
-    return tuple(edge.table if pulled else edge.to for edge in edges_by(rule))
-
-
 def _leaving(plan: DatasetPlan) -> Iterator[Leaving]:
     """Give the foreign keys that may lead to rows which the dataset lacks, and their policies."""
     labels = {release.table: release.label for release in plan.releases}
@@ -207,7 +194,7 @@ def _leaving(plan: DatasetPlan) -> Iterator[Leaving]:
     for release in plan.releases:
         guarded = set(edges_of(release))
         for key in release.foreign_keys:
-            edge = Edge(release.table, key.columns, key.to, key.to_columns)
+            edge = key.edge_from(release.table)
             if not key.natural and edge.to not in whole_tables(plan):
                 to = labels.get(edge.to, str(edge.to))
                 policy = _policy(plan, edge, open_ends) if edge in guarded else "not guarded"

@@ -47,6 +47,10 @@ class ForeignKey(msgspec.Struct, frozen=True):
     constrained: bool = True
     natural: bool = False
 
+    def edge_from(self, table: TableName) -> "Edge":
+        """Give it as the edge by which rows of its table point."""
+        return Edge(table, self.columns, self.to, self.to_columns)
+
 
 class Release(msgspec.Struct, frozen=True):
     """What may leave the environment of one opted-in model's table.
@@ -217,6 +221,12 @@ class DatasetPlan(msgspec.Struct, frozen=True):
 def full_name(dataset: str, arguments: str) -> str:
     """Write a dataset's name and arguments as a subscription does: `polls:3,4`."""
     return f"{dataset}:{arguments}" if arguments else dataset
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Give dataset and arguments of what `full_name` writes."""
+    dataset, _, arguments = name.partition(":")
+    return dataset, arguments
 
 
 def fingerprint(

@@ -7,8 +7,9 @@ all of its table does. Else *required*: the row waits outside until the other is
 foreign key is a *gate*. Pure.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from functools import lru_cache
+from typing import TypeVar
 
 from replicator.plan import (
     ChildrenRule,
@@ -19,15 +20,32 @@ from replicator.plan import (
     ReferencedRule,
     Release,
     RowsRule,
+    Rule,
     TableName,
 )
+
+Node = TypeVar("Node")
 
 
 def edges_of(release: Release) -> Iterator[Edge]:
     """Give the foreign keys that Postgres guards, among a table's released columns."""
     for key in release.foreign_keys:
         if key.constrained and not key.natural:
-            yield Edge(release.table, key.columns, key.to, key.to_columns)
+            yield key.edge_from(release.table)
+
+
+def edges_by(rule: Rule) -> tuple[Edge, ...]:
+    """Give the foreign keys by which a rule hangs on others."""
+    if isinstance(rule, ChildrenRule):
+        return rule.edges
+    return (rule.edge,) if isinstance(rule, ReferencedRule) else ()
+
+
+def steps_of(rule: Rule) -> Iterator[tuple[TableName, TableName]]:
+    """Give pairs of tables: rows of the first hang by a rule on rows of the second."""
+    pulled = isinstance(rule, ReferencedRule)
+    for edge in edges_by(rule):
+        yield (edge.to, edge.table) if pulled else (edge.table, edge.to)
 
 
 def filter_of(dataset: DatasetPlan, table: TableName) -> Filter | None:
@@ -135,8 +153,13 @@ def hangs_on(datasets: Sequence[DatasetPlan], table: TableName, without: Edge) -
             steps.add((rule.edge.to, rule.edge.table))
         elif isinstance(rule, ChildrenRule):
             steps |= {(e.table, e.to) for e in rule.edges if e != without}
-    found, todo = set[TableName](), {table}
-    while todo := {to for begin, to in steps if begin in todo} - found:
+    return reached(table, steps)
+
+
+def reached(begin: Node, steps: Set[tuple[Node, Node]]) -> set[Node]:
+    """Give all that can be reached in one step or more; its beginning only by a way back."""
+    found, todo = set[Node](), {begin}
+    while todo := {to for at, to in steps if at in todo} - found:
         found |= todo
     return found
 
@@ -151,15 +174,15 @@ def undecided(dataset: DatasetPlan) -> list[Edge]:
         edge
         for release in dataset.releases
         for edge in edges_of(release)
-        if edge not in chosen and not pulls(dataset, edge) and not _led_along(dataset, edge)
+        if edge not in chosen
+        and not pulls(dataset, edge)
+        and not led_along(dataset.rules_of(edge.table), edge)
     ]
 
 
-def _led_along(dataset: DatasetPlan, edge: Edge) -> bool:
-    return all(
-        isinstance(rule, ChildrenRule) and edge in rule.edges
-        for rule in dataset.rules_of(edge.table)
-    )
+def led_along(rules: Iterable[Rule], edge: Edge) -> bool:
+    """Whether by each of a table's rules a row belongs only where the row at an edge's end does."""
+    return all(isinstance(rule, ChildrenRule) and edge in rule.edges for rule in rules)
 
 
 def stuck(dataset: DatasetPlan) -> list[tuple[Edge, Edge]]:

@@ -25,7 +25,7 @@ from pydantic import (
 
 from replicator.errors import ConfigurationError
 from replicator.log.url import mistake_in
-from replicator.plan import full_name
+from replicator.plan import full_name, split_name
 
 ANY_DATASET = "*"
 """In TARGETS: every dataset may be asked for."""
@@ -142,12 +142,12 @@ class Subscription(_Part):
     @property
     def name(self) -> str:
         """The dataset without its arguments."""
-        return self.dataset.partition(":")[0]
+        return split_name(self.dataset)[0]
 
     @property
     def arguments(self) -> str:
         """What follows the colon; empty if nothing does."""
-        return self.dataset.partition(":")[2]
+        return split_name(self.dataset)[1]
 
 
 class ReplicatorSettings(_Part):

@@ -18,7 +18,7 @@ from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
 
-from replicator.declare import DatasetFunction, Rule, RuleSet, rules_in_full
+from replicator.declare import AnyDataset, DatasetFunction, Rule, RuleSet, rules_in_full
 from replicator.errors import WrongDeclaration
 from replicator.plan import full_name
 
@@ -103,6 +103,15 @@ def needs_arguments(signature: Signature) -> bool:
     )
 
 
+def takes_none(dataset: AnyDataset) -> WrongDeclaration:
+    """Make the error that arguments are given to a dataset which takes none."""
+    return WrongDeclaration(
+        f"Dataset {dataset.name!r} takes no arguments",
+        check_id="replicator.E034",
+        remedy=f"Write {dataset.name!r}.",
+    )
+
+
 def _problem(parameter: Parameter) -> str:
     if parameter.kind not in _BY_POSITION:
         return "cannot be given by position"
@@ -131,11 +140,7 @@ def _values(dataset: DatasetFunction, arguments: str) -> Iterator[object]:
     signature, texts = signature_of(dataset), _split(dataset, arguments)
     parameters = list(signature.parameters.values())
     if texts and not parameters:
-        raise WrongDeclaration(
-            f"Dataset {dataset.name!r} takes no arguments",
-            check_id="replicator.E034",
-            remedy=f"Write {dataset.name!r}.",
-        )
+        raise takes_none(dataset)
     try:
         signature.bind(*texts)
     except TypeError as error:

@@ -19,7 +19,7 @@ from replicator.datasets import find_dataset
 from replicator.drawing import mermaid_of, text_of
 from replicator.errors import ReplicatorError
 from replicator.explain import Count, Explanation, explain
-from replicator.plan import DatasetPlan
+from replicator.plan import DatasetPlan, split_name
 from replicator.settings import ReplicatorSettings, load_settings
 
 
@@ -29,8 +29,7 @@ def run(arguments: Arguments) -> int:
     Raises:
         ConfigurationError: there is no such dataset, or it is declared wrongly.
     """
-    name, _, given = arguments.dataset.partition(":")
-    plan = find_dataset(name, given)
+    plan = find_dataset(*split_name(arguments.dataset))
     explanation = explain(plan)
     if arguments.mermaid:
         sys.stdout.write(mermaid_of(explanation))
