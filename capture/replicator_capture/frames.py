@@ -44,13 +44,14 @@ def parse_wal_end(frame: bytes) -> Lsn:
     return Lsn(max(start, end))
 
 
-def status_update(received: Lsn, confirmed: Lsn, now_us: int) -> bytes:
+def status_update(received: Lsn, confirmed: Lsn, now_us: int, *, reply: bool = False) -> bytes:
     """Build a standby status update.
 
     Args:
         received: how far the stream has been read.
         confirmed: everything before it may be forgotten by the slot.
         now_us: the time in microseconds since 1970.
+        reply: ask for a keep-alive.
     """
     sent = now_us - POSTGRES_EPOCH_US
-    return _STATUS.pack(b"r", max(received, confirmed), confirmed, confirmed, sent, 0)
+    return _STATUS.pack(b"r", max(received, confirmed), confirmed, confirmed, sent, reply)

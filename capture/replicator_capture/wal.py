@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final, Self
 
-from psycopg import OperationalError, conninfo, pq, sql
+from psycopg import OperationalError, generators, pq, sql
 from psycopg.pq.abc import PGconn, PGresult
 
 from replicator.errors import (
@@ -22,6 +22,7 @@ from replicator.errors import (
     ReplicatorError,
 )
 from replicator.positions import Lsn
+from replicator.session import Session
 from replicator_capture.frames import (
     HEADER,
     WAL_DATA,
@@ -32,6 +33,11 @@ from replicator_capture.frames import (
 )
 
 STATUS_EVERY_S: Final = 1.0
+ASK_AFTER_S: Final = 10.0
+"""Seconds without a frame after which the server is asked for a sign of life."""
+SILENCE_S: Final = 300.0
+"""Seconds without one, though asked, after which the connection is given up. A server that works
+through a large transaction looks at what it is asked every wal_sender_timeout / 2 or so."""
 SHUTDOWN_ASKS: Final = 50
 RECEIVE_MESSAGES: Final = 1_000
 RECEIVE_BYTES: Final = 1_000_000
@@ -82,12 +88,15 @@ class WalStream:
         wall_clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         self._pgconn = pgconn
+        self._session: Session | None = None
         self._confirmed = confirmed
         self._received = confirmed
         self._clock = clock
         self._wall_clock_us = wall_clock_us
         self._status_due = clock()
         self._asked, self._asked_since = 0, clock()
+        self._heard = clock()
+        self._in_vain_since: float | None = None
         self._poll = select.poll()
         self._poll.register(pgconn.socket, select.POLLIN)
         pgconn.nonblocking = 1
@@ -110,18 +119,23 @@ class WalStream:
             Refused: slot or publication are gone, or the slot's WAL is.
             ConfigurationError: the role must not replicate.
         """
-        target = conninfo.make_conninfo("", **{**parameters, "replication": "database"})
-        pgconn = pq.PGconn.connect(target.encode())
-        if pgconn.status != pq.ConnStatus.OK:
-            message = pgconn.get_error_message()
-            pgconn.finish()
-            raise stream_error("", message)
-        result = pgconn.exec_(start_command(slot, publication).encode())
+        try:
+            # Not libpq's own functions: those hold up all threads until the server answers.
+            session = Session.open({**parameters, "replication": "database"})
+        except OperationalError as error:
+            raise stream_error("", str(error)) from error
+        try:
+            session.pgconn.send_query(start_command(slot, publication).encode())
+            result = session.wait(generators.execute(session.pgconn))[0]
+        except OperationalError as error:
+            session.close()
+            raise stream_error("", str(error)) from error
         if result.status != pq.ExecStatus.COPY_BOTH:
-            error = _result_error(result)
-            pgconn.finish()
-            raise error
-        return cls(pgconn, confirmed)
+            session.close()
+            raise _result_error(result)
+        stream = cls(session.pgconn, confirmed)
+        stream._session = session
+        return stream
 
     @property
     def received(self) -> Lsn:
@@ -140,7 +154,7 @@ class WalStream:
         dealt with.
 
         Raises:
-            DatabaseUnavailable: the connection broke or the walsender was ended.
+            DatabaseUnavailable: the connection broke or is silent, or the walsender was ended.
             Refused: the slot was invalidated, or the publication dropped.
             BadMessage: a frame is neither WAL data nor a keep-alive.
         """
@@ -169,6 +183,7 @@ class WalStream:
             raise stream_error("", str(error)) from error
         if messages:
             self._asked = 0
+        self._notice_silence(heard=bool(frame))
         if frame[:1] == b"w":
             self._received = max(self._received, parse_wal_end(frame))
         return messages
@@ -190,7 +205,10 @@ class WalStream:
         time_now = self._clock()
         if not now and time_now < self._status_due:
             return
-        status = status_update(self._received, self._confirmed, self._wall_clock_us())
+        asks = time_now - self._heard > ASK_AFTER_S
+        if asks and self._in_vain_since is None:
+            self._in_vain_since = time_now
+        status = status_update(self._received, self._confirmed, self._wall_clock_us(), reply=asks)
         try:
             self._pgconn.put_copy_data(status)
             self._pgconn.flush()
@@ -227,6 +245,17 @@ class WalStream:
         if sign.reply:
             self.tick(now=True)
             self._notice_shutdown()
+
+    def _notice_silence(self, *, heard: bool) -> None:
+        """Raise DatabaseUnavailable if the server was asked for long, and nothing comes."""
+        now = self._clock()
+        if heard:
+            self._heard, self._in_vain_since = now, None
+        elif self._in_vain_since is not None and now - self._in_vain_since > SILENCE_S:
+            raise DatabaseUnavailable(
+                f"The replication stream has been silent for {SILENCE_S:.0f} s.",
+                remedy="Check the network between; the daemon connects anew.",
+            )
 
     def _notice_shutdown(self) -> None:
         """Raise DatabaseUnavailable if the server asks again and again.

@@ -13,6 +13,7 @@ import psycopg
 from psycopg import pq
 
 from replicator.errors import ConfigurationError, DatabaseUnavailable, Unfit
+from replicator.session import Session
 
 Parameters = dict[str, str]
 """libpq's connection parameters, by keyword
@@ -113,13 +114,13 @@ def _libpq(entry: Mapping[str, Any]) -> Parameters:
 
 
 def connect(parameters: Mapping[str, str]) -> psycopg.Connection:
-    """Open a session in autocommit mode.
+    """Open a session in autocommit mode, which is given up when the network goes deaf.
 
     Raises:
         DatabaseUnavailable: no connection came about within the time allowed.
     """
     with driver_errors("connecting"):
-        return psycopg.connect(**parameters, autocommit=True)  # type: ignore[arg-type]
+        return Session.open(parameters)
 
 
 @contextmanager

@@ -139,22 +139,28 @@ def test_postgres_behind_a_bad_network(
     survive(pair, *bad_network(network))
 
 
-def test_capture_notices_that_postgres_is_silent(
+@pytest.mark.parametrize(
+    ("side", "says"), [("source", "has not answered"), ("target", "the connection is given up")]
+)
+def test_a_daemon_notices_that_postgres_is_silent(  # noqa: PLR0917 (fixtures)
     two_environments: Make,
     sample_database: Callable[..., str],
     postgres_server: PostgresServer,
     proxy: Callable[[int], TcpProxy],
+    side: str,
+    says: str,
 ) -> None:
-    """No connection breaks by itself: bytes are swallowed, and nothing is answered."""
+    """No connection breaks by itself: bytes are acknowledged and swallowed, nothing is answered."""
     network = proxy(postgres_server.port)
-    conninfo = sample_database("source")
-    via = {"source": conninfo, "source_via": through(conninfo, network.port)}
+    conninfo = sample_database(side)
+    via = {side: conninfo, f"{side}_via": through(conninfo, network.port)}
     pair = two_environments(datasets=BY_RULE, **via)
     pair.start()
+    daemon = pair.capture if side == "source" else pair.apply
 
     def deafen() -> None:
         network.deafen()
-        wait_until(lambda: "has not answered" in pair.capture.output(), 20, "capture notices")
+        wait_until(lambda: says in daemon.output(), 30, "the daemon notices")
         network.cut()
         network.hear()
 

@@ -142,6 +142,10 @@ POINTS: Mapping[str, Point] = {
 
 SMALL: Mapping[str, object] = {
     "replicator.log.sqlite:_POLL_RECORDS": 300,
+    # Longer than capture's own patience, so that either is met.
+    "replicator.session:SILENCE": 6.0,
+    "replicator.session:ANSWER": 1.0,
+    "replicator.session:LOOK_EVERY": 0.5,
     "replicator_capture.publish:FLUSH_ROWS": 40,
     "replicator_capture.beat:EVERY": 1.0,
     "replicator_capture.keeper:LOOK_EVERY": 0.1,

@@ -23,6 +23,10 @@ def test_status_update() -> None:
     )
 
 
+def test_a_status_update_may_ask_for_a_sign_of_life() -> None:
+    assert status_update(Lsn(5), Lsn(9), POSTGRES_EPOCH_US, reply=True)[-1] == 1
+
+
 def test_never_less_is_received_than_confirmed() -> None:
     assert struct.unpack("!cQQQqB", status_update(Lsn(5), Lsn(9), POSTGRES_EPOCH_US))[1:4] == (
         9,
