@@ -206,7 +206,7 @@ class Keeper:
         duty, connection = self._duty, self._connection
         todo = prepare.statements(connection, duty.stream, duty.releases)
         if duty.auto_prepare:
-            todo = prepare.run(connection, todo)
+            todo = self._prepare(todo)
         self._remember_members()
         problems = [each.problem for each in todo if each.needed]
         problems += prepare.unreplicable(connection, duty.releases)
@@ -214,6 +214,14 @@ class Keeper:
         for problem in problems:
             logger.warning("%s Run `replicator prepare source`.", problem, extra={"event": "check"})
         self._problems = tuple(problems)
+
+    def _prepare(self, todo: Sequence[prepare.Statement]) -> list[prepare.Statement]:
+        """Run what the role may, one by one: each may wait for a lock, which is no silence."""
+        refused = []
+        for statement in todo:
+            refused += prepare.run(self._connection, [statement])
+            self.looked = self._clock()
+        return refused
 
     def _remember_members(self) -> None:
         found = publication.read(self._connection, publication.name_of(self._duty.stream))

@@ -36,8 +36,10 @@ from replicator_capture.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-SILENCE = 90.0
+SILENCE = 30.0
 """Seconds without an answer to the keeper after which the connections are taken for dead."""
+BEAT_LATE = 30.0
+"""Seconds without a beat in the stream after which capture does not count as ready."""
 _TURN = 0.02
 """Seconds that a turn waits for input; a fetch waits as long until it is taken up."""
 _SHOW_EVERY = 1.0
@@ -76,6 +78,7 @@ class Run:
         self._pump = Pump(self._stream, self._assembler, self._publisher, self._unseen.first)
         self._settled: Snapshot | None = None
         self._newest_ts = time.time()
+        self._beat_seen, self._ready = time.monotonic(), True
         self._transactions = self._rows = 0
         self._show_due = 0.0
         self._workers: list[Worker] = []
@@ -158,6 +161,7 @@ class Run:
         if now < self._show_due:
             return
         self._show_due = now + _SHOW_EVERY
+        self._tell_readiness()
         stream = self._task.stream
         gauge(metrics.LAG_SECONDS).labels(stream).set(self._desk.lag)
         lag = max(0, self._keeper.wal_end - self._stream.received)
@@ -169,6 +173,15 @@ class Run:
         counter(metrics.TRANSACTIONS).labels(stream).inc(self._transactions)
         counter(metrics.ROWS_READ).labels(stream).inc(self._rows)
         self._transactions = self._rows = 0
+
+    def _tell_readiness(self) -> None:
+        """Tell whether beats arrive: a stream that is silent looks like one that is idle."""
+        age = time.monotonic() - self._beat_seen
+        ready = age <= BEAT_LATE
+        if self._health is not None and (not ready or not self._ready):
+            late = f"the last beat in the stream came {age:.0f} s ago: capture is far behind, "
+            self._health.ready(ready, "" if ready else f"{late}or the connection is silent")
+        self._ready = ready
 
     def unknown(self, table: TableName, columns: tuple[str, ...]) -> None:
         """See `assemble.Listener.unknown`."""
@@ -192,6 +205,7 @@ class Run:
         self._newest_ts = commitment.ts_us / 1e6
         found = beat.from_content(content)
         if found is not None and found.nonce in self._keeper.pending:
+            self._beat_seen = time.monotonic()
             health = {**self._keeper.health, **mark_health(self._start.epoch)}
             if self._publisher.publish_mark(Mark(found.nonce, health), commitment):
                 counter(metrics.MARKS).labels(self._task.stream).inc()

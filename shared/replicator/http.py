@@ -83,6 +83,9 @@ class Health:
     def readiness(self) -> tuple[bool, str]:
         """Say whether the daemon does its work, or why not."""
         is_ready, reason = self._ready
+        alive, age = self.liveness()
+        if is_ready and not alive:
+            return False, f"not ready: {age}"
         return is_ready, "ready" if is_ready else f"not ready: {reason}"
 
 

@@ -226,6 +226,19 @@ def test_a_table_that_joins_again_has_another_token(
         tape.wait_for(lambda r: token(r) not in (None, first))
 
 
+def test_capture_is_ready_only_while_beats_arrive_in_the_stream(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream that is silent looks like one that is idle."""
+    monkeypatch.setattr(beat, "EVERY", 4.0)
+    monkeypatch.setattr(run, "BEAT_LATE", 1.0)
+    monkeypatch.setattr(run, "_SHOW_EVERY", 0.1)
+    with capturing(task) as running:
+        running.wait_for(lambda: "the last beat" in running.health.readiness()[1])
+        assert not running.health.readiness()[0]
+        running.ready()
+
+
 def test_the_first_mark_of_a_run_tells_of_the_tables(
     task: Task, source: str, log_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

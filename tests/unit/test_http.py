@@ -41,6 +41,16 @@ def test_healthz_follows_the_loop() -> None:
         assert get(address, "/healthz") == (200, "the loop turned 0.0 s ago\n")
 
 
+def test_a_loop_that_stands_is_not_ready() -> None:
+    clock = Clock()
+    health = Health(within=30, clock=clock)
+    health.ready(True)
+    clock.now += 31
+    assert health.readiness() == (False, "not ready: the loop turned 31.0 s ago")
+    health.turned()
+    assert health.readiness() == (True, "ready")
+
+
 def test_the_whole_is_as_well_as_the_worst_of_its_parts() -> None:
     clock = Clock()
     health = Health(within=30, clock=clock)
