@@ -5,14 +5,14 @@ command that does it.
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import psycopg
 from psycopg import sql
 
 from replicator.compiler import table_of
-from replicator.envelope import EpochStart, Source
+from replicator.envelope import EpochStart, Source, Value
 from replicator.errors import Refused
 from replicator.log.port import Log, LogWriter
 from replicator.models import Beat
@@ -74,10 +74,11 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where capture goes on: the slot, and its epoch."""
+    """Where capture goes on: the slot, its epoch, and what its last marks tell of tables."""
 
     slot: slot.Slot
     epoch: EpochStart
+    told: Mapping[str, Value] = field(default_factory=dict)
 
 
 def gather(site: Site, *, new_epoch: bool) -> startup.Facts:
@@ -237,7 +238,7 @@ def _execute(
         case startup.AppendEpoch():
             return Start(decision.slot, _append_epoch(site, facts, decision))
         case startup.Go() if facts.log.epoch is not None:
-            return Start(decision.slot, facts.log.epoch)
+            return Start(decision.slot, facts.log.epoch, facts.log.tables)
         case startup.Refuse():
             raise decision.error()
         case _:

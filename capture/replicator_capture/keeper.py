@@ -6,8 +6,9 @@ the loop's thread; every attribute is replaced whole, never changed in place.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import psycopg
 
@@ -18,6 +19,7 @@ from replicator.positions import EpochId, Lsn, parse_lsn
 from replicator.postgres import driver_errors
 from replicator.stop import Stop
 from replicator_capture import beat, metrics, prepare, publication, slot
+from replicator_capture.partitions import TABLE, Trees
 from replicator_capture.visibility import Snapshot, parse_snapshot
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ class Duty:
         releases: of the stream's tables.
         beat_table: where the beat is.
         auto_prepare: let tables join the publication, where the role may.
+        told: what the log's last marks tell of tables.
     """
 
     stream: str
@@ -48,26 +51,28 @@ class Duty:
     releases: Sequence[Release]
     beat_table: TableName
     auto_prepare: bool
+    told: Mapping[str, Value]
 
 
 class Memberships:
     """Which memberships of tables in the publication targets may be told of. Pure.
 
     A transaction that wrote to a table before it joined, and commits later, is not in the stream.
+    The same holds for a partition.
     So a membership is told only when every transaction that ran when it was first seen has ended:
     a backfill that begins after it was told misses nothing.
     """
 
     def __init__(self) -> None:
-        self._since: dict[int, int] = {}
-        self._members: dict[int, str] = {}
+        self._since: dict[Value, int] = {}
+        self._members: dict[Value, str] = {}
 
-    def update(self, members: Sequence[publication.Member], snapshot: Snapshot) -> None:
-        """Note the members of now, seen together with a snapshot."""
-        self._members = {member.token: member.label for member in members}
+    def update(self, members: Mapping[str, Value], snapshot: Snapshot) -> None:
+        """Note the token of each member of now, seen together with a snapshot."""
+        self._members = {token: label for label, token in members.items()}
         self._since = {token: self._since.get(token, snapshot.xmax) for token in self._members}
 
-    def settled(self, snapshot: Snapshot) -> dict[str, int]:
+    def settled(self, snapshot: Snapshot) -> dict[str, Value]:
         """Give the token of each table that may be told of."""
         return {
             label: token
@@ -97,10 +102,10 @@ class Keeper:
     ) -> None:
         self._connection, self._duty, self._stop, self._clock = connection, duty, stop, clock
         self._beat = last
-        self._memberships = Memberships()
+        self._memberships, self._trees = Memberships(), Trees(duty.told)
         self._problems: tuple[str, ...] = ()
         self._figures: dict[str, Value] = {}
-        self._tokens: dict[str, int] = {}
+        self._tokens: dict[str, Value] = {}
         self._beat_due = self._check_due = clock()
         self.snapshot: Snapshot | None = None
         """The newest one."""
@@ -116,8 +121,11 @@ class Keeper:
         """What a mark tells of the source: the slot's figures and `table:<label>` → token.
 
         A target that knows another token of a table has missed events of it, and brings it anew.
+        What else is told of a partitioned table is for the next run.
         """
-        return {**self._figures, **{f"table:{k}": v for k, v in self._tokens.items()}}
+        tokens = self._tokens
+        named = {TABLE + label: token for label, token in tokens.items()}
+        return {**self._figures, **named, **self._trees.told_of(tokens)}
 
     def begin(self) -> None:
         """Write the run's first beat, which tells of the tables if no transaction is under way."""
@@ -224,8 +232,12 @@ class Keeper:
         return refused
 
     def _remember_members(self) -> None:
-        found = publication.read(self._connection, publication.name_of(self._duty.stream))
+        name = publication.name_of(self._duty.stream)
+        found = publication.read(self._connection, name)
+        parts = publication.read_parts(self._connection, name)
+        self._trees.update(parts, partial(publication.are_empty, self._connection))
         # A snapshot from before the members were read would tell of them too early.
         self._look()
         if found is not None and self.snapshot is not None:
-            self._memberships.update(list(found.members.values()), self.snapshot)
+            members = {m.label: self._trees.token(m.label, m.token) for m in found.members.values()}
+            self._memberships.update(members, self.snapshot)

@@ -8,11 +8,13 @@ REPLICA IDENTITY FULL. Capture releases columns instead.
 Source: https://www.postgresql.org/docs/current/logical-replication-publication.html
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from psycopg import Connection, sql
+from psycopg import Connection, errors, sql
 from psycopg.rows import class_row
+
+from replicator_capture.partitions import Part
 
 
 class Table(NamedTuple):
@@ -45,7 +47,8 @@ class Member(NamedTuple):
     Attributes:
         oid: the table's oid in pg_class.
         token: oid of its membership in pg_publication_rel: another one each time it joins, so a
-            target that has seen another token knows that events are missing.
+            target that has seen another token knows that events are missing. To that of a
+            partitioned table `partitions.Trees` adds what is told of its partitions.
         label: `schema.table`.
         restricted: it has a column list or a row filter, which Replicator does not use.
     """
@@ -138,9 +141,31 @@ SELECT w.root, c.oid::int8 AS oid, n.nspname::text AS schema, c.relname::text AS
              JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
              WHERE i.indrelid = c.oid AND i.indisvalid AND i.indisprimary) AS primary
 FROM unnest(%s::int8[]) AS w (root)
-CROSS JOIN LATERAL (SELECT w.root::oid AS oid
-                    UNION SELECT t.relid::oid FROM pg_partition_tree(w.root::oid::regclass) t) AS m
+CROSS JOIN LATERAL (WITH RECURSIVE tree AS (
+        SELECT w.root::oid AS oid
+        UNION SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid
+        JOIN pg_class p ON p.oid = i.inhrelid AND p.relispartition
+    ) SELECT oid FROM tree) AS m
 JOIN pg_class c ON c.oid = m.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+"""
+# Not by pg_partition_tree: it waits for whoever rewrites a partition.
+
+_PARTS = """
+WITH RECURSIVE tree AS (
+    SELECT n.nspname || '.' || c.relname AS label, c.oid, '' AS attached
+    FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
+    JOIN pg_class c ON c.oid = r.prrelid AND c.relkind = 'p'
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE p.pubname = %s
+    UNION SELECT tree.label, i.inhrelid, i.xmin::text
+    FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid
+) SELECT tree.label, c.oid::int8, c.relfilenode::int8, tree.attached
+FROM tree JOIN pg_class c ON c.oid = tree.oid
+"""
+
+_EMPTY = """
+SELECT coalesce(bool_and(pg_relation_size(c.oid) = 0), true)
+FROM pg_class c WHERE c.oid = ANY (%s::oid[]) AND c.relkind <> 'p'
 """
 
 
@@ -160,6 +185,25 @@ def read(connection: Connection, name: str) -> Publication | None:
     return Publication(
         name, all_tables, via_root, every_operation, {member.oid: member for member in members}
     )
+
+
+def read_parts(connection: Connection, name: str) -> dict[str, frozenset[Part]]:
+    """Give each partitioned table of a publication, and its partitions, by its label."""
+    found: dict[str, set[Part]] = {}
+    for label, *part in connection.execute(_PARTS, (name,)):
+        found.setdefault(label, set()).add(Part(*part))
+    return {label: frozenset(parts) for label, parts in found.items()}
+
+
+def are_empty(connection: Connection, oids: Collection[int]) -> bool | None:
+    """Say whether tables have no row; None: one of them is locked."""
+    try:
+        with connection.transaction():
+            connection.execute("SET LOCAL lock_timeout = '1s'")
+            row = connection.execute(_EMPTY, (list(oids),)).fetchone()
+    except errors.LockNotAvailable:
+        return None
+    return row is not None and bool(row[0])
 
 
 def find_oids(connection: Connection, tables: Sequence[Table]) -> dict[str, int]:

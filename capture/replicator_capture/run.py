@@ -269,4 +269,5 @@ def _duty(task: Task, start: facts.Start) -> Duty:
         releases=task.releases,
         beat_table=task.beat_table,
         auto_prepare=task.settings.auto_prepare,
+        told=start.told,
     )

@@ -5,10 +5,10 @@ slot, the database or the log is not the one that the others belong to), and pub
 once.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
-from replicator.envelope import EpochStart
+from replicator.envelope import EpochStart, Value
 from replicator.errors import Refused
 from replicator.positions import Lsn
 from replicator_capture.beat import Beat
@@ -56,12 +56,14 @@ class LogTail:
         epoch: the last epoch record.
         to: `to` of the last whole transaction or mark of that epoch; None: there is none.
         beat: the last beat that a mark of that epoch told of.
+        tables: what its last marks tell of tables.
     """
 
     empty: bool
     epoch: EpochStart | None
     to: Lsn | None
     beat: Beat | None
+    tables: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from replicator.errors import BadRecord, Hole, LogUnavailable
 from replicator.log.port import Log
 from replicator.positions import EpochId, Lsn, Offset
 from replicator_capture import beat
+from replicator_capture.partitions import TABLE, TREE
 from replicator_capture.startup import LogTail
 
 logger = logging.getLogger(__name__)
@@ -121,11 +122,18 @@ def summarize(found: Window) -> LogTail:
         return LogTail(empty=not found.any, epoch=None, to=None, beat=None)
     marks = [r.mark for r in found.controls if r.at.epoch == epoch.id and r.mark is not None]
     beats = [each for mark in marks if (each := beat.parse(mark.beat)) is not None]
+    told = [
+        (key, value)
+        for mark in marks
+        for key, value in mark.health.items()
+        if key.startswith((TABLE, TREE))
+    ]
     return LogTail(
         empty=False,
         epoch=epoch,
         to=found.ends.get(epoch.id),
         beat=max(beats, default=None, key=lambda each: each.number),
+        tables=dict(told),
     )
 
 

@@ -226,6 +226,91 @@ def test_a_table_that_joins_again_has_another_token(
         tape.wait_for(lambda r: token(r) not in (None, first))
 
 
+READING = "table:public.kinds_reading"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("TRUNCATE kinds_reading_2025", True),
+        ("DROP TABLE kinds_reading_2025", True),
+        ("ALTER TABLE kinds_reading DETACH PARTITION kinds_reading_2025", True),
+        (
+            "CREATE TABLE more (LIKE kinds_reading); INSERT INTO more VALUES (1, '2030-01-01', 2); "
+            "ALTER TABLE kinds_reading ATTACH PARTITION more"
+            " FOR VALUES FROM ('2030-01-01') TO ('2031-01-01')",
+            True,
+        ),
+        (
+            "CREATE TABLE more PARTITION OF kinds_reading"
+            " FOR VALUES FROM ('2030-01-01') TO ('2031-01-01')",
+            False,
+        ),
+        ("INSERT INTO kinds_reading VALUES (9, '2025-01-01', 2)", False),
+    ],
+    ids=["truncate", "drop", "detach", "attach", "create", "insert"],
+)
+@pytest.mark.parametrize("away", [False, True], ids=["seen", "restarted"])
+@pytest.mark.usefixtures("_quick")
+def test_what_is_done_to_a_partition_gives_its_table_another_token(
+    task: Task, source: str, log_url: str, change: str, *, told: bool, away: bool
+) -> None:
+    def token() -> object:
+        with capturing(task) as running:
+            return told_by(running, log_url)
+
+    with psycopg.connect(source, autocommit=True) as connection:
+        if away:
+            before = token()
+            connection.execute(change)
+            assert (token() != before) is (told or "CREATE" in change)
+            return
+        with capturing(task) as running:
+            before = told_by(running, log_url)
+            connection.execute(change)
+            if told:
+                running.wait_for(lambda: told_by(running, log_url) != before)
+            else:
+                assert {told_by(running, log_url) for _ in range(4)} == {before}
+        connection.execute("INSERT INTO kinds_reading VALUES (8, '2030-01-01', 2)")
+        assert told or token() == before
+
+
+def told_by(running: Running, log_url: str) -> object:
+    """Wait for the next mark; give its token of the partitioned table."""
+    tape = Tape.of(log_url)
+    seen = len(tape.wind())
+    found: list[object] = []
+
+    def there() -> bool:
+        found[:] = [
+            r.mark.health[READING]
+            for r in tape.wind()[seen:]
+            if r.mark is not None and READING in r.mark.health
+        ]
+        return bool(found)
+
+    running.wait_for(there)
+    return found[-1]
+
+
+@pytest.fixture
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("LOOK_EVERY", 0.1), ("CHECK_EVERY", 0.1)):
+        monkeypatch.setattr(keeper, name, value)
+    monkeypatch.setattr(beat, "EVERY", 0.2)
+
+
+def test_a_locked_partition_does_not_hold_capture_up(task: Task, source: str) -> None:
+    """As VACUUM FULL and TRUNCATE lock it."""
+    with capturing(task):
+        pass
+    with psycopg.connect(source) as connection:
+        connection.execute("LOCK TABLE kinds_reading_2025")
+        with capturing(task) as running:
+            running.ready()
+
+
 def test_capture_is_ready_only_while_beats_arrive_in_the_stream(
     task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,6 +149,7 @@ SMALL: Mapping[str, object] = {
     "replicator_capture.publish:FLUSH_ROWS": 40,
     "replicator_capture.beat:EVERY": 1.0,
     "replicator_capture.keeper:LOOK_EVERY": 0.1,
+    "replicator_capture.keeper:CHECK_EVERY": 1.0,
     "replicator_capture.run:SILENCE": 5.0,
     "replicator_capture.facts:STANDBY_EVERY": 0.2,
     "replicator_capture.inbox:_FORGET_AFTER": 1.0,

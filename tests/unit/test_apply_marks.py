@@ -13,6 +13,8 @@ from replicator_apply.marks import joined_tables, with_tables
         ({"table:public.a": 1}, {"table:public.a": 1, "table:public.b": 7}, {"public.b"}),
         ({"table:public.a": 1}, {"table:public.a": 1}, set()),
         ({"table:public.a": 1}, {"table:public.a": 2, "slot": "s"}, {"public.a"}),
+        ({"table:public.a": "1-x"}, {"table:public.a": "1-y", "tree:public.a": "z"}, {"public.a"}),
+        ({"table:public.a": "1-x"}, {"table:public.a": "1-x", "tree:public.a": "z"}, set()),
         ({"table:public.a": 1}, {}, set()),
     ],
 )

@@ -16,7 +16,7 @@ from replicator_capture.assemble import Retain
 from replicator_capture.desk import Desk, Reading, Retention
 from replicator_capture.inbox import WAITING_PER_TARGET, Allowance, Inbox
 from replicator_capture.keeper import Memberships
-from replicator_capture.publication import Member, Relation, lacking_identity
+from replicator_capture.publication import Relation, lacking_identity
 from replicator_capture.spool import Spool
 from replicator_capture.table_read import key_text, parse_line
 from replicator_capture.visibility import Commit, Snapshot, Unseen
@@ -255,10 +255,10 @@ def test_key_text() -> None:
 
 def test_a_membership_is_told_when_older_transactions_have_ended() -> None:
     memberships = Memberships()
-    memberships.update([Member(1, 100, "public.poll", False)], Snapshot(5, 9, frozenset({5})))
+    memberships.update({"public.poll": 100}, Snapshot(5, 9, frozenset({5})))
     assert memberships.settled(Snapshot(8, 20, frozenset({8}))) == {}
     assert memberships.settled(Snapshot(9, 20, frozenset({9}))) == {"public.poll": 100}
-    memberships.update([Member(1, 101, "public.poll", False)], Snapshot(9, 20, frozenset()))
+    memberships.update({"public.poll": 101}, Snapshot(9, 20, frozenset()))
     assert memberships.settled(Snapshot(19, 20, frozenset())) == {}
 
 
