@@ -153,7 +153,7 @@ def run_verify(arguments: Arguments) -> int:
     return _verify(arguments, _say_what_differs)
 
 
-def _verify(arguments: Arguments, tell: Callable[[Verification], None]) -> int:
+def _verify(arguments: Arguments, tell: Callable[[Verification, Subscription], None]) -> int:
     settings = load_settings()
     place, subscribed = chosen(settings, arguments.dataset, arguments.source)
     with (
@@ -173,25 +173,34 @@ def _verify(arguments: Arguments, tell: Callable[[Verification], None]) -> int:
     if last.state != "finished":
         reason = last.findings[-1][1] if last.findings else "it was cancelled"
         raise Stopped(f"The comparison ended early: {reason}", remedy="See `replicator status`.")
-    tell(last)
+    tell(last, subscribed)
     return 1 if last.differences else 0
 
 
-def _say_what_differs(last: Verification) -> None:
+def _say_what_differs(last: Verification, _: Subscription) -> None:
+    local = f", {last.local:,} under the keys of local rows" if last.local else ""
     _say(
         f"{last.rows_checked:,} rows compared: {last.missing:,} missing, {last.extra:,} extra, "
-        f"{last.different:,} different."
+        f"{last.different:,} different{local}."
     )
     _say_findings(last)
     if last.differences:
         _say("`replicator backfill` of the dataset repairs it.")
 
 
-def _say_what_a_backfill_would_do(last: Verification) -> None:
+def _say_what_a_backfill_would_do(last: Verification, subscribed: Subscription) -> None:
     _say(
         f"A backfill would insert {last.missing:,}, update {last.different:,} and delete "
         f"{last.extra:,} of {last.rows_checked:,} rows. It was not begun."
     )
+    if last.local and subscribed.on_clash == "adopt":
+        _say(f"It would adopt {last.local:,} local rows, with the source's values.")
+    elif last.local:
+        _say(
+            f"{last.local:,} local rows stand under keys of the dataset: it would stop there with "
+            "a Clash, and keep what it wrote before.\nRemove or renumber them, or set on_clash to "
+            "adopt."
+        )
     _say_findings(last)
 
 

@@ -55,6 +55,7 @@ class Verification:
     missing: int
     extra: int
     different: int
+    local: int
     findings: list[list[str]]
 
     @property
@@ -80,7 +81,7 @@ class Verification:
     @property
     def differences(self) -> int:
         """Rows that are not equal."""
-        return self.missing + self.extra + self.different
+        return self.missing + self.extra + self.different + self.local
 
 
 def _compose(text: str) -> sql.Composed:
@@ -121,7 +122,8 @@ _CONFIRM = _compose(
 )
 _CHECK = _compose("INSERT INTO {check} (subscription_id) VALUES (%s) RETURNING id")
 _VERIFICATION = _compose(
-    "SELECT id, state, rows_checked, missing, extra, different, findings FROM {check} WHERE id = %s"
+    "SELECT id, state, rows_checked, missing, extra, different, local, findings "
+    "FROM {check} WHERE id = %s"
 )
 _CANCEL = _compose(
     "UPDATE {check} SET state = 'cancelled', updated_at = now(), finished_at = now() "

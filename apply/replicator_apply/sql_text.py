@@ -130,6 +130,14 @@ class TableText:
         """
         return self._has_receipt(alias, "r.subscription_id IN ({other_streams})")
 
+    def is_local(self, alias: str) -> Sql:
+        """Whether a local row stands under the key of an alias: it clashes, or is adopted."""
+        return self.part(
+            "(EXISTS (SELECT FROM {table} l WHERE {same}) AND NOT {ours_})",
+            same=self.same_key("l", alias),
+            ours_=self._has_receipt(alias, "r.subscription_id NOT IN ({other_streams})"),
+        )
+
     def _has_receipt(self, alias: str, condition: str) -> Sql:
         return self.part(
             "EXISTS (SELECT FROM {receipts} r WHERE {same} AND " + condition + ")",

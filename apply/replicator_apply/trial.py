@@ -25,8 +25,12 @@ Cursor = psycopg.Cursor[Any]
 Batch = Mapping[TableName, Staged]
 
 
+KINDS = ("missing", "extra", "different", "local")
+"""How rows differ: not here, not on the source, other values, or a local row under the key."""
+
+
 class Difference(NamedTuple):
-    """A row that is not as it should be: missing, extra or different; its key as text."""
+    """A row that is not as it should be: one of KINDS, its table, and its key as text."""
 
     kind: str
     table: str
@@ -127,6 +131,7 @@ def _by_candidates(text: TableSql, subscription: int) -> str:
     read = sql.SQL(", ").join(column(name, "s") for name in table.columns)
     return text.compose(
         "SELECT kind, key_text FROM (SELECT {row_key} AS key_text, CASE "
+        "WHEN {inside} AND NOT {was} AND {local} THEN 'local' "
         "WHEN {inside} AND NOT {was} THEN 'missing' WHEN {was} AND NOT {inside} THEN 'extra' "
         "WHEN {inside} AND v._verdict = 'w' AND v._complete AND EXISTS "
         "(SELECT FROM {table} t, {stage} s WHERE {tv} AND {sv} AND s._set = 0 "
@@ -135,6 +140,7 @@ def _by_candidates(text: TableSql, subscription: int) -> str:
         row_key=text.row_key("v"),
         inside=flag("_in", subscription),
         was=flag("_was", subscription),
+        local=text.is_local("v"),
         held=held,
         read=read,
         wanted=text.is_wanted("v"),

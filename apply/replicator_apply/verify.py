@@ -28,7 +28,7 @@ from replicator_apply.copytext import OPTIONS, escaped_line
 from replicator_apply.decode import Cell, Skimmed
 from replicator_apply.plan import SubscribedDataset, Table, TargetPlan
 from replicator_apply.state import Place, state_table
-from replicator_apply.trial import Difference, differences, is_related
+from replicator_apply.trial import KINDS, Difference, differences, is_related
 
 Cursor = psycopg.Cursor[Any]
 
@@ -60,6 +60,7 @@ _SAVE = (
     "UPDATE {} SET rule = %(rule)s, after_key = %(after_key)s, state = %(state)s::text, "
     "rows_checked = rows_checked + %(checked)s, missing = missing + %(missing)s, "
     "extra = extra + %(extra)s, different = different + %(different)s, "
+    "local = local + %(local)s, "
     "findings = %(findings)s::jsonb, updated_at = now(), "
     "finished_at = CASE WHEN %(state)s::text = 'finished' THEN now() END WHERE id = %(id)s"
 )
@@ -199,7 +200,7 @@ def _load(
 def _difference(
     place: Place, table: Table, subscription: SubscribedDataset, check: Check, answer: Answer
 ) -> sql.Composed:
-    """Select kind and key of each row that differs: missing, extra or different.
+    """Select kind and key of each row that differs: missing, extra, different or local.
 
     Where NULL stands in place of a row that is not here, its true value counts.
     """
@@ -207,7 +208,8 @@ def _difference(
     text = CandidateSql(table, *place)
     same = equal(table.key, "t", table.key, "h")
     return sql.SQL(
-        "SELECT CASE WHEN t._hash IS NULL THEN 'missing' WHEN h._hash IS NULL THEN 'extra' "
+        "SELECT CASE WHEN t._hash IS NULL AND {local} THEN 'local' "
+        "WHEN t._hash IS NULL THEN 'missing' WHEN h._hash IS NULL THEN 'extra' "
         "ELSE 'different' END, {key} FROM (SELECT {tkey}, md5(ROW({cells})::text) AS _hash "
         "FROM {table} t JOIN {receipts} r ON {tr} AND r.subscription_id = {subscription} "
         "WHERE {belongs} AND {span}) t FULL JOIN pg_temp.replicator_hashes h ON {same} "
@@ -216,6 +218,7 @@ def _difference(
         "(SELECT FROM {wanted} w WHERE w.table_name = {name} AND w.row_key = {key})"
     ).format(
         wanted=state_table(WantedRow),
+        local=text.is_local("h"),
         subscription=sql.Literal(subscription.id),
         name=sql.Literal(str(table.name)),
         key=_either_key(table),
@@ -280,7 +283,7 @@ def _save(
 ) -> None:
     found = result.found
     kinds = [each.kind for each in found]
-    counts = {kind: kinds.count(kind) for kind in ("missing", "extra", "different")}
+    counts = {kind: kinds.count(kind) for kind in KINDS}
     room = max(0, FINDINGS - len(check.findings))
     findings = check.findings + [list(each) for each in found[:room]]
     last = last_key is None

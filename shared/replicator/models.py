@@ -240,6 +240,9 @@ class VerifyRun(models.Model):
     missing = models.BigIntegerField(db_default=0, help_text="On the source, not here.")
     extra = models.BigIntegerField(db_default=0, help_text="Ours, and not on the source.")
     different = models.BigIntegerField(db_default=0, help_text="On both, with other values.")
+    local = models.BigIntegerField(
+        db_default=0, help_text="On the source, where a local row stands under the key."
+    )
     findings = models.JSONField(
         db_default=Value([], models.JSONField()),
         blank=True,

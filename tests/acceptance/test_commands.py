@@ -158,6 +158,29 @@ def test_verify_finds_just_what_differs_and_backfill_repairs_it(
     assert both.stage.rows("SELECT name FROM pages_tag WHERE id > 100") == [("alocal",)]
 
 
+@pytest.mark.parametrize("on_clash", ["refuse", "adopt"])
+def test_a_dry_run_tells_of_local_rows_before_anything_is_written(
+    pair: Callable[..., Pair], on_clash: str
+) -> None:
+    both = pair(on_clash=on_clash)
+    both.prod.execute(
+        "INSERT INTO pages_tag (id, name) SELECT n, 'a' || n FROM generate_series(101, 150) n"
+    )
+    both.stage.execute("INSERT INTO pages_tag (id, name) VALUES (107, 'amine'), (108, 'a108')")
+    both.prod.start("capture")
+    would = both.stage.run("backfill", "--dataset", "some-tags", "--dry-run", code=1)
+    assert "insert 48, update 0 and delete 0" in would
+    assert "adopt 2 local rows" in would if on_clash == "adopt" else "2 local rows stand" in would
+    assert re.findall(r"local +public\.pages_tag \[\"(\d+)\"\]", would) == ["107", "108"]
+    assert both.stage.rows("SELECT count(*) FROM pages_tag") == [(2,)]
+    if on_clash == "adopt":
+        assert "Complete" in both.stage.run("backfill", "--dataset", "some-tags")
+        both.until_equal()
+    else:
+        stopped = both.stage.run("backfill", "--dataset", "some-tags", code=3)
+        assert "Clash" in stopped or "local row(s)" in stopped
+
+
 def test_ctrl_c_pauses_a_backfill_and_the_same_command_resumes_it(
     pair: Callable[..., Pair],
 ) -> None:

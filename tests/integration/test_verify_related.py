@@ -48,6 +48,20 @@ def test_every_kind_of_difference_is_found_and_nothing_is_written(start: StartTa
     assert target.wanted == []
 
 
+def test_local_rows_under_keys_of_the_source_are_told_apart(start: StartTarget) -> None:
+    target, published = start("poll-trees")
+    target.reach(published.transaction(user("c", 4), question("c", 1, published=True)))
+    target.execute(
+        "INSERT INTO polls_choice (id, question_id, choice_text, rank, votes) "
+        "VALUES (2, 1, 'mine', 1, 0)"
+    )
+    target.answer(published, begin(target), *TREE)
+    ((state, missing, *_, findings),) = target.rows(RUN)
+    assert (state, missing) == ("finished", 1)
+    assert ["local", "public.polls_choice", '["2"]'] in findings  # type: ignore[operator]
+    assert target.rows("SELECT local FROM replicator_verifyrun") == [(1,)]
+
+
 def test_equal_trees_are_equal(start: StartTarget) -> None:
     target, published = start("poll-trees")
     born = (

@@ -40,6 +40,13 @@ class Migration(migrations.Migration):
             name="gated_at",
             field=models.DateTimeField(null=True, help_text="When the source last refused it."),
         ),
+        migrations.AddField(
+            model_name="verifyrun",
+            name="local",
+            field=models.BigIntegerField(
+                db_default=0, help_text="On the source, where a local row stands under the key."
+            ),
+        ),
         migrations.CreateModel(
             name="NulledValue",
             fields=[
