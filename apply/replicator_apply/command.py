@@ -3,7 +3,7 @@
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import psycopg
@@ -159,10 +159,12 @@ def _verify(arguments: Arguments, tell: Callable[[Verification, Subscription], N
     with (
         connect_target(settings) as connection,
         driver_errors("comparing"),
-        _nothing_begun(connection, settings, place),
-        worker_for(settings, connection, place) as must_work,
+        _nothing_begun(connection, settings, place) as held,
+        ExitStack() as stack,
     ):
         subscription = _stored(connection, settings, place, subscribed)
+        new = subscription in held
+        must_work = stack.enter_context(worker_for(settings, connection, place, rehearses=new))
         run = begin_verification(connection, subscription)
         what = f"Comparing {subscribed.dataset}"
         follower = Follower[Verification](connection, place, what, must_work)
@@ -317,19 +319,22 @@ def chosen(
 @contextmanager
 def _nothing_begun(
     connection: psycopg.Connection[Any], settings: ReplicatorSettings, place: Place
-) -> Iterator[None]:
-    """Store what is declared, and hold back the backfills that this calls for; they begin later."""
+) -> Iterator[frozenset[int]]:
+    """Store what is declared, and hold back the backfills that this calls for; they begin later.
+
+    Gives the subscriptions that are held back.
+    """
     with connection.transaction(), connection.cursor() as cursor:
         before = {run.id for run in unfinished_runs(cursor, place)}
         store_declared(connection, settings, place)
-        held = [run.id for run in unfinished_runs(cursor, place) if run.id not in before]
+        held = [run for run in unfinished_runs(cursor, place) if run.id not in before]
         for run in held:
-            pause_backfill(connection, run)
+            pause_backfill(connection, run.id)
     try:
-        yield
+        yield frozenset(run.subscription for run in held)
     finally:
         for run in held:
-            forget_backfill(connection, run)
+            forget_backfill(connection, run.id)
 
 
 def _stored(

@@ -23,11 +23,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from replicator.errors import Stopped
+from replicator.errors import Refused, Stopped
 from replicator.http import Health
 from replicator.settings import ReplicatorSettings
 from replicator.stop import Stop, supervise
 from replicator_apply.lock import try_lock
+from replicator_apply.rehearse import Rehearsal
 from replicator_apply.state import Place, note_stop, stop_of
 from replicator_apply.worker import Worker
 
@@ -176,26 +177,41 @@ class Rate:
 
 @contextmanager
 def worker_for(
-    settings: ReplicatorSettings, connection: psycopg.Connection[Any], place: Place
+    settings: ReplicatorSettings,
+    connection: psycopg.Connection[Any],
+    place: Place,
+    *,
+    rehearses: bool = False,
 ) -> Iterator[Callable[[], None]]:
     """See to it that a worker applies the stream while the body runs.
 
-    Gives what raises the error that ended the worker of this process, if one did.
+    With `rehearses` it only compares, because apply does not know the dataset yet. Gives what
+    raises the error that ended the worker of this process, if one did.
+
+    Raises:
+        Refused: it would have to rehearse, and another worker holds the stream.
     """
     if not try_lock(connection, place):
+        if rehearses:
+            raise Refused(
+                "The apply worker that runs here does not know this dataset, or not its rules yet.",
+                remedy="Compare while no apply runs; started again, apply begins the backfill.",
+            )
         yield lambda: None
         return
     with connection.cursor() as cursor:
         # What stopped the last worker may be mended; the one that begins here finds out.
         note_stop(cursor, place, None)
     connection.execute("SELECT pg_advisory_unlock_all()")
-    sys.stdout.write("No apply worker runs here; this command applies the stream meanwhile.\n")
+    does = "compares, and applies nothing" if rehearses else "applies the stream meanwhile"
+    sys.stdout.write(f"No apply worker runs here; this command {does}.\n")
+    kind = Rehearsal if rehearses else Worker
     stop = Stop()
     failures: list[Exception] = []
 
     def run() -> None:
         try:
-            supervise(lambda: Worker(settings, place, stop, Health()).run(), stop)
+            supervise(lambda: kind(settings, place, stop, Health()).run(), stop)
         except Exception as error:  # noqa: BLE001 (the thread's top frame: raised by `must_work`)
             failures.append(error)
 

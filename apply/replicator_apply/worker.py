@@ -102,7 +102,7 @@ class Worker:
             if not self._become_active(connection):
                 return
             with driver_errors("preparing the target"), connection.cursor() as cursor:
-                ungate(cursor, self._place, every=True)
+                self._ungate(cursor, every=True)
             while not self._stop.is_set():
                 try:
                     self._apply_stream(connection)
@@ -295,7 +295,7 @@ class Worker:
             plan = self._applier.plan
             if renewed:
                 # Before its answers are looked at: capture may run other code now.
-                ungate(cursor, self._place, every=True)
+                self._ungate(cursor, every=True)
             for transaction in mine:
                 if transaction.hashed:
                     compare(cursor, self._place, self._applier, transaction)
@@ -321,6 +321,9 @@ class Worker:
             )
             self._due = 0.0
             self._outdated = self._housekeeping(connection)
+
+    def _ungate(self, cursor: psycopg.Cursor[Any], *, every: bool) -> None:
+        ungate(cursor, self._place, every=every)
 
     def _try(self, batch: Batch, finish: Any) -> Written:
         """Apply, again after a deadlock with local traffic."""
@@ -393,7 +396,7 @@ class Worker:
             kept = tables_with_kept_rows(cursor, plan)
             self._applier.kept = bool(kept)
             self._applier.unsettled = kept | unsettled_tables(cursor, self._place, plan, wanted)
-            ungate(cursor, self._place, every=False)
+            self._ungate(cursor, every=False)
             stored = stored_subscriptions(cursor, self._place)
             if {(s.id, s.generation, bool(s.gate)) for s in stored} != {
                 (s.id, s.generation, s.gated) for s in plan.subscriptions

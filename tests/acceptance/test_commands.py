@@ -172,6 +172,10 @@ def test_a_dry_run_tells_of_local_rows_before_anything_is_written(
     assert "insert 48, update 0 and delete 0" in would
     assert "adopt 2 local rows" in would if on_clash == "adopt" else "2 local rows stand" in would
     assert re.findall(r"local +public\.pages_tag \[\"(\d+)\"\]", would) == ["107", "108"]
+    both.prod.execute("INSERT INTO pages_tag (id, name) VALUES (200, 'a200')")
+    would = both.stage.run("backfill", "--dataset", "some-tags", "--dry-run", code=1)
+    assert "compares, and applies nothing" in would
+    assert "insert 49, update 0 and delete 0" in would
     assert both.stage.rows("SELECT count(*) FROM pages_tag") == [(2,)]
     if on_clash == "adopt":
         assert "Complete" in both.stage.run("backfill", "--dataset", "some-tags")

@@ -1,12 +1,17 @@
 """Verify where rows belong because of others: whole trees are compared, and nothing is changed."""
 
-from replicator.requests import PageRequest
+from replicator.envelope import Answer
+from replicator.requests import PageRequest, fingerprint
+from replicator_apply.command import _nothing_begun
+from replicator_apply.follow import worker_for
 from replicator_apply.runs import begin_verification
 from tests.integration.conftest import StartTarget
 from tests.integration.test_relations import choice, here, question, user, vote
+from tests.support.published import Change
 from tests.support.target import Target
 
 RUN = "SELECT state, missing, extra, different, findings FROM replicator_verifyrun"
+POSITION = "SELECT epoch, next_lsn, log_offset FROM replicator_streamposition"
 TREE = (question("r", 1, published=True, author_id=4), choice("r", 2, 1), vote("r", 3, 2))
 
 
@@ -60,6 +65,45 @@ def test_local_rows_under_keys_of_the_source_are_told_apart(start: StartTarget) 
     assert (state, missing) == ("finished", 1)
     assert ["local", "public.polls_choice", '["2"]'] in findings  # type: ignore[operator]
     assert target.rows("SELECT local FROM replicator_verifyrun") == [(1,)]
+
+
+def test_trees_that_were_never_applied_are_compared_without_a_row_being_written(
+    start: StartTarget,
+) -> None:
+    target, published = start("poll-trees", ready=False)
+    with (
+        _nothing_begun(target.connection, target.settings, target.place),
+        worker_for(target.settings, target.connection, target.place, rehearses=True),
+    ):
+        target.until(lambda: bool(target.rows(POSITION)), "a position")
+        before = target.rows(POSITION)
+        request = begin(target)
+        answer = Answer("stage", request.id, fingerprint(request.plan))
+        published.transaction(question("c", 8, published=True))
+        published.transaction(*TREE, user("r", 4), Change("m", ""), answer=answer)
+        target.until(lambda: target.rows(RUN)[0][:2] == ("finished", 4), "they are compared")
+        assert target.rows(POSITION) == before
+    assert target.rows("SELECT FROM polls_question") == []
+    assert target.rows("SELECT FROM replicator_backfillrun") == []
+
+
+def test_a_refusal_ends_the_first_comparison(start: StartTarget) -> None:
+    target, published = start("poll-trees", ready=False)
+    with (
+        _nothing_begun(target.connection, target.settings, target.place),
+        worker_for(target.settings, target.connection, target.place, rehearses=True),
+    ):
+        request = begin(target)
+        answer = Answer(
+            "stage",
+            request.id,
+            fingerprint(request.plan),
+            refused="declared differently",
+            refused_datasets=("poll-trees",),
+        )
+        published.transaction(Change("m", ""), answer=answer)
+        target.until(lambda: target.rows(RUN)[0][0] == "cancelled", "it has ended")
+    assert target.rows("SELECT FROM replicator_backfillrun") == []
 
 
 def test_equal_trees_are_equal(start: StartTarget) -> None:
