@@ -17,6 +17,7 @@ from replicator.http import Health
 from replicator.postgres import driver_errors
 from replicator.settings import ReplicatorSettings, Subscription, load_settings
 from replicator.stop import Stop, supervise
+from replicator_apply.connection import connect_target
 from replicator_apply.follow import Follower, worker_for
 from replicator_apply.rebase import rebase, reset_state
 from replicator_apply.runs import (
@@ -36,7 +37,7 @@ from replicator_apply.state import Place, unfinished_runs
 from replicator_apply.subscriptions import places, store_declared
 from replicator_apply.why import text_of
 from replicator_apply.why_look import look
-from replicator_apply.worker import Worker, connect_target
+from replicator_apply.worker import Worker
 
 
 def run_apply(_arguments: Arguments) -> int:

@@ -29,6 +29,9 @@ Row = Any
 
 Cell = int | str | bool | None
 
+KeyOf = Callable[[str], int]
+"""Gives the key that the row of a name has in this environment."""
+
 NEW = frozenset("cr")
 """Ops whose rows are whole: what they lack, their source does not have."""
 
@@ -93,6 +96,7 @@ class EventReader:
         columns: names of the columns, in the order of a row's fields.
         key: the primary key's columns.
         absent: what new rows have in columns that their source does not have yet; else NULL.
+        keys_of: for each column whose values travel as names, what gives the key here.
     """
 
     def __init__(
@@ -101,6 +105,7 @@ class EventReader:
         columns: Sequence[str],
         key: Sequence[str],
         absent: Mapping[str, Cell] | None = None,
+        keys_of: Mapping[str, KeyOf] | None = None,
     ) -> None:
         self.table = table
         self.columns = tuple(columns)
@@ -109,6 +114,9 @@ class EventReader:
         self.row_type = _row_type(self.columns, strict=True)
         self.lenient_type = _row_type(self.columns, strict=False)
         key_type = _row_type(self.columns, strict=False, forbid=False)
+        self._local = [
+            (f"c{self.columns.index(name)}", key_of) for name, key_of in (keys_of or {}).items()
+        ]
         self._strict = _decoder(self.row_type, key_type)
         self._lenient = _decoder(self.lenient_type, key_type)
 
@@ -127,7 +135,17 @@ class EventReader:
             raise bad_record(value) from error
         if event.at.v != VERSION:
             check_version(event.at)
+        if self._local:
+            self._localize(event)
         return event
+
+    def _localize(self, event: Event) -> None:
+        """Put keys of this environment in place of names."""
+        for row in (event.before, event.after):
+            for name, key_of in self._local if row is not None else ():
+                cell = getattr(row, name)
+                if isinstance(cell, str):
+                    setattr(row, name, key_of(cell))
 
     def _read_slowly(self, value: bytes, first: msgspec.ValidationError) -> Event:
         """Find out whether a column is missing or unknown, or it is no record."""
@@ -142,6 +160,7 @@ class EventReader:
                 ) from error
             raise bad_record(value) from first
         check_version(event.at)
+        self._localize(event)
         if event.op in NEW and event.after is not None:
             event.after = self._filled(event.after, event.unchanged)
         return event

@@ -14,6 +14,7 @@ from replicator.plan import (
 )
 from replicator.relations import edges_by, filter_of, gates, nulls, pulls, whole_tables
 from replicator_apply.catalog import TableShape
+from replicator_apply.decode import KeyOf
 from replicator_apply.plan import Membership, Need, SubscribedDataset, Table, TargetPlan
 
 
@@ -22,6 +23,7 @@ def make_plan(
     shapes: Mapping[TableName, TableShape],
     defaults: Mapping[TableName, Mapping[str, str]],
     absent: Mapping[TableName, Mapping[str, str]] | None = None,
+    keys_of: Mapping[TableName, Mapping[str, KeyOf]] | None = None,
 ) -> TargetPlan:
     """Compile subscriptions against the target's tables.
 
@@ -49,6 +51,7 @@ def make_plan(
             looked_at=relations.looked_at(release, shape, needs),
             defaults=defaults[name],
             absent=(absent or {}).get(name, {}),
+            keys_of=(keys_of or {}).get(name, {}),
         )
     return TargetPlan(tuple(subscriptions), tables)
 
@@ -82,9 +85,10 @@ class _Relations:
         )
 
     def needs(self, shape: TableShape, release: Release) -> tuple[Need, ...]:
-        found = []
+        found, natural = [], set(release.natural)
         for key in shape.outgoing:
-            if set(key.columns) <= set(release.columns):
+            # What travels by name is here: it is made where it is not.
+            if set(key.columns) <= set(release.columns) and not natural & set(key.columns):
                 edge = Edge(key.table, key.columns, key.to, key.to_columns)
                 holders = self.holders(key.table)
                 pulled = frozenset(s.id for s in holders if pulls(s.dataset, edge))

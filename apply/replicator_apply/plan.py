@@ -25,7 +25,7 @@ from replicator.plan import (
 from replicator.relations import steps_of
 from replicator.requests import PlanItem, fingerprint
 from replicator_apply.catalog import Constraint, TableShape
-from replicator_apply.decode import EventReader
+from replicator_apply.decode import EventReader, KeyOf
 
 KEPT = 0
 """Subscription of the receipts of rows that left and that local rows still point at."""
@@ -132,6 +132,7 @@ class Table:
         looked_at: columns that decide whether a row belongs and what it needs, the key first.
         defaults: text of a value for each column of new rows that nothing else fills.
         absent: text of a value for released columns that the source does not have yet.
+        keys_of: for each column whose values travel as names, what gives the key here.
     """
 
     number: int
@@ -146,6 +147,7 @@ class Table:
     looked_at: tuple[str, ...]
     defaults: Mapping[str, str]
     absent: Mapping[str, str] = field(default_factory=dict)
+    keys_of: Mapping[str, KeyOf] = field(default_factory=dict)
 
     @property
     def name(self) -> TableName:
@@ -160,7 +162,7 @@ class Table:
     @cached_property
     def reader(self) -> EventReader:
         """Reads the table's events."""
-        return EventReader(str(self.name), self.columns, self.key, self.absent)
+        return EventReader(str(self.name), self.columns, self.key, self.absent, self.keys_of)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from replicator.settings import ReplicatorSettings, Subscription
 from replicator_apply.catalog import read_shapes
 from replicator_apply.defaults import absent_values, defaults
 from replicator_apply.make_plan import make_plan
+from replicator_apply.names import LocalKeys
 from replicator_apply.plan import SubscribedDataset, TargetPlan
 from replicator_apply.prepare import ensure_receipts
 from replicator_apply.state import (
@@ -120,6 +121,9 @@ def load_plan(connection: Connection, settings: ReplicatorSettings, place: Place
             name: absent_values(connection, release, shapes[name], settings.database)
             for name, release in releases.items()
         }
-        plan = make_plan(subscribed, shapes, filled, absent)
+        local = LocalKeys(settings)
+        local.load(connection, releases.values())
+        keys_of = {name: local.of(release) for name, release in releases.items()}
+        plan = make_plan(subscribed, shapes, filled, absent, keys_of)
         ensure_receipts(connection, shapes, may_prepare=settings.auto_prepare)
     return plan

@@ -17,6 +17,7 @@ from psycopg import sql
 from replicator.envelope import Answer, RowHash
 from replicator.key_order import ordered
 from replicator.models import VerifyRun, WantedRow
+from replicator.natural_keys import named_sql
 from replicator.requests import PageRequest
 from replicator.sql_parts import all_of, column, equal, identifiers
 from replicator_apply.assemble import VERIFY, Transaction
@@ -223,7 +224,7 @@ def _difference(
         name=sql.Literal(str(table.name)),
         key=_either_key(table),
         tkey=identifiers(table.key, "t"),
-        cells=sql.SQL(", ").join(text.true_value(name, "t") for name in table.columns),
+        cells=sql.SQL(", ").join(_as_on_source(text, name) for name in table.columns),
         table=table.identifier,
         receipts=table.receipts,
         tr=equal(table.key, "t", table.key, "r"),
@@ -234,6 +235,13 @@ def _difference(
             sql.SQL("e.{0} = coalesce(t.{0}, h.{0})").format(column(name)) for name in table.key
         ),
     )
+
+
+def _as_on_source(text: CandidateSql, name: str) -> sql.Composable:
+    """Give a column of a held row as it travels."""
+    value = text.true_value(name, "t")
+    named = text.table.release.natural.get(name)
+    return value if named is None else named_sql(named, value, dangling="-")
 
 
 def _either_key(table: Table) -> sql.Composable:

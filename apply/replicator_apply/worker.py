@@ -18,7 +18,7 @@ from replicator.http import Health
 from replicator.log import Log, LogReader, open_log
 from replicator.metrics import counter, gauge, histogram
 from replicator.positions import Position
-from replicator.postgres import connect, connection_parameters, driver_errors, is_passing
+from replicator.postgres import driver_errors, is_passing
 from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
 from replicator.stop import Stop
 from replicator_apply import metrics
@@ -27,6 +27,7 @@ from replicator_apply.assemble import Transaction
 from replicator_apply.backfill import turn_pages
 from replicator_apply.batch import Applier, Batch, Overtaken
 from replicator_apply.bootstrap import first_position
+from replicator_apply.connection import connect_target
 from replicator_apply.consume import Consumer, NewEpoch, consumer_at
 from replicator_apply.lock import try_lock
 from replicator_apply.marks import take_mark
@@ -429,23 +430,3 @@ class Worker:
                 request = partial(check_request, plan, check, self._settings.environment)
                 asked += self._asker.ask_once(check_id(check), request)
         return asked
-
-
-def connect_target(settings: ReplicatorSettings) -> psycopg.Connection[Any]:
-    """Open the session that applies.
-
-    `synchronous_commit` is off: a crash of the target loses rows and position alike. Names
-    are searched as in the project's own sessions, for the triggers and operators (citext) of its
-    tables; our statements qualify all of theirs.
-    """
-    from django.conf import settings as django  # noqa: PLC0415 (after setup)
-
-    database = settings.entry_of(django.DATABASES)
-    connection = connect(
-        connection_parameters(database, settings.direct, application="replicator apply")
-    )
-    connection.execute("SET synchronous_commit = off; SET lock_timeout = '10s'")
-    # Staged rows are analysed in every large batch, for their number more than for their values.
-    connection.execute("SET temp_buffers = '32MB'; SET default_statistics_target = 5")
-    connection.execute('SET search_path = "$user", public')
-    return connection

@@ -48,6 +48,11 @@ class AnswerPlan:
         """Tables of which events are repeated."""
         return frozenset(release.table for release in self.releases.values())
 
+    @property
+    def tables_by_name(self) -> frozenset[TableName]:
+        """Tables that are read because their rows' names travel."""
+        return frozenset[TableName]().union(*(r.named_by for r in self.releases.values()))
+
 
 def resolve(
     request: KeysRequest | PageRequest,

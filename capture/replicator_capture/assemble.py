@@ -17,6 +17,7 @@ from replicator.plan import Release, TableName
 from replicator.positions import EpochId, Lsn, RunId
 from replicator_capture.encode import EncodedRow, EncodedRows, TableEncoder, unknown_columns
 from replicator_capture.pgoutput import Begin, Commit, Message, Relation, Truncate, decode
+from replicator_capture.rowtext import NameOf
 
 MESSAGE_PREFIX: Final = "replicator"
 MESSAGES_PER_TRANSACTION: Final = 16
@@ -106,6 +107,7 @@ class Assembler:
         releases: what may leave, by table.
         start: where the slot was confirmed when the stream was started: the first `from`.
         listener: who is told of transactions, messages and unknown columns.
+        names: see `TableEncoder`.
     """
 
     def __init__(
@@ -114,12 +116,14 @@ class Assembler:
         releases: Mapping[TableName, Release],
         start: Lsn,
         listener: Listener,
+        names: Mapping[TableName, NameOf] | None = None,
     ) -> None:
         self.retain: Retain | None = None
         """Set (from any thread) while a fetch runs; counts from the next transaction on."""
         self.size = 0
         """Bytes of the records not yet taken."""
         self._origin, self._releases, self._listener = origin, releases, listener
+        self._names = names
         self._at = b'"at":{"v":%d,"epoch":%b,"run":%d,"ordinal":' % (
             VERSION,
             _dumps(origin.epoch),
@@ -288,7 +292,7 @@ class Assembler:
             self._encoders[oid] = None
             self._listener.unknown(table, ())
             return
-        self._encoders[oid] = TableEncoder(relation, release)
+        self._encoders[oid] = TableEncoder(relation, release, self._names)
         if unknown := unknown_columns(relation, release):
             self._listener.unknown(table, unknown)
 

@@ -6,7 +6,7 @@ slowly; tests/unit/test_encode.py compares the two.
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Final, NamedTuple
 
@@ -16,7 +16,14 @@ from replicator.envelope import encode_key
 from replicator.errors import BadMessage, Refused
 from replicator.plan import Release, TableName
 from replicator_capture.pgoutput import Relation
-from replicator_capture.rowtext import PADDING, JsonTexts, ReadRow, generate_reader, json_text
+from replicator_capture.rowtext import (
+    PADDING,
+    JsonTexts,
+    NameOf,
+    ReadRow,
+    generate_reader,
+    json_text,
+)
 
 EncodedRow = tuple[bytes, bytes]
 """A row event without its place in the stream: the record's key; and its head, the value from
@@ -107,15 +114,19 @@ class TableEncoder:
     Args:
         relation: the table as it is in the stream.
         release: what of it may leave.
+        names: by table, what names its rows where references to them travel by name. A column
+            of which the name is not known is listed as unchanged.
 
     Raises:
         Refused: the table lacks a released column.
     """
 
-    def __init__(self, relation: Relation, release: Release) -> None:
+    def __init__(
+        self, relation: Relation, release: Release, names: Mapping[TableName, NameOf] | None = None
+    ) -> None:
         released = frozenset(release.columns)
-        names = [column.name for column in relation.columns]
-        if missing := [name for name in release.columns if name not in names]:
+        there = [column.name for column in relation.columns]
+        if missing := [name for name in release.columns if name not in there]:
             raise _column_gone(release, missing)
         sent = [column for column in relation.columns if column.name in released]
         self.table = release.table
@@ -123,8 +134,13 @@ class TableEncoder:
         self._identity = sum(1 << n for n, column in enumerate(sent) if column.key)
         # Only then does an update without an old row mean that the key is what it was.
         self._key_in_identity = self._identity & shape.key == shape.key
+        by_name = {c: (names or {})[table] for c, table in release.natural.items()}
+        self._by_name = sum(1 << n for n, column in enumerate(sent) if column.name in by_name)
         self._read: ReadRow = generate_reader(
-            [column.type if column.name in released else None for column in relation.columns]
+            [
+                by_name.get(column.name, column.type) if column.name in released else None
+                for column in relation.columns
+            ]
         )
         self._insert = shape.head_template("c", _NOTHING, shape.all)
         self._update = shape.head_template("u", _NOTHING, shape.all)
@@ -140,10 +156,12 @@ class TableEncoder:
         """Encode an Insert message as `c`."""
         try:
             end, unsent, values = self._read(message + PADDING, _INSERT_TUPLE)
-            if end != len(message) or unsent or message[5] != _NEW:
+            if end != len(message) or unsent & ~self._by_name or message[5] != _NEW:
                 raise _wrong_form(self.table)
         except _GARBAGE as error:
             raise _wrong_form(self.table) from error
+        if unsent:
+            return (self._row("c", None, self._shape.all & ~unsent, values),)
         return ((self._key_template % self._key_of(values), self._insert % values),)
 
     def update(self, message: bytes) -> EncodedRows:
@@ -199,7 +217,7 @@ class TableEncoder:
         if old is None:
             self._demand_key(present if self._key_in_identity else 0)
             return (self._row("u", None, present, new),)
-        if filled := old.present & ~present:
+        if filled := old.present & ~present & ~self._by_name:
             new = tuple(old.values[n] if filled >> n & 1 else value for n, value in enumerate(new))
             present |= filled
         self._demand_key(old.present & present)
@@ -232,7 +250,7 @@ class ReadEncoder:
 
     Args:
         release: the table's release; rows have its columns, in its order.
-        types: type oid of each of these columns (pg_attribute.atttypid).
+        types: type oid of each of these columns (pg_attribute.atttypid), text where a name travels.
     """
 
     def __init__(self, release: Release, types: Sequence[int]) -> None:

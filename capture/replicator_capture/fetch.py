@@ -224,7 +224,7 @@ class Fetcher:
         rows: Spool,
     ) -> Reading:
         with self._connection.transaction():
-            snapshot = self._lock_and_snapshot(plan.tables)
+            snapshot = self._lock_and_snapshot(plan.tables | plan.tables_by_name)
             if not all(visible(xid, snapshot) for xid in retention.noted):
                 raise _NotYetVisible
             retention.snapshot = snapshot

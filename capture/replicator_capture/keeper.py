@@ -19,6 +19,7 @@ from replicator.positions import EpochId, Lsn, parse_lsn
 from replicator.postgres import driver_errors
 from replicator.stop import Stop
 from replicator_capture import beat, metrics, prepare, publication, slot
+from replicator_capture.names import NameBook
 from replicator_capture.partitions import TABLE, Trees
 from replicator_capture.visibility import Snapshot, parse_snapshot
 
@@ -43,6 +44,7 @@ class Duty:
         beat_table: where the beat is.
         auto_prepare: let tables join the publication, where the role may.
         told: what the log's last marks tell of tables.
+        names: what is kept fresh of content types and permissions.
     """
 
     stream: str
@@ -52,6 +54,7 @@ class Duty:
     beat_table: TableName
     auto_prepare: bool
     told: Mapping[str, Value]
+    names: NameBook
 
 
 class Memberships:
@@ -216,6 +219,7 @@ class Keeper:
         if duty.auto_prepare:
             todo = self._prepare(todo)
         self._remember_members()
+        duty.names.refresh(connection)
         problems = [each.problem for each in todo if each.needed]
         problems += prepare.unreplicable(connection, duty.releases)
         gauge(metrics.UNPREPARED).labels(duty.stream).set(len(problems))

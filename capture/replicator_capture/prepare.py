@@ -195,7 +195,9 @@ def _run_all(connection: psycopg.Connection, todo: Sequence[Statement]) -> None:
 
 def _grants(connection: psycopg.Connection, releases: Sequence[Release]) -> list[str]:
     """Comments with what capture's own role needs, where it is not the owner."""
-    tables = sql.SQL(", ").join(identifier(each.table) for each in releases)
+    named = {table for each in releases for table in each.named_by}
+    read = [*(each.table for each in releases), *sorted(named)]
+    tables = sql.SQL(", ").join(map(identifier, read))
     return [
         "-- The role that capture connects as, if it is not the owner of the tables:",
         "-- ALTER ROLE <role> LOGIN REPLICATION;",

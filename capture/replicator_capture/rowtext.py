@@ -29,6 +29,9 @@ PADDING: Final = b"\0" * 4
 _dumps = msgspec.json.Encoder().encode
 _TRUTH = {b"t": b"true", b"f": b"false"}
 
+NameOf = Callable[[bytes], bytes]
+"""Gives the name of a row by its key, as JSON text; b"": it is not known."""
+
 _EXPRESSIONS = {
     "number": "m[start:p]",
     "bool": "TRUTH[m[start:p]]",
@@ -40,7 +43,7 @@ _RELEASED = """
     if kind == 116:  # t
         start = p + 5
         p = start + size
-        v{n} = {expression}
+        v{n} = {expression}{check}
     elif kind == 110:  # n
         v{n} = b"null"
         p += 1
@@ -51,6 +54,9 @@ _RELEASED = """
     else:
         raise unknown_kind(kind)
 """
+_NAMED = """
+        if not v{n}:
+            unsent |= {bit}"""
 _SKIPPED = """
     kind, size = value_head(m, p)
     if kind == 116:
@@ -89,11 +95,13 @@ def json_text(type_oid: int, text: bytes | None) -> bytes:
         raise BadMessage("A value read from Postgres is not of its column's type.") from error
 
 
-def generate_reader(types: Sequence[int | None]) -> ReadRow:
+def generate_reader(types: Sequence[int | NameOf | None]) -> ReadRow:
     """Compile a function that reads the tuples of one relation.
 
     Args:
-        types: type oid of each of the relation's columns, None if the column is not released.
+        types: type oid of each of the relation's columns; what names a row, if the column holds
+            its key and its name travels; None if the column is not released. One of which the
+            name is not known counts as unsent.
 
     The function raises struct.error, KeyError or UnicodeDecodeError on garbage; the caller turns
     them into BadMessage.
@@ -106,12 +114,18 @@ def generate_reader(types: Sequence[int | None]) -> ReadRow:
         "    unsent = 0",
     ]
     released = 0
-    for type_oid in types:
-        if type_oid is None:
+    namers: dict[str, NameOf] = {}
+    for kind in types:
+        if kind is None:
             lines.append(_SKIPPED)
             continue
-        expression = _EXPRESSIONS[json_kind(type_oid)]
-        lines.append(_RELEASED.format(n=released, bit=1 << released, expression=expression))
+        place = {"n": released, "bit": 1 << released}
+        if isinstance(kind, int):
+            expression, check = _EXPRESSIONS[json_kind(kind)], ""
+        else:
+            namers[f"name{released}"] = kind
+            expression, check = f"name{released}(m[start:p])", _NAMED.format(**place)
+        lines.append(_RELEASED.format(**place, expression=expression, check=check))
         released += 1
     values = "".join(f"v{n}, " for n in range(released))
     lines.append(f"    return p, unsent, ({values})")
@@ -122,6 +136,7 @@ def generate_reader(types: Sequence[int | None]) -> ReadRow:
         "dumps": _dumps,
         "unknown_kind": _unknown_kind,
         "BadMessage": BadMessage,
+        **namers,
     }
     # Nothing from outside is in the text: positions, and expressions chosen above.
     exec("\n".join(lines), namespace)  # noqa: S102

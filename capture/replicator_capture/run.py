@@ -26,6 +26,7 @@ from replicator_capture.desk import Desk, Reading
 from replicator_capture.fetch import Fetcher
 from replicator_capture.fetch import Site as FetchSite
 from replicator_capture.keeper import Duty, Keeper
+from replicator_capture.names import NameBook
 from replicator_capture.publish import Publisher
 from replicator_capture.pump import Pump
 from replicator_capture.tail import mark_health
@@ -67,13 +68,15 @@ class Run:
         stack.callback(self._stop.close)
         confirmed = start.slot.confirmed or Lsn(0)
         self._stream = _open_stream(task, start, confirmed, stack)
-        self._keeper = _begin_keeping(task, site, start, self._stop)
+        names = NameBook(task.database, task.releases, site.connection)
+        self._keeper = _begin_keeping(site, _duty(task, start, names), self._stop)
         facts.release(site)
         writer = facts.open_writer(site)
         stack.callback(writer.close, _STOP_WITHIN)
         releases = {release.table: release for release in task.releases}
         self._unseen, self._desk = Unseen(), Desk()
-        self._assembler = Assembler(_origin(task, site, start), releases, confirmed, self)
+        origin = _origin(task, site, start)
+        self._assembler = Assembler(origin, releases, confirmed, self, names.by_table)
         self._publisher = Publisher(self._assembler, writer, self._between)
         self._pump = Pump(self._stream, self._assembler, self._publisher, self._unseen.first)
         self._settled: Snapshot | None = None
@@ -224,15 +227,15 @@ def _open_stream(task: Task, start: facts.Start, confirmed: Lsn, stack: ExitStac
     return stream
 
 
-def _begin_keeping(task: Task, site: facts.Site, start: facts.Start, stop: Stop) -> Keeper:
+def _begin_keeping(site: facts.Site, duty: Duty, stop: Stop) -> Keeper:
     """Write the run's first beat.
 
     Before anything is confirmed, because it says that this epoch has run; and only when the slot
     is ours, because two captures that beat would part log and database.
     """
     with driver_errors("writing the first beat"):
-        newest = beat.read(site.connection, task.beat_table)
-        keeper = Keeper(site.connection, _duty(task, start), newest, stop)
+        newest = beat.read(site.connection, duty.beat_table)
+        keeper = Keeper(site.connection, duty, newest, stop)
         keeper.begin()
     return keeper
 
@@ -261,7 +264,7 @@ def _listener(log: Log, topic: str, target: str, box: inbox.Inbox, stop: Stop) -
     return Worker(f"requests-{target}", lambda: inbox.listen(log, topic, target, box, stop))
 
 
-def _duty(task: Task, start: facts.Start) -> Duty:
+def _duty(task: Task, start: facts.Start, names: NameBook) -> Duty:
     return Duty(
         stream=task.stream,
         slot=start.slot.name,
@@ -270,4 +273,5 @@ def _duty(task: Task, start: facts.Start) -> Duty:
         beat_table=task.beat_table,
         auto_prepare=task.settings.auto_prepare,
         told=start.told,
+        names=names,
     )

@@ -14,6 +14,7 @@ from psycopg import Connection, sql
 
 from replicator.filter_sql import filter_sql
 from replicator.key_order import ordered
+from replicator.natural_keys import read_sql
 from replicator.plan import Release, RowsRule
 from replicator.requests import Key
 from replicator.sql_parts import identifier
@@ -21,6 +22,9 @@ from replicator_capture.answer_plan import Refusal
 from replicator_capture.encode import ReadEncoder
 
 Texts = list[bytes | None]
+
+_TEXT = 25
+"""Oid of the type text."""
 
 _COLUMNS = """
 SELECT a.attname::text, a.atttypid::int8, format_type(a.atttypid, NULL),
@@ -101,7 +105,9 @@ class TableRead:
         # A child of plain inheritance is another table in the stream; a partition is not.
         only = sql.SQL("") if rows[0][4] else sql.SQL("ONLY ")
         self._from = sql.SQL("{}{} AS t").format(only, identifier(table))
-        self.encoder = ReadEncoder(release, [self._columns[n].oid for n in release.columns])
+        named = release.natural
+        types = [_TEXT if name in named else self._columns[name].oid for name in release.columns]
+        self.encoder = ReadEncoder(release, types)
 
     def by_values(
         self, columns: Sequence[str], values: Sequence[Sequence[str]], *, hashes: bool = False
@@ -163,10 +169,11 @@ class TableRead:
         return int(row[0][0]["Plan"]["Plan Rows"]) if row else 0
 
     def _selected(self, *, hashes: bool) -> sql.Composed:
+        cells = read_sql(self.release, self.release.columns, "t")
         if not hashes:
-            return sql.SQL(", ").join(_column(name) for name in self.release.columns)
+            return sql.SQL(", ").join(cells)
         keys = [_column(name) for name in self.release.key]
-        return sql.SQL(", ").join([*keys, row_hash(self.release.columns)])
+        return sql.SQL(", ").join([*keys, row_hash(cells)])
 
     def _unnest(self, columns: Sequence[str], values: Sequence[Sequence[str]]) -> sql.Composed:
         arrays = [
@@ -177,14 +184,13 @@ class TableRead:
         return sql.SQL("unnest({}) AS k ({})").format(sql.SQL(", ").join(arrays), names)
 
 
-def row_hash(columns: Sequence[str]) -> sql.Composed:
-    """Compose the hash of a row as verify compares it, over these columns of `t`.
+def row_hash(cells: Sequence[sql.Composable]) -> sql.Composed:
+    """Compose the hash of a row as verify compares it, over its cells as they travel.
 
     A row's text has the output text of each column. A cast of a column to text may be something
     else: that of xml shows a declaration that does not travel.
     """
-    cells = sql.SQL(", ").join(map(_column, columns))
-    return sql.SQL("pg_catalog.md5(ROW({})::text)").format(cells)
+    return sql.SQL("pg_catalog.md5(ROW({})::text)").format(sql.SQL(", ").join(cells))
 
 
 def _column(name: str) -> sql.Identifier:

@@ -40,7 +40,8 @@ def compile_release(declaration: OptIn) -> Release:
 
     Raises:
         WrongDeclaration: the model or a column does not exist, the model has no table of its own
-            or one that stays in its environment, or the primary key is excluded.
+            or one that stays in its environment, or the primary key is excluded or points at such a
+            table.
     """
     model = find_model(declaration.label)
     _refuse_unfit(model)
@@ -49,6 +50,8 @@ def compile_release(declaration: OptIn) -> Release:
     generated = tuple(column_name(field) for field in fields if field.generated)
     written = [field for field in fields if not field.generated]
     columns = _released(declaration, fields, written, key)
+    foreign_keys = tuple(_foreign_keys(written, columns))
+    _refuse_key_by_name(model, key, foreign_keys)
     return Release(
         label=model._meta.label,
         table=table_of(model),
@@ -56,7 +59,7 @@ def compile_release(declaration: OptIn) -> Release:
         columns=columns,
         excluded=tuple(name for name in map(column_name, written) if name not in columns),
         generated=generated,
-        foreign_keys=tuple(_foreign_keys(written, columns)),
+        foreign_keys=foreign_keys,
         unique=_unique(model, columns),
         stream=declaration.stream,
     )
@@ -114,6 +117,18 @@ def _refuse_unfit(model: type[Model]) -> None:
     else:
         return
     raise WrongDeclaration(problem, check_id="replicator.E011", remedy=remedy)
+
+
+def _refuse_key_by_name(
+    model: type[Model], key: tuple[str, ...], foreign_keys: Iterable[ForeignKey]
+) -> None:
+    if any(each.natural and set(each.columns) & set(key) for each in foreign_keys):
+        raise WrongDeclaration(
+            f"The primary key of {model._meta.label} points at a table in which the same row has "
+            "another key in every environment",
+            check_id="replicator.E011",
+            remedy="Give the model a key of its own, or remove the opt-in.",
+        )
 
 
 def _released(

@@ -28,6 +28,12 @@ class TableName(msgspec.Struct, frozen=True, order=True):
         return f"{self.schema}.{self.name}"
 
 
+CONTENT_TYPES = TableName("public", "django_content_type")
+PERMISSIONS = TableName("public", "auth_permission")
+"""Tables that every environment fills by itself: the same row has another key in each, and a
+reference to it travels as its name."""
+
+
 class ForeignKey(msgspec.Struct, frozen=True):
     """A reference from released columns to another table.
 
@@ -37,7 +43,7 @@ class ForeignKey(msgspec.Struct, frozen=True):
         to_columns: its columns, in the order of `columns`.
         nullable: whether the reference may be NULL.
         constrained: whether Postgres enforces it (Django's `db_constraint`).
-        natural: whether every environment fills that table by itself (content types, permissions).
+        natural: whether the row that it points at travels by name (content types, permissions).
     """
 
     columns: tuple[str, ...]
@@ -77,6 +83,17 @@ class Release(msgspec.Struct, frozen=True):
     foreign_keys: tuple[ForeignKey, ...] = ()
     unique: tuple[tuple[str, ...], ...] = ()
     stream: str = "main"
+
+    @property
+    def natural(self) -> dict[str, TableName]:
+        """The released columns whose values travel as names, with the table they point at."""
+        return {key.columns[0]: key.to for key in self.foreign_keys if key.natural}
+
+    @property
+    def named_by(self) -> frozenset[TableName]:
+        """The tables that are read for these names."""
+        found = frozenset(self.natural.values())
+        return found | {CONTENT_TYPES} if PERMISSIONS in found else found
 
 
 class Compare(msgspec.Struct, frozen=True, tag_field="node", tag="compare"):

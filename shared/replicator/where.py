@@ -121,6 +121,10 @@ class _Translation:
 
     def _comparison(self, field: "Field[Any, Any]", lookup: Lookup, value: object) -> Filter:
         kind = column_type(field)
+        if column_name(field) in self._release.natural:
+            raise self._refuse(
+                f"{field.name} points at rows that have other keys in every environment"
+            )
         if kind not in _COMPARABLE or (lookup in _PATTERNS and kind not in TEXT_TYPES):
             raise self._refuse(f"{field.name} ({kind}) cannot be compared by {lookup}")
         if _is_expression(value):

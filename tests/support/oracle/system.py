@@ -207,12 +207,19 @@ def row_text(release: Release, alias: str, apart: Sequence[str] = ()) -> str:
         alias: in the statement.
         apart: columns that stand behind the others, each parted by `APART`.
     """
-    cells = ", ".join(f'{alias}."{name}"' for name in release.columns if name not in apart)
+    cells = ", ".join(_cell(release, alias, name) for name in release.columns if name not in apart)
     row = f"ROW({cells})::text"
     text = f"CASE WHEN length({row}) > 400 THEN left({row}, 200) || md5({row}) ELSE {row} END"
     return " || ".join(
         [text, *(f"'{APART}' || coalesce({alias}.\"{name}\"::text, '')" for name in apart)]
     )
+
+
+def _cell(release: Release, alias: str, name: str) -> str:
+    cell = f'{alias}."{name}"'
+    if name not in release.natural:
+        return cell
+    return f"(SELECT (c.app_label, c.model) FROM public.django_content_type c WHERE c.id = {cell})"
 
 
 def key_text(release: Release, alias: str) -> str:

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from weakref import WeakKeyDictionary
 
+import psycopg
 from django.core.management import call_command
 from django.db import connections
 
@@ -52,17 +53,34 @@ def migrate(conninfo: str) -> None:
         call_command("migrate", database="migrating", verbosity=0, interactive=False)
 
 
+_OTHER_KEYS = """
+BEGIN;
+SET CONSTRAINTS ALL DEFERRED;
+UPDATE auth_permission SET id = id + {0}, content_type_id = content_type_id + {0};
+UPDATE django_content_type SET id = id + {0};
+COMMIT
+"""
+
+
 class SampleTemplates:
     """One migrated template database per server, made when first asked for."""
 
     def __init__(self) -> None:
         self._templates: WeakKeyDictionary[PostgresServer, str] = WeakKeyDictionary()
+        self._clones = 0
 
     def clone(self, server: PostgresServer, name: str = "sample", **settings: str) -> str:
-        """Create a migrated, empty database and give its name; see `create_database`."""
+        """Create a migrated, empty database and give its name; see `create_database`.
+
+        Content types and permissions have other keys in each, as in real environments.
+        """
         if server not in self._templates:
             self._templates[server] = migrated_database(server)
-        return server.create_database(name, template=self._templates[server], **settings)
+        made = server.create_database(name, template=self._templates[server], **settings)
+        self._clones += 1
+        with psycopg.connect(server.conninfo(made), autocommit=True) as connection:
+            connection.execute(_OTHER_KEYS.format(self._clones * 1_000).encode())
+        return made
 
 
 def migrated_database(server: PostgresServer) -> str:

@@ -1,0 +1,28 @@
+"""The session that applies. Blocks on Postgres."""
+
+from typing import Any
+
+import psycopg
+
+from replicator.postgres import connect, connection_parameters
+from replicator.settings import ReplicatorSettings
+
+
+def connect_target(settings: ReplicatorSettings) -> psycopg.Connection[Any]:
+    """Open the session that applies.
+
+    `synchronous_commit` is off: a crash of the target loses rows and position alike. Names
+    are searched as in the project's own sessions, for the triggers and operators (citext) of its
+    tables; our statements qualify all of theirs.
+    """
+    from django.conf import settings as django  # noqa: PLC0415 (after setup)
+
+    database = settings.entry_of(django.DATABASES)
+    connection = connect(
+        connection_parameters(database, settings.direct, application="replicator apply")
+    )
+    connection.execute("SET synchronous_commit = off; SET lock_timeout = '10s'")
+    # Staged rows are analysed in every large batch, for their number more than for their values.
+    connection.execute("SET temp_buffers = '32MB'; SET default_statistics_target = 5")
+    connection.execute('SET search_path = "$user", public')
+    return connection
