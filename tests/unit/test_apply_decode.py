@@ -145,3 +145,19 @@ def test_skimming_reads_all_but_the_row(row: dict[str, Value]) -> None:
     skimmed, plain = skim(value), decode(value)
     assert (skimmed.op, skimmed.at, skimmed.answer) == (plain.op, plain.at, plain.answer)
     assert skimmed.source.lsn == plain.source.lsn
+
+
+def test_names_become_keys_of_this_environment() -> None:
+    keys = {"app.page": 31, "app.tag": 32}
+    local = EventReader(TABLE, ("id", "kind"), ("id",), {"kind": "5"}, {"kind": keys.__getitem__})
+    event = local.read(
+        encode(record("u", {"id": 1, "kind": "app.page"}, before={"kind": "app.tag"}))
+    )
+    assert (event.after.c1, event.before.c1) == (31, 32)
+    event = local.read(encode(record("u", {"id": 1, "kind": None})))
+    assert event.after.c1 is None
+    event = local.read(encode(record("u", {"id": 1}, unchanged=("kind",))))
+    assert event.after.c1 is msgspec.UNSET
+    # The source does not have the column yet: what is put in its place is of this environment.
+    event = local.read(encode(record("c", {"id": 1})))
+    assert event.after.c1 == "5"

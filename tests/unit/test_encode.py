@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicator.errors import BadMessage, Refused
-from replicator.plan import Release, TableName
+from replicator.plan import ForeignKey, Release, TableName
 from replicator_capture.encode import ReadEncoder, TableEncoder, unknown_columns
 from replicator_capture.pgoutput import UNCHANGED, Relation, Text, decode
 from tests.support.plain_capture import (
@@ -305,3 +305,42 @@ def test_a_key_that_a_fetch_did_not_find() -> None:
 def test_a_row_of_another_form_is_refused(row: list[bytes]) -> None:
     with pytest.raises(BadMessage):
         ReadEncoder(_release("id", "body", "ok"), [_INT4, _TEXT, _BOOL]).row(row)
+
+
+# References that travel by name
+
+
+def _named(identity: str = "d") -> TableEncoder:
+    columns = [("id", _INT4, identity != "n"), ("kind", _INT4, identity == "f")]
+    columns.append(("body", _TEXT, identity == "f"))
+    kinds = TableName("public", "django_content_type")
+    release = Release(
+        "app.T",
+        _TABLE,
+        ("id",),
+        ("id", "kind", "body"),
+        foreign_keys=(ForeignKey(("kind",), kinds, ("id",), nullable=True, natural=True),),
+    )
+    names = {b"3": b'"app.page"', b"4": b'"app.tag"'}
+    return TableEncoder(_relation(columns, identity), release, {kinds: lambda k: names.get(k, b"")})
+
+
+def test_a_key_that_differs_between_environments_is_written_as_a_name() -> None:
+    [(_, head)] = _named().insert(insert_message([b"7", b"3", b"x"]))
+    assert head == (b'{"op":"c","before":null,"after":{"id":7,"kind":"app.page","body":"x"},')
+    [(_, head)] = _named().insert(insert_message([b"7", None, b"x"]))
+    assert head == b'{"op":"c","before":null,"after":{"id":7,"kind":null,"body":"x"},'
+
+
+def test_one_of_which_the_name_is_not_known_is_unchanged() -> None:
+    [(_, head)] = _named().insert(insert_message([b"7", b"9", b"x"]))
+    assert head == (b'{"op":"c","before":null,"after":{"id":7,"body":"x"},"unchanged":["kind"],')
+
+
+def test_it_is_not_taken_from_the_old_row() -> None:
+    message = update_message([b"7", b"9", b"x"], old=[b"7", b"3", b"y"], kind="O")
+    [(_, head)] = _named("f").update(message)
+    assert head == (
+        b'{"op":"u","before":{"id":7,"kind":"app.page","body":"y"},'
+        b'"after":{"id":7,"body":"x"},"unchanged":["kind"],'
+    )

@@ -4,14 +4,18 @@ import re
 import traceback
 
 import pytest
+from django.contrib.auth.models import Permission
+from django.contrib.contenttypes.models import ContentType
+from django.db import models
 from django.db.models import Q
+from django.test.utils import isolate_apps
 
-from replicator import Dataset, Rows, opt_in, opt_out
-from replicator.compiler import compile_release, releases, unfilled
+from replicator import Dataset, Rows, compiler, opt_in, opt_out
+from replicator.compiler import compile_release, releases, table_of, unfilled
 from replicator.datasets import compile_dataset, find_dataset
 from replicator.declare import OptIn, declared_datasets, declared_opt_ins, no_declarations, place_of
 from replicator.errors import ConfigurationError, WrongDeclaration
-from replicator.plan import ForeignKey, RowsRule, TableName
+from replicator.plan import CONTENT_TYPES, PERMISSIONS, ForeignKey, RowsRule, TableName
 from tests.support.sample.pages.models import Page
 from tests.support.sample.polls.models import Choice, Question, Vote
 
@@ -120,6 +124,32 @@ def test_wrong_opt_ins(label, given, check_id):
         release(label, **given)
     assert caught.value.check_id == f"replicator.{check_id}"
     assert caught.value.remedy
+
+
+def test_a_primary_key_must_not_differ_between_environments(monkeypatch):
+    with isolate_apps("tests.support.sample.pages", "django.contrib.contenttypes") as apps:
+        monkeypatch.setattr(compiler, "apps", apps)
+
+        class OfKind(models.Model):
+            kind = models.OneToOneField(ContentType, models.CASCADE, primary_key=True)
+
+            class Meta:
+                app_label = "pages"
+
+        with pytest.raises(WrongDeclaration, match="another key in every") as caught:
+            compile_release(OptIn("pages.OfKind", None, (), "main"))
+    assert caught.value.check_id == "replicator.E011"
+
+
+def test_references_by_name():
+    remark = release("pages.Remark")
+    assert remark.natural == {"content_type_id": table("django_content_type")}
+    assert remark.named_by == {CONTENT_TYPES}
+    granted = release("auth.Group_permissions")
+    assert granted.natural == {"permission_id": PERMISSIONS}
+    assert granted.named_by == {CONTENT_TYPES, PERMISSIONS}
+    assert table_of(ContentType) == CONTENT_TYPES
+    assert table_of(Permission) == PERMISSIONS
 
 
 def test_releases_of_a_stream_are_ordered():

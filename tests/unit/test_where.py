@@ -16,7 +16,7 @@ from replicator.filter_sql import filter_sql
 from replicator.plan import And, Compare, IsNull, Not, Or, Release, columns_of
 from replicator.where import compile_where
 from tests.support.sample.kinds.models import Reading, Specimen
-from tests.support.sample.pages.models import Article, Page
+from tests.support.sample.pages.models import Article, Page, Remark
 from tests.support.sample.polls.models import Choice, Question, Vote
 from tests.support.sample.shop.models import Product
 
@@ -143,6 +143,7 @@ def test_compiled(model, where, expected):
         (Article, Q(title="x"), "another table"),
         (Page, Q(tags=1), "another table"),
         (Reading, Q(pk=(1, date(2026, 1, 1))), "several"),
+        (Remark, Q(content_type=1), "other keys in every environment"),
     ],
 )
 def test_refused_with_the_reason(model, where, reason):
