@@ -191,7 +191,7 @@ class CandidateSql(TableText):
 
     def _edge_columns(self, membership: Membership) -> list[str]:
         edges = [edge for rule in membership.children for edge in rule.edges]
-        return list(dict.fromkeys(name for edge in edges for name in edge.columns))
+        return list(dict.fromkeys(name for edge in edges for name in edge.own_columns))
 
     def passed(self, condition: Filter | None, alias: str) -> Sql:
         """As `passes`, of a held row as the source has it."""

@@ -12,7 +12,15 @@ from replicator.plan import (
     TableName,
     columns_of,
 )
-from replicator.relations import edges_by, filter_of, gates, nulls, pulls, whole_tables
+from replicator.relations import (
+    edges_by,
+    edges_of,
+    filter_of,
+    gates,
+    nulls,
+    pulls,
+    whole_tables,
+)
 from replicator_apply.catalog import TableShape
 from replicator_apply.decode import KeyOf
 from replicator_apply.plan import Membership, Need, SubscribedDataset, Table, TargetPlan
@@ -47,6 +55,7 @@ def make_plan(
             needs=needs,
             pulling=relations.pulling(name),
             closed=relations.closed(name),
+            loose=relations.loose(name),
             direct=relations.direct(name, needs),
             looked_at=relations.looked_at(release, shape, needs),
             defaults=defaults[name],
@@ -66,6 +75,8 @@ class _Relations:
         self._gates = gates(datasets)
         self._gated = {s.id for s in subscriptions if s.gated}
         self._rules = [(s.id, rule) for s in subscriptions for rule in s.dataset.rules]
+        self._led = {e for _, r in self._rules if isinstance(r, ChildrenRule) for e in r.edges}
+        self._guarded = {e for d in datasets for r in d.releases for e in edges_of(r)}
         self._edges = {edge for _, rule in self._rules for edge in edges_by(rule)}
 
     def holders(self, table: TableName) -> list[SubscribedDataset]:
@@ -105,8 +116,10 @@ class _Relations:
         )
 
     def closed(self, table: TableName) -> bool:
-        edges = {e for _, r in self._rules if isinstance(r, ChildrenRule) for e in r.edges}
-        return not any(edge.to == table for edge in edges | self._gates)
+        return not any(edge.to == table for edge in self._led | self._gates)
+
+    def loose(self, table: TableName) -> bool:
+        return any(edge.to == table for edge in self._led - self._guarded)
 
     def direct(self, table: TableName, needs: Sequence[Need]) -> bool:
         whole = all(table in whole_tables(s.dataset) for s in self.holders(table))
@@ -117,7 +130,8 @@ class _Relations:
             if isinstance(rule, ReferencedRule) and rule.edge.table == table
         )
         awaited = any(edge.to == table for edge in self._nulls | self._gates)
-        return whole and not pulls_more and not awaited and not any(need.null for need in needs)
+        nulls_some = any(need.null for need in needs)
+        return whole and not (pulls_more or awaited or nulls_some or self.loose(table))
 
     def looked_at(
         self, release: Release, shape: TableShape, needs: Sequence[Need]
@@ -129,7 +143,7 @@ class _Relations:
             *(columns_of(rule.filter) for s in holders for rule in s.dataset.rules_of(name))
         )
         every = self._edges | self._nulls | self._gates
-        found.update(*(edge.columns for edge in every if edge.table == name))
+        found.update(*(edge.own_columns for edge in every if edge.table == name))
         found.update(*(edge.to_columns for edge in every if edge.to == name))
         found.update(*(key.to_columns for key in shape.incoming))
         others = (name for name in release.columns if name in found and name not in release.key)

@@ -127,6 +127,8 @@ class Table:
         pulling: by subscription, the rules by which rows of it pull others in.
         closed: whether no row waits for one of it, or hangs on it: what may belong because of such
             a row is the row alone.
+        loose: whether rows that hang on one of it may be older than it, because Postgres does not
+            guard how they point at it (generic foreign keys): one that is born is asked for, too.
         direct: whether what the source did to it is what the target must do, without a look at the
             rules: every row belongs to every subscription, and nothing else hangs on it.
         looked_at: columns that decide whether a row belongs and what it needs, the key first.
@@ -143,6 +145,7 @@ class Table:
     needs: tuple[Need, ...]
     pulling: tuple[tuple[int, ReferencedRule], ...]
     closed: bool
+    loose: bool
     direct: bool
     looked_at: tuple[str, ...]
     defaults: Mapping[str, str]

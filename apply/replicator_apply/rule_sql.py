@@ -6,10 +6,12 @@ Source: A. Gupta, I. S. Mumick, V. S. Subrahmanian, Maintaining Views Incrementa
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import LiteralString, TypeAlias
 
 from psycopg import sql
 
+from replicator.edge_sql import pointed, points_at
 from replicator.plan import ChildrenRule, Edge, ReferencedRule, TableName
 from replicator.sql_parts import Sql, all_of, any_of, column, equal, equal_to, given, identifier
 from replicator_apply.candidate_sql import CandidateSql, flag, may_pass, passes
@@ -78,7 +80,7 @@ class RuleSql(CandidateSql):
         return self.draw(
             "JOIN {parents} p ON {same} WHERE {lost} AND {held}",
             parents=parents.table.candidates,
-            same=equal(edge.columns, "t", edge.to_columns, "p"),
+            same=points_at(edge, "t", "p"),
             lost=_lost(number, "p"),
             held=self.is_held_by(number, "t"),
         )
@@ -90,7 +92,7 @@ class RuleSql(CandidateSql):
             membership,
             "EXISTS (SELECT FROM {parents} p WHERE {same} AND {lost})",
             parents=parents.table.candidates,
-            same=equal(edge.columns, "v", edge.to_columns, "p"),
+            same=points_at(edge, "v", "p"),
             lost=_lost(membership.subscription, "p"),
         )
 
@@ -156,12 +158,9 @@ class RuleSql(CandidateSql):
                 may_pass(rule.filter, "v", missing),
                 *(
                     sql.SQL("TRUE")
-                    if set(edge.columns) & set(missing)
+                    if set(edge.own_columns) & set(missing)
                     else others[edge.to].belongs(
-                        membership.subscription,
-                        edge.to_columns,
-                        [column(name, "v") for name in edge.columns],
-                        quiet,
+                        membership.subscription, edge.to_columns, pointed(edge, "v"), quiet
                     )
                     for edge in rule.edges
                 ),
@@ -192,6 +191,25 @@ class RuleSql(CandidateSql):
             "AND NOT {was} AND {possible}",
             was=flag("_was", membership.subscription),
             possible=self.may_belong(membership, others, ()),
+        )
+
+    @cached_property
+    def want_born(self) -> str:
+        """Want rows that enter because they were born, which older rows may point at."""
+        entered = [
+            all_of(
+                [
+                    flag("_in", m.subscription),
+                    sql.SQL("NOT {}").format(flag("_was", m.subscription)),
+                ]
+            )
+            for m in self.table.memberships
+            if not m.gated
+        ]
+        return self.compose(
+            "UPDATE {candidates} v SET _wanted = true WHERE v._verdict = 'w' AND v._changed "
+            "AND NOT v._read AND {entered}",
+            entered=any_of(entered),
         )
 
     @once

@@ -203,6 +203,8 @@ class Rules:
             self._run(staged.sql.want)
 
     def _want_open(self, staged: Staged) -> None:
+        if staged.table.loose:
+            self._run(staged.sql.want_born)
         if not staged.table.closed:
             for membership in staged.table.memberships:
                 if not membership.gated:

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import sql
 
+from replicator.edge_sql import points_at
 from replicator.plan import ChildrenRule, TableName
-from replicator.sql_parts import column, equal
+from replicator.sql_parts import column
 from replicator_apply.candidate_sql import flag
 from replicator_apply.collapse import TableChanges
 from replicator_apply.plan import SubscribedDataset, Table, TargetPlan
@@ -170,7 +171,7 @@ def _unread_children(
             "AND NOT EXISTS (SELECT FROM {candidates} v WHERE {tv}) AND NOT {wanted}",
             row_key=text.row_key("t"),
             parents=batch[edge.to].table.candidates,
-            same=equal(edge.columns, "t", edge.to_columns, "p"),
+            same=points_at(edge, "t", "p"),
             inside=flag("_in", subscription.id, "p"),
             held=text.is_held_by(subscription.id, "t"),
             wanted=text.is_wanted("t"),

@@ -14,6 +14,7 @@ import psycopg
 from psycopg import sql
 
 from replicator.datasets import find_dataset
+from replicator.edge_sql import pointed
 from replicator.errors import ConfigurationError, WrongDeclaration
 from replicator.explain import readable
 from replicator.filter_sql import filter_sql
@@ -259,7 +260,7 @@ class _Look:
     ) -> Iterator[Holder]:
         if isinstance(rule, ChildrenRule) and present:
             for edge in rule.edges:
-                mine = [text.true_value(name, "t") for name in edge.columns]
+                mine = pointed(edge, "t", lambda name: text.true_value(name, "t"))
                 other = plan.tables[edge.to]
                 theirs: list[Sql] = [sql.Identifier("o", name) for name in edge.to_columns]
                 keys = self._held(other, text, subscription, (theirs, mine))

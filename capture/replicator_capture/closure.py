@@ -11,28 +11,36 @@ The module asks for lookups and is told what they found; it reads nothing itself
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from replicator.plan import ChildrenRule, DatasetPlan, Edge, ReferencedRule, TableName
+from replicator.plan import ChildrenRule, DatasetPlan, Edge, Generic, ReferencedRule, TableName
 from replicator.relations import gates, pulls
 
 Values = tuple[str, ...]
 """Values of some columns as Postgres' text."""
 
 
+_Way = tuple[TableName, tuple[str, ...], Generic | None]
+
+
 class Link(NamedTuple):
-    """From a row of `table`, read the rows of `to` whose `to_columns` equal its `columns`."""
+    """From a row of `table`, read the rows of `to` whose `to_columns` equal its `columns`.
+
+    And which are generic foreign keys to `table`, if `generic` is given.
+    """
 
     table: TableName
     columns: tuple[str, ...]
     to: TableName
     to_columns: tuple[str, ...]
+    generic: Generic | None = None
 
 
 class Lookup(NamedTuple):
-    """Rows to read: those of `table` whose `columns` have one of `values`."""
+    """Rows to read: those of `table` whose `columns` have one of `values`, and are `generic`."""
 
     table: TableName
     columns: tuple[str, ...]
     values: tuple[Values, ...]
+    generic: Generic | None = None
 
 
 def links(datasets: Sequence[DatasetPlan]) -> tuple[Link, ...]:
@@ -62,7 +70,7 @@ def _up(edge: Edge) -> Link:
 
 
 def _down(edge: Edge) -> Link:
-    return Link(edge.to, edge.to_columns, edge.table, edge.columns)
+    return Link(edge.to, edge.to_columns, edge.table, edge.columns, edge.generic)
 
 
 class Closure:
@@ -77,8 +85,8 @@ class Closure:
         for link in links:
             self._links.setdefault(link.table, []).append(link)
         self._read: set[tuple[TableName, Values]] = set()
-        self._asked: set[tuple[TableName, tuple[str, ...], Values]] = set()
-        self._frontier: dict[tuple[TableName, tuple[str, ...]], list[Values]] = {}
+        self._asked: set[tuple[_Way, Values]] = set()
+        self._frontier: dict[_Way, list[Values]] = {}
 
     @property
     def follows(self) -> bool:
@@ -121,13 +129,16 @@ class Closure:
 
     def _follow(self, link: Link, found: Sequence[str | None]) -> None:
         values = tuple(value for value in found if value is not None)
-        step = (link.to, link.to_columns, values)
-        if len(values) < len(found) or step in self._asked:
+        way = (link.to, link.to_columns, link.generic)
+        if len(values) < len(found) or (way, values) in self._asked:
             return
-        self._asked.add(step)
-        self._frontier.setdefault((link.to, link.to_columns), []).append(values)
+        self._asked.add((way, values))
+        self._frontier.setdefault(way, []).append(values)
 
     def lookups(self) -> list[Lookup]:
         """Give what is to be read next, and forget it; nothing: the answer is closed."""
         steps, self._frontier = self._frontier, {}
-        return [Lookup(table, columns, tuple(values)) for (table, columns), values in steps.items()]
+        return [
+            Lookup(table, columns, tuple(values), generic)
+            for (table, columns, generic), values in steps.items()
+        ]

@@ -349,7 +349,8 @@ class _RowReader:
         while lookups := self._closure.lookups():
             for lookup in lookups:
                 read = self._table(lookup.table)
-                self._add(read, read.by_values(lookup.columns, lookup.values))
+                found = read.by_values(lookup.columns, lookup.values, generic=lookup.generic)
+                self._add(read, found)
 
     def _add_hashes(self, read: TableRead, found: Iterable[Texts]) -> tuple[int, tuple[Value, ...]]:
         """Add hash records to the answer; give the number of rows and the last one's key."""

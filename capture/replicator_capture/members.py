@@ -6,11 +6,12 @@ each table several times: it is for people who ask, and ends after `LIMIT` secon
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import psycopg
 from psycopg import sql
 
+from replicator.edge_sql import pointed
 from replicator.errors import Refused
 from replicator.explain import Count
 from replicator.filter_sql import filter_sql
@@ -26,7 +27,7 @@ from replicator.plan import (
 )
 from replicator.postgres import driver_errors
 from replicator.relations import edges_of
-from replicator.sql_parts import all_of, column, equal, given, identifier, identifiers
+from replicator.sql_parts import all_of, column, equal, equal_to, given, identifier, identifiers
 
 LIMIT = 60.0
 """Seconds that counting may take in all."""
@@ -124,20 +125,21 @@ class _Members:
     def _holds(self, rule: Rule) -> Iterator[sql.Composable]:
         if isinstance(rule, ChildrenRule):
             for edge in rule.edges:
-                yield self._is_member(edge.to, edge.to_columns, edge.columns)
+                yield self._is_member(edge.to, edge.to_columns, pointed(edge, "t"))
         elif isinstance(rule, ReferencedRule):
             edge = rule.edge
-            yield self._is_member(edge.table, edge.columns, edge.to_columns)
+            values = [column(name, "t") for name in edge.to_columns]
+            yield self._is_member(edge.table, edge.columns, values)
 
     def _is_member(
-        self, table: TableName, columns: tuple[str, ...], mine: tuple[str, ...]
+        self, table: TableName, columns: tuple[str, ...], values: Sequence[sql.Composable]
     ) -> sql.Composable:
-        """Whether a row of a table that belongs has in its columns what `t` has in these."""
+        """Whether a row of a table that belongs has these values in its columns."""
         return sql.SQL("EXISTS (SELECT FROM {} o JOIN {} m USING ({}) WHERE {})").format(
             identifier(table),
             _temp(self._in(table)),
             identifiers(self._releases[table].key),
-            equal(columns, "o", mine, "t"),
+            equal_to(columns, "o", values),
         )
 
     def _guarded(self) -> Iterator[Edge]:
@@ -156,7 +158,7 @@ class _Members:
             identifier(edge.table),
             given(column(name, "t") for name in edge.columns),
             _same_key(self._in(edge.table), release),
-            self._is_member(edge.to, edge.to_columns, edge.columns),
+            self._is_member(edge.to, edge.to_columns, pointed(edge, "t")),
             _same_key(self._out(edge.table), release),
         )
 

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 from psycopg import Connection, sql
 
+from replicator.edge_sql import of_kind
 from replicator.filter_sql import filter_sql
 from replicator.key_order import ordered
 from replicator.natural_keys import read_sql
-from replicator.plan import Release, RowsRule
+from replicator.plan import Generic, Release, RowsRule
 from replicator.requests import Key
 from replicator.sql_parts import identifier
 from replicator_capture.answer_plan import Refusal
@@ -110,14 +111,23 @@ class TableRead:
         self.encoder = ReadEncoder(release, types)
 
     def by_values(
-        self, columns: Sequence[str], values: Sequence[Sequence[str]], *, hashes: bool = False
+        self,
+        columns: Sequence[str],
+        values: Sequence[Sequence[str]],
+        *,
+        generic: Generic | None = None,
+        hashes: bool = False,
     ) -> Iterator[Texts]:
-        """Read the rows whose columns have one of these values, given as input texts."""
-        query = sql.SQL("SELECT {} FROM {} WHERE ({}) IN (SELECT * FROM {})").format(
+        """Read the rows whose columns have one of these values, given as input texts.
+
+        Of generic foreign keys those that lead to the table with these values.
+        """
+        query = sql.SQL("SELECT {} FROM {} WHERE ({}) IN (SELECT * FROM {}) AND {}").format(
             self._selected(hashes=hashes),
             self._from,
             sql.SQL(", ").join(_column(name) for name in columns),
             self._unnest(columns, values),
+            of_kind(generic, _column(generic.column)) if generic else sql.SQL("TRUE"),
         )
         return copy_rows(self._connection, query)
 

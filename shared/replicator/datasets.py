@@ -5,6 +5,7 @@ Reads model meta only; needs `django.setup()` and no database. Every function ra
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import product
 from typing import Any, cast
 
 from django.db.models import Field, Model
@@ -25,6 +26,7 @@ from replicator.declare import (
 )
 from replicator.declare import Rule as Declared
 from replicator.errors import WrongDeclaration
+from replicator.generic import generic_edge, generic_key, generic_relation
 from replicator.plan import (
     ChildrenRule,
     DatasetPlan,
@@ -99,7 +101,7 @@ class _Compilation:
         rules: list[Rule] = []
         for rule in declared:
             if isinstance(rule, Children):
-                rules.append(self._children(rule))
+                rules += self._children(rule)
             elif isinstance(rule, Referenced):
                 rules += self._referenced(rule)
             else:
@@ -170,7 +172,8 @@ class _Compilation:
 
     # Edges ---------------------------------------------------------------------------------------
 
-    def _children(self, rule: Children) -> ChildrenRule:
+    def _children(self, rule: Children) -> list[ChildrenRule]:
+        """Compile to one rule for each model that a generic foreign key may lead to."""
         names = names_of(rule.of)
         if not names:
             raise WrongDeclaration(
@@ -178,17 +181,61 @@ class _Compilation:
                 check_id="replicator.E036",
                 remedy='Name the foreign key that leads to the parent: of="parent".',
             )
-        release = self._release(rule.label)
-        edges = tuple(self._named_edge(release, name, "of") for name in names)
+        release, condition = self._release(rule.label), self._filter(rule)
+        ways = [self._ways(release, name) for name in names]
         known = {each.table for each in self._releases.values()}
-        if strangers := [edge for edge in edges if edge.to not in known]:
+        if strangers := [edge for way in ways for edge in way if edge.to not in known]:
             raise WrongDeclaration(
                 f"Children({rule.label}): no rule of dataset {self._full_name!r} is on "
                 f"{strangers[0].to}, where {strangers[0].columns[0]} leads",
                 check_id="replicator.E036",
                 remedy="Add a rule on the parent's model.",
             )
-        return ChildrenRule(release.label, edges, self._filter(rule))
+        return [ChildrenRule(release.label, edges, condition) for edges in product(*ways)]
+
+    def _ways(self, release: Release, name: str) -> list[Edge]:
+        """Give the edges that a name of a parent stands for; there is one but for a generic one."""
+        if "." in name:
+            return [self._back_along(release, name)]
+        key = generic_key(find_model(release.label), name)
+        if key is None:
+            return [self._named_edge(release, name, "of")]
+        edges = [generic_edge(release, key, parent) for parent in self._releases.values()]
+        if found := [edge for edge in edges if edge is not None]:
+            return found
+        raise WrongDeclaration(
+            f"Children({release.label}): no model of dataset {self._full_name!r} has keys that "
+            f"{name} can hold",
+            check_id="replicator.E036",
+            remedy="Add a rule on a model that it leads to.",
+        )
+
+    def _back_along(self, release: Release, path: str) -> Edge:
+        """Resolve a generic relation, `app_label.Model.relation`."""
+        label, _, name = path.rpartition(".")
+        key = generic_relation(find_model(label), name)
+        if key is None or key.model is not find_model(release.label):
+            raise WrongDeclaration(
+                f"Children({release.label}): {path} is no generic relation that leads to it",
+                check_id="replicator.E036",
+                remedy="Name a GenericRelation as app_label.Model.relation, or a foreign key of "
+                f"{release.label}, generic or not, by its name alone.",
+            )
+        parent = self._releases.get(find_model(label)._meta.label)
+        if parent is None:
+            raise WrongDeclaration(
+                f"Children({release.label}): no rule of dataset {self._full_name!r} is on {label}",
+                check_id="replicator.E036",
+                remedy="Add a rule on the parent's model.",
+            )
+        edge = generic_edge(release, key, parent)
+        if edge is None:
+            raise WrongDeclaration(
+                f"Children({release.label}): its column for the key cannot hold keys of {label}",
+                check_id="replicator.E036",
+                remedy="It takes keys of its own type, or integers, UUIDs and texts as text.",
+            )
+        return edge
 
     def _referenced(self, rule: Referenced) -> list[Rule]:
         target = self._release(rule.label)
@@ -297,7 +344,8 @@ def _name_of_edge_remedy(
     for parent in model._meta.get_parent_list():
         if any(isinstance(f, Field) and f.name == name for f in parent._meta.local_fields):
             return f"{name} is a column of {parent._meta.label}: write the rule on that model."
-    known = ", ".join(field.name for field in keys) or "none"
+    generic = [f.name for f in model._meta.private_fields if generic_key(model, f.name)]
+    known = ", ".join([*(field.name for field in keys), *generic]) or "none"
     return f"Its own foreign keys are: {known}."
 
 

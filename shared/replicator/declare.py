@@ -101,6 +101,8 @@ class Children(Rule):
         model: the model or its label.
         of: the foreign key that leads to the parent; a foreign key to the model itself takes whole
             subtrees. Several: rows belong when all of these parents do, as a many-to-many table's.
+            A generic foreign key leads to any model of the dataset; a generic relation,
+            `app_label.Model.relation`, to its own.
         where, null, required: as in `Rows`.
     """
 

@@ -140,23 +140,46 @@ Filter: TypeAlias = And | Or | Not | Compare | IsNull
 """A condition on one table's own columns; a row passes if it is true, neither false nor unknown."""
 
 
-class Edge(msgspec.Struct, frozen=True):
-    """How rows of a table point at rows of another: by a foreign key.
+class Generic(msgspec.Struct, frozen=True):
+    """What makes a generic foreign key point at one table.
+
+    Attributes:
+        column: that holds the content type.
+        names: of the content types that mean this table, `polls.question`: its model's, and those
+            of proxies if rows may name these.
+        written: how the key stands in the other column: "" as itself, or as text.
+    """
+
+    column: str
+    names: tuple[str, ...]
+    written: Literal["", "integer", "uuid"] = ""
+
+
+class Edge(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How rows of a table point at rows of another: by a foreign key, or a generic one.
 
     Attributes:
         table: the table that points.
-        columns: its columns.
+        columns: its columns that hold the other's key.
         to: the table pointed at.
         to_columns: the columns there, in the order of `columns`.
+        generic: None: by a foreign key.
     """
 
     table: TableName
     columns: tuple[str, ...]
     to: TableName
     to_columns: tuple[str, ...]
+    generic: Generic | None = None
+
+    @property
+    def own_columns(self) -> tuple[str, ...]:
+        """All columns of the table that decide where it points."""
+        return self.columns if self.generic is None else (*self.columns, self.generic.column)
 
     def __str__(self) -> str:
-        return f"{self.table.name}.{', '.join(self.columns)}"
+        kind = "" if self.generic is None else f" ({self.generic.names[0]})"
+        return f"{self.table.name}.{', '.join(self.columns)}{kind}"
 
 
 class RowsRule(msgspec.Struct, frozen=True, tag_field="rule", tag="rows"):

@@ -99,8 +99,10 @@ def _all_children(dataset: DatasetPlan, rule: object, whole: set[TableName]) -> 
 
 def _always_points(dataset: DatasetPlan, edge: Edge) -> bool:
     keys = (k for r in dataset.releases if r.table == edge.table for k in r.foreign_keys)
-    return edge.to != edge.table and any(
-        k.columns == edge.columns and k.constrained and not k.nullable for k in keys
+    return (
+        edge.generic is None
+        and edge.to != edge.table
+        and any(k.columns == edge.columns and k.constrained and not k.nullable for k in keys)
     )
 
 

@@ -185,6 +185,30 @@ def _orders(chance: Random) -> Rules:
     return rules
 
 
+def _remarked_pages(chance: Random) -> Rules:
+    """Pages with the remarks on them, on articles, and on remarks."""
+    rules: list[Rule] = [*_filtered(_PAGE, chance, null=["parent"])]
+    if chance.random() < 0.5:
+        rules.append(_children(_PAGE, "parent", _now_and_then(_PAGE, chance)))
+    if chance.random() < 0.5:
+        rules.append(_children("pages.Article", "page_ptr"))
+    of = chance.choice(["target", "target", "pages.Page.remarks"])
+    rules.append(_children("pages.Remark", of, _now_and_then("pages.Remark", chance)))
+    if chance.random() < 0.3:
+        rules += _filtered("pages.Remark", chance)
+    return rules
+
+
+def _noted_orders(chance: Random) -> Rules:
+    """Orders, and suppliers, whose keys are UUIDs, with the notes on them; notes on notes."""
+    rules: list[Rule] = [*_filtered("shop.Order", chance), *_filtered(_SUPPLIER, chance)]
+    rules.append(_referenced(_USER))
+    rules.append(_children("shop.Note", "target", _now_and_then("shop.Note", chance)))
+    if chance.random() < 0.3:
+        rules += _filtered("shop.Note", chance)
+    return rules
+
+
 FAMILIES: tuple[tuple[Callable[[Random], Rules], ...], ...] = (
     (_poll_trees,),
     (_poll_trees_without_authors,),
@@ -194,6 +218,8 @@ FAMILIES: tuple[tuple[Callable[[Random], Rules], ...], ...] = (
     (_articles,),
     (_teams,),
     (_orders,),
+    (_remarked_pages,),
+    (_noted_orders,),
 )
 
 

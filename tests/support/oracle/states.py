@@ -11,7 +11,7 @@ from replicator import Children, Referenced
 from replicator import Rows as DeclaredRows
 from replicator.compiler import find_model
 from replicator.declare import declared_datasets, rules_in_full
-from replicator.plan import ChildrenRule, DatasetPlan, Release, RowsRule, Rule
+from replicator.plan import ChildrenRule, DatasetPlan, Edge, Release, RowsRule, Rule
 from replicator_apply.plan import KEPT
 from tests.support.oracle.fixpoint import Facts, Meaning, Row
 from tests.support.oracle.system import key_text, row_text
@@ -75,7 +75,7 @@ def read_facts(
     facts = Facts()
     for release in releases:
         edges = [edge for edge in meaning.followed if edge.table == release.table]
-        ends = "".join(f', t."{edge.columns[0]}"::text' for edge in edges)
+        ends = "".join(f", {_end(edge)}" for edge in edges)
         statement = f'SELECT {key_text(release, "t")}{ends} FROM public."{release.table.name}" t'
         for key, *values in connection.execute(statement):  # type: ignore[call-overload]
             facts.points[release.table.name, key] = {
@@ -90,18 +90,31 @@ def read_facts(
     return facts
 
 
+def _end(edge: Edge) -> str:
+    """Give the expression for the key of the row that `t` points at."""
+    key = f't."{edge.columns[0]}"::text'
+    if edge.generic is None:
+        return key
+    names = ", ".join(f"'{name}'" for name in edge.generic.names)
+    return (
+        "CASE WHEN (SELECT c.app_label || '.' || c.model FROM public.django_content_type c "
+        f'WHERE c.id = t."{edge.generic.column}") IN ({names}) THEN {key} END'
+    )
+
+
 def _conditions(name: str, plan: DatasetPlan) -> list[Q | None]:
     """Give the declared condition of each compiled rule; rules of a kind keep their order."""
     declared = rules_in_full(declared_datasets()[name].rules)
     rows = [r.where for r in declared if isinstance(r, DeclaredRows)]
-    children = [r.where for r in declared if isinstance(r, Children)]
+    anything = {r.label: r.where for r in declared if isinstance(r, Children) and r.of == "target"}
+    children = [r.where for r in declared if isinstance(r, Children) and r.label not in anything]
     referenced = {
         find_model(r.label)._meta.label: r.where for r in declared if isinstance(r, Referenced)
     }
     return [
         rows.pop(0)
         if isinstance(rule, RowsRule)
-        else children.pop(0)
+        else (anything[rule.label] if rule.label in anything else children.pop(0))
         if isinstance(rule, ChildrenRule)
         else referenced.get(rule.label)
         for rule in plan.rules

@@ -144,6 +144,16 @@ def uuids(chance: Random) -> str:
     return quoted(f"00000000-0000-4000-8000-{chance.randint(1, KEYS):012d}")
 
 
+def _odd_key(chance: Random) -> str:
+    """Draw a text that is no key as Django writes it."""
+    odd = ("", "07", "-0", "1.0", " 1", "99999999999999999999", "a", uuids(chance)[1:-1].upper())
+    return quoted(chance.choice(odd))
+
+
+def _text_key(chance: Random) -> str:
+    return uuids(chance) if chance.random() < 0.8 else _odd_key(chance)
+
+
 def picked(table: str, column: str = "id") -> Draw:
     """Draw the key of a row that is there."""
     return lambda chance: pick(table, column, chance)
@@ -152,6 +162,15 @@ def picked(table: str, column: str = "id") -> Draw:
 ID: dict[str, Draw] = {"id": ids}
 UUID: dict[str, Draw] = {"id": uuids}
 MOMENT = expression("now()", "'2026-01-01 00:00:00+00'", "'1999-12-31 23:59:59.999999+00'")
+
+
+def _kind(*names: str) -> Draw:
+    """Draw the key of one of some content types."""
+    return lambda chance: (
+        "(SELECT p.id FROM django_content_type p "
+        f"WHERE p.app_label || '.' || p.model = {quoted(chance.choice(names))})"
+    )
+
 
 _USER_FIXED = {
     "password": "''",
@@ -261,7 +280,7 @@ SPECS: tuple[TableSpec, ...] = (
         "pages_remark",
         ID,
         {
-            "content_type_id": lambda chance: pick("django_content_type", "id", chance),
+            "content_type_id": _kind("pages.page", "pages.article", "pages.remark", "polls.choice"),
             "object_id": ids,
             "text": big,
         },
@@ -316,6 +335,21 @@ SPECS: tuple[TableSpec, ...] = (
         {"amount": number(0, 9)},
         (Link("order_id", "shop_order"), Link("product_id", "shop_product")),
         filters=("Q(amount__gt=4)",),
+    ),
+    TableSpec(
+        "shop.Note",
+        "shop_note",
+        ID,
+        {
+            "content_type_id": or_null(
+                _kind("shop.order", "shop.product", "shop.supplier", "shop.note", "pages.page"), 0.1
+            ),
+            "object_id": lambda chance: (
+                quoted(ids(chance)) if chance.random() < 0.4 else _text_key(chance)
+            ),
+            "text": text,
+        },
+        filters=("Q(pk__lt=6)", "Q(text__contains='a')", "Q(content_type=None)"),
     ),
     TableSpec(
         "shop.Watch",

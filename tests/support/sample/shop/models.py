@@ -3,6 +3,8 @@
 import uuid
 
 from django.conf import settings
+from django.contrib.contenttypes.fields import GenericForeignKey
+from django.contrib.contenttypes.models import ContentType
 from django.db import models
 
 
@@ -125,3 +127,18 @@ class Draft(models.Model):
 
     def __str__(self) -> str:
         return f"draft {self.pk}"
+
+
+class Note(models.Model):
+    """A note on an object of any model, whose key is written as text; or on nothing."""
+
+    content_type = models.ForeignKey(ContentType, models.CASCADE, null=True, blank=True)
+    object_id = models.CharField(max_length=64, blank=True, default="")
+    target = GenericForeignKey("content_type", "object_id", for_concrete_model=False)
+    text = models.TextField(blank=True, default="")
+
+    class Meta:
+        indexes = [models.Index(fields=["content_type", "object_id"], name="shop_note_target")]
+
+    def __str__(self) -> str:
+        return f"note {self.pk}"

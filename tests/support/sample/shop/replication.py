@@ -6,6 +6,7 @@ from replicator import Dataset, Rows, opt_in, opt_out
 from tests.support.sample.shop.models import (
     Draft,
     Member,
+    Note,
     Order,
     OrderLine,
     Product,
@@ -15,7 +16,17 @@ from tests.support.sample.shop.models import (
     Watch,
 )
 
-MODELS: tuple[type[Model], ...] = (Supplier, Product, Stock, Order, OrderLine, Watch, Team, Member)
+MODELS: tuple[type[Model], ...] = (
+    Supplier,
+    Product,
+    Stock,
+    Order,
+    OrderLine,
+    Watch,
+    Team,
+    Member,
+    Note,
+)
 for model in MODELS:
     opt_in(model)
 opt_out(Draft)
