@@ -17,6 +17,7 @@ from replicator.envelope import encode_key
 from replicator.plan import (
     ChildrenRule,
     DatasetPlan,
+    Edge,
     Filter,
     ReferencedRule,
     Release,
@@ -113,6 +114,45 @@ class Need:
     pulled: frozenset[int]
 
 
+@dataclass(frozen=True, slots=True)
+class Support:
+    """A row that must be one of ours already, for a new row that points at it to be settled.
+
+    Attributes:
+        subscription: whose; None: of any subscription of the plan.
+        edge: how the new row points at it.
+        holds: whether the new row belongs because of it; else NULL will do.
+    """
+
+    subscription: int | None
+    edge: Edge
+    holds: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Which changes of a table's rows need no verdict, though its rules look at other rows.
+
+    Attributes:
+        supports: rows that must be ours for a new row to belong to every subscription, and to want
+            nothing; None: only the rules can tell.
+        holders: those because of which it belongs; of one subscription, all must be ours.
+        nobodys: whether a row that passes no filter and lacks a holder belongs to nothing.
+        alone: whether that can be told without a filter.
+        steady: whether a row of ours stays as long as nothing changes by which it is tied.
+        tying: columns by which rows are tied to others, the key's not among them.
+        leaves: whether nothing goes with a row that is deleted.
+    """
+
+    supports: tuple[Support, ...] | None = None
+    holders: tuple[Support, ...] = ()
+    nobodys: bool = False
+    alone: bool = False
+    steady: bool = False
+    tying: tuple[str, ...] = ()
+    leaves: bool = False
+
+
 @dataclass(frozen=True)
 class Table:
     """A replicated table of the target.
@@ -132,6 +172,7 @@ class Table:
         looked_at: columns that decide whether a row belongs and what it needs, the key first.
         defaults: text of a value for each column of new rows that nothing else fills.
         absent: text of a value for released columns that the source does not have yet.
+        settled: what else needs no verdict.
     """
 
     number: int
@@ -146,6 +187,7 @@ class Table:
     looked_at: tuple[str, ...]
     defaults: Mapping[str, str]
     absent: Mapping[str, str] = field(default_factory=dict)
+    settled: Settled = Settled()
 
     @property
     def name(self) -> TableName:
@@ -264,6 +306,35 @@ class TargetPlan:
                 self._orders[names] = sorted(names), True
         return self._orders[names]
 
+    def parents_first(self, names: Iterable[TableName]) -> list[TableName]:
+        """Order tables so that what a row points at, or is a child of, comes first.
+
+        Where rules and foreign keys go in a ring, by foreign keys alone; else anyhow.
+        """
+        chosen = frozenset(names)
+        if chosen not in self._first:
+            keys = {
+                name: {k.to for k in self.tables[name].shape.outgoing if k.to in chosen} - {name}
+                for name in chosen
+            }
+            children = (
+                edge
+                for s in self.subscriptions
+                for rule in s.dataset.rules
+                if isinstance(rule, ChildrenRule)
+                for edge in rule.edges
+            )
+            both = {name: set(to) for name, to in keys.items()}
+            for edge in children:
+                if {edge.table, edge.to} <= chosen and edge.table != edge.to:
+                    both[edge.table].add(edge.to)
+            self._first[chosen] = _sorted(both) or _sorted(keys) or sorted(chosen)
+        return self._first[chosen]
+
+    @cached_property
+    def _first(self) -> dict[frozenset[TableName], list[TableName]]:
+        return {}
+
     def tied(self, changed: Iterable[TableName]) -> list[Table]:
         """Add to changed tables all that rules or foreign keys tie to them, directly or not."""
         names = set[TableName]()
@@ -295,6 +366,14 @@ class TargetPlan:
             if subscription.id == number:
                 return subscription
         raise KeyError(number)
+
+
+def _sorted(graph: Mapping[TableName, set[TableName]]) -> list[TableName]:
+    """Order tables so that what each needs comes first; none if they go in a ring."""
+    try:
+        return list(TopologicalSorter(graph).static_order())
+    except CycleError:
+        return []
 
 
 def _reached(begin: TableName, ties: Mapping[TableName, set[TableName]]) -> set[TableName]:
