@@ -4,7 +4,7 @@ A batch is some whole source transactions. What a large one brings is collapsed 
 rounds, so that memory stays bounded; it is evaluated and written once. Blocks on Postgres.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,6 +88,7 @@ class Applier:
     Attributes:
         plan: what the target holds.
         unsettled: tables with wanted, suspect or kept rows: their changes need verdicts.
+        wanted: rows of other tables that are wanted; of them, only what changes these does.
         kept: whether any row is kept for local ones: it is tried again with every mark.
     """
 
@@ -109,6 +110,7 @@ class Applier:
         self._alive = alive
         self.plan = plan
         self.unsettled: Collection[TableName] = frozenset()
+        self.wanted: Mapping[TableName, frozenset[bytes]] = {}
         self.kept = False
 
     def apply(self, batch: Batch, finish: Finish) -> Written:
@@ -193,11 +195,10 @@ class Applier:
     # The fast path -------------------------------------------------------------------------------
 
     def _is_direct(self, changes: Round) -> bool:
-        """Whether some changes need no verdict, and none must come first that needs one."""
-        parts = changes.values()
-        return not any(part.truncated or part.read for part in parts) and (
-            not changes or bool(self._direct_parts(changes))
-        )
+        """Whether some changes need no verdict, and no TRUNCATE comes before them."""
+        if any(part.truncated for part in changes.values()):
+            return False
+        return not changes or bool(self._direct_parts(changes))
 
     def _direct_parts(self, changes: Round) -> list[TableName]:
         """List the tables of which some changes need no verdict."""
@@ -246,7 +247,7 @@ class Applier:
         tables = self.plan.by_prefix
         parts = {tables[prefix].name: part for prefix, part in changes.items()}
         direct = self.plan.parents_first(self._direct_parts(changes))
-        sieve = Sieve(cursor, self._statements, parts)
+        sieve = Sieve(cursor, self._statements, parts, self.wanted)
         batch = {name: (self._writers[name], parts[name]) for name in direct}
         written, left = write_directly(cursor, batch, sieve, self._sequences)
         left |= {name: part for name, part in parts.items() if name not in batch}
@@ -283,7 +284,7 @@ class Applier:
 
     def _tied(self, changed: set[TableName]) -> list[Table]:
         """List the tables that rules may look at when these have changed."""
-        return self.plan.tied(changed | set(self.unsettled))
+        return self.plan.tied({*changed, *self.unsettled, *self.wanted})
 
     def _staged(self, changes: Round | None) -> dict[TableName, Staged]:
         """Make the staging tables of what changed, None: of all, and of what is tied to it."""

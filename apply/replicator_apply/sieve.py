@@ -4,12 +4,13 @@ A new row is settled if what holds it, and what it pulls in or points at, is our
 at receipts tells. A changed row of ours is settled if nothing changed by which it is tied to
 others, a deleted one if nothing goes with it. A row that is nobody's, and that nothing holds, is no
 concern of this target at all, unless what holds it may yet enter. The rest is left to the rules,
-which look at it as at a batch behind this one; both are one target transaction.
+which look at it as at a batch behind this one; both are one target transaction. What a fetch has
+read is theirs, and what is wanted.
 
 Blocks on Postgres.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -56,6 +57,7 @@ class Sieve:
         cursor: in the batch's transaction.
         statements: of every table of the plan.
         batch: the changes.
+        wanted: rows that are wanted, of tables of which each is known.
     """
 
     def __init__(
@@ -63,8 +65,9 @@ class Sieve:
         cursor: Cursor,
         statements: Mapping[TableName, TableSql],
         batch: Mapping[TableName, TableChanges],
+        wanted: Mapping[TableName, frozenset[bytes]],
     ) -> None:
-        self._cursor, self._statements = cursor, statements
+        self._cursor, self._statements, self._wanted = cursor, statements, wanted
         # Until a table is sorted, all that happens to it may be left to the rules.
         self._open = dict(batch)
         self._keys: dict[TableName, frozenset[Any]] = {}
@@ -77,21 +80,21 @@ class Sieve:
     def sort(self, table: Table, changes: TableChanges) -> Sorted:
         """Sort a table's changes."""
         settled = TableChanges(changes.reader)
-        rest = TableChanges(changes.reader, born=changes.born, replaced=changes.replaced)
+        rest = TableChanges(changes.reader, born=changes.born)
+        rest.replaced, rest.read = changes.replaced, changes.read
+        rest.changed, rest.gone = changes.changed, changes.gone
+        apart = changes.read | self._wanted.get(table.name, frozenset())
         if table.settled.supports is not None:
-            settled.born, rest.born = self._sort_born(table, changes)
-        rest.changed = changes.changed
+            settled.born, rest.born = self._sort_born(table, *_whole(changes.born, changes, apart))
         if table.settled.steady and not table.respelled:
-            settled.changed, rest.changed = _whole(changes.changed, changes)
+            settled.changed, rest.changed = _whole(changes.changed, changes, apart)
         if table.settled.leaves and not any(key.acts for key in table.shape.incoming):
-            settled.gone, settled.fleeting = changes.gone, changes.fleeting
-        else:
-            rest.gone, rest.fleeting = changes.gone, changes.fleeting
+            settled.gone = {key: None for key in changes.gone if key not in apart}
+            rest.gone = {key: None for key in changes.gone if key in apart}
         return Sorted(settled, rest)
 
-    def _sort_born(self, table: Table, changes: TableChanges) -> tuple[Rows, Rows]:
-        """Part new rows that are settled from those that the rules must judge."""
-        whole, rest = _whole(changes.born, changes)
+    def _sort_born(self, table: Table, whole: Rows, rest: Rows) -> tuple[Rows, Rows]:
+        """Move what the rules must judge of whole new rows to the rest."""
         lacking = self._lacking(table, table.settled.supports or (), whole.values())
         if not lacking:
             return whole, rest
@@ -200,13 +203,13 @@ def _parts(changes: TableChanges) -> tuple[Iterable[bytes], ...]:
     return changes.born, changes.changed, changes.gone
 
 
-def _whole(rows: Rows, changes: TableChanges) -> tuple[Rows, Rows]:
-    """Part rows of which every column came from the others."""
+def _whole(rows: Rows, changes: TableChanges, apart: Set[bytes]) -> tuple[Rows, Rows]:
+    """Part rows of which every column came, and that are not to be kept apart, from the others."""
     strict = changes.reader.row_type
-    whole = {key: row for key, row in rows.items() if type(row) is strict}
+    whole = {k: row for k, row in rows.items() if type(row) is strict and k not in apart}
     if len(whole) == len(rows):
         return whole, {}
-    return whole, {key: row for key, row in rows.items() if key not in whole}
+    return whole, {k: row for k, row in rows.items() if k not in whole}
 
 
 def _among(table: Table, lacking: Lacking, rows: Rows) -> Rows:

@@ -395,7 +395,7 @@ def wanted_to_ask(
     values = {**place.parameters, "patience": patience, "limit": limit}
     keys: dict[str, list[tuple[str, ...]]] = {}
     for table, key in cursor.execute(_TO_ASK, values):
-        keys.setdefault(table, []).append(tuple(msgspec.json.decode(key)))
+        keys.setdefault(table, []).append(json_texts(key))
     return keys
 
 
@@ -412,6 +412,30 @@ def ask_again(cursor: Cursor, place: Place) -> None:
 def wanted_by_table(cursor: Cursor, place: Place) -> dict[str, int]:
     """Count the wanted rows of each table that has some."""
     return {str(name): int(n) for name, n in cursor.execute(_WANTED_TABLES, place.parameters)}
+
+
+FEW = 2_000
+"""Wanted rows of a table up to which each is known; of one with more, every row may be wanted."""
+_KEYS_OF = _compose("SELECT row_key FROM {wanted} {at} AND table_name = %(table)s LIMIT %(limit)s")
+
+
+def wanted_records(
+    cursor: Cursor, place: Place, plan: TargetPlan, wanted: Mapping[str, int]
+) -> dict[TableName, frozenset[bytes]]:
+    """Give the wanted rows of tables that have few, by the keys of their records."""
+    found = {}
+    for name, table in plan.tables.items():
+        if 0 < wanted.get(str(name), 0) <= FEW and not table.direct and not table.respelled:
+            values = {**place.parameters, "table": str(name), "limit": FEW + 1}
+            keys = [table.record_key(json_texts(k)) for (k,) in cursor.execute(_KEYS_OF, values)]
+            if len(keys) <= FEW:
+                found[name] = frozenset(keys)
+    return found
+
+
+def json_texts(row_key: str) -> tuple[str, ...]:
+    """Read a key as it is stored: a JSON array of texts."""
+    return tuple(msgspec.json.decode(row_key))
 
 
 def unsettled_tables(

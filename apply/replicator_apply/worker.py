@@ -45,6 +45,7 @@ from replicator_apply.state import (
     ungate,
     unsettled_tables,
     wanted_by_table,
+    wanted_records,
 )
 from replicator_apply.subscriptions import declared_at, load_plan, store_declared
 from replicator_apply.verify import check_id, check_request, compare, end_check, open_checks
@@ -395,7 +396,10 @@ class Worker:
             # Before all else: the next batch of the same poll is written by it.
             kept = tables_with_kept_rows(cursor, plan)
             self._applier.kept = bool(kept)
-            self._applier.unsettled = kept | unsettled_tables(cursor, self._place, plan, wanted)
+            records = wanted_records(cursor, self._place, plan, wanted)
+            self._applier.wanted = records
+            many = {name: n for name, n in wanted.items() if name not in set(map(str, records))}
+            self._applier.unsettled = kept | unsettled_tables(cursor, self._place, plan, many)
             self._ungate(cursor, every=False)
             stored = stored_subscriptions(cursor, self._place)
             if {(s.id, s.generation, bool(s.gate)) for s in stored} != {

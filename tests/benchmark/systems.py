@@ -102,8 +102,9 @@ class Replicator:
             self._running[name] = Process(command, log, env=self._environment(name))
         with open_connection(self.site.target) as connection:
             wait_until(lambda: self._is_settled(connection), READY, "the backfill is through")
-        # What the backfill has left unsettled is looked at every half a second.
-        time.sleep(1.5)
+        # What the backfill has left unsettled is looked at every half a second, and the requests
+        # topic is opened: what is stopped in it loses requests, which are repeated after long.
+        time.sleep(4)
 
     def _is_settled(self, connection: Connection) -> bool:
         for name, process in self._running.items():

@@ -39,9 +39,10 @@ INSERT INTO parcels_choice (id, question_id, text)
 SELECT n, (n - 1) / {CHOICES} + 1, 'the choice of those who like ' || n
 FROM generate_series(1, {{questions}} * {CHOICES}) AS n;
 INSERT INTO parcels_vote (id, choice_id, voter_id, weight, comment)
-SELECT 2 * p - 1 + half, (p % {{questions}}) * {CHOICES} + 1 + (p + half) % {CHOICES},
-       (p % {{questions}}) * {VOTERS} + 1 + p % {VOTERS}, (1 - 2 * half) * (1 + p % 9),
-       'because of reason ' || p
+SELECT 2 * p - 1 + half,
+       (p % {{questions}}) * {CHOICES} + 1 + (p / {{questions}} + half) % {CHOICES},
+       (p % {{questions}}) * {VOTERS} + 1 + p / {{questions}} % {VOTERS},
+       (1 - 2 * half) * (1 + p % 9), 'because of reason ' || p
 FROM generate_series(1, {{questions}} * {PAIRS}) AS p, generate_series(0, 1) AS half
 """
 _TRANSACTION = f"""
