@@ -370,19 +370,26 @@ def with_page(run: Run, rule: int, after_key: str, rows: int) -> Run:
 # Wanted rows -------------------------------------------------------------------------------------
 
 _TO_ASK = _compose(
-    "UPDATE {wanted} SET asked_at = now() WHERE id IN (SELECT id FROM {wanted} "
+    "UPDATE {wanted} SET asked_at = now() WHERE id IN (SELECT id FROM (SELECT id, "
+    "sum(octet_length(row_key)) OVER (ORDER BY id) - octet_length(row_key) AS before "
+    "FROM (SELECT id, row_key FROM {wanted} "
     "{at} AND (asked_at IS NULL OR asked_at < now() - make_interval(secs => %(patience)s)) "
-    "ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED) RETURNING table_name, row_key"
+    "ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED) due) chosen "
+    "WHERE before < %(size)s) RETURNING table_name, row_key"
 )
 _WANTED_REFUSED = _compose(
     "UPDATE {position} SET wanted_refused = %(reason)s {at} AND wanted_refused <> %(reason)s"
 )
 _ASK_AGAIN = _compose("UPDATE {wanted} SET asked_at = NULL {at}")
 _WANTED_TABLES = _compose("SELECT table_name, count(*) FROM {wanted} {at} GROUP BY table_name")
+_WANTED_OF = _compose(
+    "SELECT t.name, (SELECT count(*) FROM (SELECT FROM {wanted} {at} AND table_name = t.name "
+    "LIMIT %(limit)s) known) FROM unnest(%(tables)s::text[]) AS t (name)"
+)
 
 
 def wanted_to_ask(
-    cursor: Cursor, place: Place, patience: float, limit: int
+    cursor: Cursor, place: Place, patience: float, limit: int, size: int
 ) -> dict[str, list[tuple[str, ...]]]:
     """Take the wanted keys that are due to be asked for, by table; note that they were asked for.
 
@@ -391,8 +398,9 @@ def wanted_to_ask(
         place: the stream.
         patience: seconds after which an unanswered key is asked for again.
         limit: keys at most.
+        size: bytes of keys after which no more are taken.
     """
-    values = {**place.parameters, "patience": patience, "limit": limit}
+    values = {**place.parameters, "patience": patience, "limit": limit, "size": size}
     keys: dict[str, list[tuple[str, ...]]] = {}
     for table, key in cursor.execute(_TO_ASK, values):
         keys.setdefault(table, []).append(json_texts(key))
@@ -412,6 +420,12 @@ def ask_again(cursor: Cursor, place: Place) -> None:
 def wanted_by_table(cursor: Cursor, place: Place) -> dict[str, int]:
     """Count the wanted rows of each table that has some."""
     return {str(name): int(n) for name, n in cursor.execute(_WANTED_TABLES, place.parameters)}
+
+
+def count_wanted(cursor: Cursor, place: Place, plan: TargetPlan) -> dict[str, int]:
+    """Count the wanted rows of each table of a plan that has some, but not beyond `FEW` + 1."""
+    values = {**place.parameters, "tables": list(map(str, plan.tables)), "limit": FEW + 1}
+    return {str(name): int(n) for name, n in cursor.execute(_WANTED_OF, values) if n}
 
 
 FEW = 2_000
