@@ -13,7 +13,7 @@ import psycopg
 from replicator.envelope import encode_key
 from replicator.errors import LogUnavailable, LostLog
 from replicator.log import LogWriter
-from replicator.requests import KeysRequest, PageRequest, Report, encode
+from replicator.requests import MAX_KEYS, KeysRequest, PageRequest, Report, encode
 from replicator_apply.backfill import KEYS as WANTED
 from replicator_apply.backfill import (
     advance_sweep,
@@ -32,8 +32,17 @@ Cursor = psycopg.Cursor[Any]
 FIRST_PATIENCE = 2.0
 PATIENCE = 30.0
 """Seconds after which a request is sent again: at first, doubled each time, and in the end."""
-KEYS = 1_000
-"""Wanted keys of one request."""
+KEYS = MAX_KEYS
+FIRST_KEYS = 1_000
+"""Wanted keys of one request: most, and of the first one."""
+KEYS_BYTES = 500_000
+"""Bytes of wanted keys of one request, so that brokers take it as they are by default."""
+ANSWER_ROWS = 10_000
+"""Rows of an answer at which the number of keys aims: each may bring a tree of any size."""
+UNDER_WAY = 2
+"""Requests for wanted keys that are not answered yet. More wait: the stream flows in between."""
+OVERDUE = 5.0
+"""Seconds after which a request for keys holds up no other."""
 
 
 class Asker:
@@ -58,6 +67,8 @@ class Asker:
         self._environment = environment
         self._clock = clock
         self._sent: dict[str, tuple[float, float]] = {}
+        self._under_way: dict[str, tuple[float, int]] = {}
+        self._keys = FIRST_KEYS
         self._turn = 0
 
     def ask(self, cursor: Cursor, plan: TargetPlan) -> int:
@@ -85,23 +96,38 @@ class Asker:
         """Tell the source how this target is. Raises LogUnavailable."""
         self._send(encode(report))
 
-    def answered(self, names: Iterable[str]) -> None:
-        """Note answers, so that what is left of the same run is asked for at once."""
-        for name in names:
+    def answered(self, answers: Iterable[tuple[str, int]]) -> None:
+        """Note answers, so that what is left of the same run is asked for at once.
+
+        Args:
+            answers: name and rows of each.
+        """
+        for name, rows in answers:
             self._sent.pop(_series(name), None)
+            _, keys = self._under_way.pop(name, (0.0, 0))
+            if keys and rows:
+                aim = ANSWER_ROWS * keys // rows
+                self._keys = max(1, min(aim, self._keys * 2))
 
     def forget(self, cursor: Cursor) -> None:
         """Ask for everything anew: capture has started again, and knows of no request."""
         self._sent.clear()
+        self._under_way.clear()
         ask_again(cursor, self._place)
 
     def _wanted(self, cursor: Cursor, plan: TargetPlan) -> list[KeysRequest]:
-        keys = wanted_to_ask(cursor, self._place, PATIENCE, KEYS)
+        now = self._clock()
+        self._under_way = {n: (t, k) for n, (t, k) in self._under_way.items() if t > now - OVERDUE}
+        if len(self._under_way) >= UNDER_WAY:
+            return []
+        limit = min(KEYS, self._keys)
+        keys = wanted_to_ask(cursor, self._place, PATIENCE, limit, KEYS_BYTES)
         known = {name: rows for name, rows in keys.items() if name in plan.asked}
         if not known:
             return []
         self._turn += 1
         name = f"{WANTED}{time.time_ns():x}-{self._turn}"
+        self._under_way[name] = now, sum(map(len, known.values()))
         return [keys_request(plan, self._environment, name, known)]
 
     def _run(self, cursor: Cursor, plan: TargetPlan, run: Run) -> list[KeysRequest | PageRequest]:

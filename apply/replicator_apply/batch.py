@@ -4,29 +4,33 @@ A batch is some whole source transactions. What a large one brings is collapsed 
 rounds, so that memory stays bounded; it is evaluated and written once. Blocks on Postgres.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
+from replicator.errors import Clash, Unwritable
 from replicator.plan import TableName
 from replicator.positions import Lsn, Offset, Position
 from replicator.postgres import is_passing
 from replicator_apply.assemble import Parsed, Transaction
 from replicator_apply.collapse import TableChanges, collapse
 from replicator_apply.direct import DirectWriter, Unexpected, may_write_directly, write_directly
-from replicator_apply.plan import TargetPlan
+from replicator_apply.plan import Table, TargetPlan
 from replicator_apply.rules import Rules
 from replicator_apply.sequences import Sequences
+from replicator_apply.sieve import Sieve
 from replicator_apply.stage import Staged, StagingTables, merge_rounds, stage
 from replicator_apply.state import Place, StoredPosition, advance, fence
+from replicator_apply.table_sql import TableSql
 from replicator_apply.trial import Batch as Trial
 from replicator_apply.trial import trial
-from replicator_apply.write import Written, naming, parents_first, unwritable, write
+from replicator_apply.write import Written, naming, unwritable, write
 
 Cursor = psycopg.Cursor[Any]
 Round = dict[bytes, TableChanges]
@@ -84,6 +88,7 @@ class Applier:
     Attributes:
         plan: what the target holds.
         unsettled: tables with wanted, suspect or kept rows: their changes need verdicts.
+        wanted: rows of other tables that are wanted; of them, only what changes these does.
         kept: whether any row is kept for local ones: it is tried again with every mark.
     """
 
@@ -105,6 +110,7 @@ class Applier:
         self._alive = alive
         self.plan = plan
         self.unsettled: Collection[TableName] = frozenset()
+        self.wanted: Mapping[TableName, frozenset[bytes]] = {}
         self.kept = False
 
     def apply(self, batch: Batch, finish: Finish) -> Written:
@@ -126,7 +132,7 @@ class Applier:
         if not retry_kept and self._is_direct(first):
             try:
                 return self._write_directly(batch, only, finish)
-            except Unexpected:
+            except (Unexpected, Clash, Unwritable):
                 pass
             except psycopg.DatabaseError as error:
                 if is_passing(error):
@@ -189,39 +195,67 @@ class Applier:
     # The fast path -------------------------------------------------------------------------------
 
     def _is_direct(self, changes: Round) -> bool:
+        """Whether some changes need no verdict, and no TRUNCATE comes before them."""
+        if any(part.truncated for part in changes.values()):
+            return False
+        return not changes or bool(self._direct_parts(changes))
+
+    def _direct_parts(self, changes: Round) -> list[TableName]:
+        """List the tables of which some changes need no verdict."""
         tables = self.plan.by_prefix
-        return all(
-            may_write_directly(tables[prefix], part, self.unsettled)
+        return [
+            tables[prefix].name
             for prefix, part in changes.items()
-        )
+            if may_write_directly(tables[prefix], part, self.unsettled)
+        ]
 
     def _write_directly(self, batch: Batch, only: list[Round] | None, finish: Finish) -> Written:
-        """Write the only round, or one round after the other, as the source did."""
+        """Write the only round, or one round after the other, as the source did.
+
+        What of the only round needs verdicts is left to the rules, in the same transaction.
+        """
         self._prepare_writers(only)
         written = Written()
         with self._transaction(batch, finish) as cursor:
             for changes in only or self._rounds(self._events(batch), batch.transactions):
-                if only is None and not self._is_direct(changes):
-                    raise Unexpected
-                written.merge(self._write_round(cursor, changes))
+                part, left = self._write_round(cursor, changes)
+                written.merge(part)
                 if only is None:
+                    if left:
+                        raise Unexpected
                     cursor.execute(self._empty_stages)
+                elif left:
+                    self._empty_stages_of(cursor, changes)
+                    written.merge(self._judge(cursor, self._staged(left), [left]))
+                    written.judged = True
         return written
 
     def _prepare_writers(self, only: list[Round] | None) -> None:
         """Make staging tables and writers, of the tables changed or, if not known yet, of all."""
         tables = self.plan.by_prefix
-        for table in tables.values() if only is None else map(tables.__getitem__, only[0]):
+        changed = list(tables.values() if only is None else map(tables.__getitem__, only[0]))
+        for table in changed:
             if table.name not in self._writers:
                 self._writers[table.name] = DirectWriter(self._staging.prepare(table))
+        if not all(table.direct for table in changed):
+            # Some of it may be left to the rules.
+            for table in self._tied({table.name for table in changed}):
+                self._staging.prepare(table)
 
-    def _write_round(self, cursor: Cursor, changes: Round) -> Written:
+    def _write_round(self, cursor: Cursor, changes: Round) -> tuple[Written, Round]:
+        """Write what needs no verdict; give what is left."""
         tables = self.plan.by_prefix
-        parts = {
-            tables[prefix].name: (self._writers[tables[prefix].name], part)
-            for prefix, part in changes.items()
-        }
-        return write_directly(cursor, self._order(list(parts)), parts, self._sequences)
+        parts = {tables[prefix].name: part for prefix, part in changes.items()}
+        direct = self.plan.parents_first(self._direct_parts(changes))
+        sieve = Sieve(cursor, self._statements, parts, self.wanted)
+        batch = {name: (self._writers[name], parts[name]) for name in direct}
+        written, left = write_directly(cursor, batch, sieve, self._sequences)
+        left |= {name: part for name, part in parts.items() if name not in batch}
+        return written, {self.plan.tables[name].prefix: part for name, part in left.items()}
+
+    @cached_property
+    def _statements(self) -> dict[TableName, TableSql]:
+        return {name: self._staging.statements(t) for name, t in self.plan.tables.items()}
 
     @property
     def _empty_stages(self) -> str:
@@ -229,43 +263,57 @@ class Applier:
         stages = [table.stage for table in self.plan.tables.values()]
         return sql.SQL("TRUNCATE {}").format(sql.SQL(", ").join(stages)).as_string()
 
-    def _order(self, names: list[TableName]) -> list[TableName]:
-        if len(names) < 2:
-            return names
-        batch = {n: Staged(self.plan.tables[n], self._writers[n].sql) for n in names}
-        return [staged.table.name for staged in parents_first(batch)]
+    def _empty_stages_of(self, cursor: Cursor, changes: Round) -> None:
+        """Take what is written off the staging tables, for the rest to follow."""
+        tables = [self.plan.by_prefix[prefix].name for prefix in changes]
+        texts = [self._statements[name].empty_stage for name in tables]
+        cursor.execute("; ".join(texts), prepare=False)
 
     # The way through the rules -------------------------------------------------------------------
 
     def _write_by_rules(self, batch: Batch, only: list[Round] | None, finish: Finish) -> Written:
-        tables = self.plan.by_prefix
-        changed = {tables[p].name for p in only[0]} if only else set(self.plan.tables)
-        staged = {
-            table.name: Staged(table, self._staging.prepare(table))
-            for table in self.plan.tied(changed | set(self.unsettled))
-        }
+        staged = self._staged(only[0] if only else None)
         try:
             with self._transaction(batch, finish) as cursor:
-                for changes in only or self._rounds(self._events(batch), batch.transactions):
-                    for prefix, part in changes.items():
-                        with naming(tables[prefix].name):
-                            stage(cursor, staged[tables[prefix].name], part)
-                for one in staged.values():
-                    merge_rounds(cursor, one)
-                    self._alive()
-                rules = Rules(cursor, self.plan, staged)
-                rules.settle()
-                self._alive()
-                written = write(cursor, rules, staged)
-                self._alive()
-                for one in staged.values():
-                    if one.filled:
-                        self._sequences.follow_stage(cursor, one.table)
-                return written
+                rounds = only or self._rounds(self._events(batch), batch.transactions)
+                return self._judge(cursor, staged, rounds)
         except psycopg.DatabaseError as error:
             if is_passing(error):
                 raise
             raise unwritable(error) from error
+
+    def _tied(self, changed: set[TableName]) -> list[Table]:
+        """List the tables that rules may look at when these have changed."""
+        return self.plan.tied({*changed, *self.unsettled, *self.wanted})
+
+    def _staged(self, changes: Round | None) -> dict[TableName, Staged]:
+        """Make the staging tables of what changed, None: of all, and of what is tied to it."""
+        names = set(self.plan.tables)
+        if changes is not None:
+            names = {self.plan.by_prefix[prefix].name for prefix in changes}
+        return {t.name: Staged(t, self._staging.prepare(t)) for t in self._tied(names)}
+
+    def _judge(
+        self, cursor: Cursor, staged: dict[TableName, Staged], rounds: Iterable[Round]
+    ) -> Written:
+        """Stage changes, have the rules judge them, and write what they say."""
+        tables = self.plan.by_prefix
+        for changes in rounds:
+            for prefix, part in changes.items():
+                with naming(tables[prefix].name):
+                    stage(cursor, staged[tables[prefix].name], part)
+        for one in staged.values():
+            merge_rounds(cursor, one)
+            self._alive()
+        rules = Rules(cursor, self.plan, staged)
+        rules.settle()
+        self._alive()
+        written = write(cursor, rules, staged)
+        self._alive()
+        for one in staged.values():
+            if one.filled:
+                self._sequences.follow_stage(cursor, one.table)
+        return written
 
     # The target transaction ----------------------------------------------------------------------
 

@@ -1,23 +1,31 @@
 """The fast path: changes written without a verdict, because the rules leave no choice.
 
-Only for tables of which every row belongs, all are known and none is wanted, suspect or kept: what
-the source did is then what the target must do. New rows go straight into the table, changed and
-deleted ones by way of the staging table; by COPY if they are many, else in one round trip. Whatever
-does not come out as expected raises, the target transaction is rolled back, and the batch takes the
-way through `rules`.
+Only for tables of which all rows are known and none is wanted, suspect or kept. Where every row
+belongs, what the source did is what the target must do; else `sieve` says of which changes that is
+so. New rows go straight into the table, changed and deleted ones by way of the staging table; by
+COPY if they are many, else in one round trip. Whatever does not come out as expected raises, the
+target transaction is rolled back, and the whole batch takes the way through `rules`.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import psycopg
 
 from replicator.plan import TableName
 from replicator_apply.collapse import TableChanges, key_cells
-from replicator_apply.copytext import DELIMITER, chunk, escaped, escaped_line, line_function
+from replicator_apply.copytext import (
+    DELIMITER,
+    chunk,
+    escaped,
+    escaped_line,
+    line_function,
+    numbered_chunk,
+)
 from replicator_apply.decode import EventReader, Row
 from replicator_apply.plan import Membership, Table
 from replicator_apply.sequences import Sequences
+from replicator_apply.sieve import Sieve, Sorted, may_be_settled
 from replicator_apply.table_sql import TableSql
 from replicator_apply.values import SMALL, cells_of, values
 from replicator_apply.write import Written
@@ -104,6 +112,19 @@ class DirectWriter:
             raise Unexpected
         return count
 
+    def update_steady(self, cursor: Cursor, rows: Collection[Row]) -> set[int]:
+        """Write those of the rows that are ours and keep their ties; give their numbers."""
+        statement = self.sql.update_steady
+        if statement is None:
+            return set()
+        if len(rows) <= SMALL:
+            cells = ([True, n, *(getattr(r, f) for f in self._fields)] for n, r in enumerate(rows))
+            cursor.execute(self.sql.insert_numbered + cells_of(cells), prepare=False)
+        else:
+            with cursor.copy(self.sql.copy_numbered) as copy:
+                copy.write(numbered_chunk(rows, self._fields, self._line, f"true{DELIMITER}"))
+        return {number for (number,) in cursor.execute(statement)}
+
     def delete(self, cursor: Cursor, changes: TableChanges) -> int:
         """Delete the rows that are gone, and their receipts; give the number of rows."""
         staged = self._stage_gone(cursor, changes)
@@ -127,20 +148,19 @@ def _start(membership: Membership) -> str:
 def may_write_directly(
     table: Table, changes: TableChanges, unsettled: Collection[TableName]
 ) -> bool:
-    """Whether a table's changes need no verdict.
+    """Whether a table's changes, or some of them, need no verdict.
 
     Args:
         table: the table.
         changes: of one batch.
         unsettled: tables with wanted, suspect or kept rows.
     """
-    return (
-        table.direct
-        and table.name not in unsettled
-        and not changes.truncated
-        and not changes.read
-        and not (changes.gone and any(key.acts for key in table.shape.incoming))
-        and _all_complete(changes.reader, changes)
+    if table.name in unsettled or changes.truncated or changes.read:
+        return False
+    if not table.direct:
+        return may_be_settled(table, changes)
+    return not (changes.gone and any(key.acts for key in table.shape.incoming)) and _all_complete(
+        changes.reader, changes
     )
 
 
@@ -151,36 +171,63 @@ def _all_complete(reader: EventReader, changes: TableChanges) -> bool:
     )
 
 
+Part = tuple[DirectWriter, TableChanges]
+"""Writer and changes of a table."""
+
+
 def write_directly(
-    cursor: Cursor,
-    order: Sequence[TableName],
-    batch: Mapping[TableName, tuple[DirectWriter, TableChanges]],
-    sequences: Sequences,
-) -> Written:
-    """Write one round of changes.
+    cursor: Cursor, batch: Mapping[TableName, Part], sieve: Sieve, sequences: Sequences
+) -> tuple[Written, dict[TableName, TableChanges]]:
+    """Write what of one round of changes needs no verdict; give what is left to the rules.
 
     Args:
         cursor: in the batch's transaction, constraints deferred.
-        order: the tables, parents first.
-        batch: writer and changes of each table.
+        batch: the tables that may be written directly, parents first.
+        sieve: sorts the changes of those of which not all need none.
         sequences: what advances them.
 
     Raises:
         Unexpected, psycopg.IntegrityError: the batch must take the other way.
     """
-    written = Written()
-    for name in order:
-        writer, changes = batch[name]
-        if changes.born:
-            writer.insert(cursor, changes, sequences)
-            written.add(name, "c", len(changes.born))
-        if changes.changed:
-            written.add(name, "u", writer.update(cursor, changes))
-    for name in reversed(order):
-        writer, changes = batch[name]
-        if changes.gone:
-            count = writer.delete(cursor, changes)
-            written.add(name, "d", count)
-            if (absent := len(changes.gone) - changes.fleeting - count) > 0:
-                written.absent[name] = absent
-    return written
+    written, left = Written(), dict[TableName, TableChanges]()
+    gone: list[Part] = []
+    for name, (writer, changes) in batch.items():
+        if writer.table.direct:
+            found = Sorted(changes, TableChanges(changes.reader))
+        else:
+            found = sieve.sort(writer.table, changes)
+        settled = found.settled
+        if settled.born:
+            writer.insert(cursor, settled, sequences)
+            written.add(name, "c", len(settled.born))
+        if settled.changed and writer.table.direct:
+            written.add(name, "u", writer.update(cursor, settled))
+        elif settled.changed:
+            written.add(name, "u", _write_steady(cursor, writer, found, sieve))
+        if settled.gone:
+            gone.append((writer, settled))
+        sieve.leave(name, found.rest)
+        if found.rest.size:
+            left[name] = found.rest
+    for writer, settled in reversed(gone):
+        _delete(cursor, writer, settled, written)
+    return written, left
+
+
+def _write_steady(cursor: Cursor, writer: DirectWriter, found: Sorted, sieve: Sieve) -> int:
+    """Write the changed rows that are settled, and leave others to the rules; give their number."""
+    keys, rows = zip(*found.settled.changed.items(), strict=True)
+    done = writer.update_steady(cursor, rows)
+    others = (number for number in range(len(rows)) if number not in done)
+    for number in sieve.left_of_changed(writer.table, rows, others):
+        found.rest.changed[keys[number]] = rows[number]
+    return len(done)
+
+
+def _delete(cursor: Cursor, writer: DirectWriter, changes: TableChanges, written: Written) -> None:
+    name = writer.table.name
+    count = writer.delete(cursor, changes)
+    written.add(name, "d", count)
+    absent = len(changes.gone) - changes.fleeting - count
+    if writer.table.direct and absent > 0:
+        written.absent[name] = absent

@@ -1,14 +1,99 @@
-"""The SQL of the fast path: changes written without a look at the rules. Pure."""
+"""The SQL of the fast path: changes written without a verdict. Pure."""
 
 from functools import cached_property
 
-from replicator.sql_parts import identifiers
+from psycopg import sql
+
+from replicator.plan import Filter, columns_of
+from replicator.sql_parts import Sql, all_of, any_of, column, identifiers
+from replicator_apply.candidate_sql import passes
 from replicator_apply.copytext import OPTIONS
+from replicator_apply.plan import Support
+from replicator_apply.rule_sql import Others, RuleSql
+from replicator_apply.sql_text import once
 from replicator_apply.write_sql import WriteSql
 
 
-class DirectSql(WriteSql):
+class DirectSql(WriteSql, RuleSql):
     """Statements that write changes straight away."""
+
+    # What needs no verdict -----------------------------------------------------------------------
+
+    @once
+    def lacking(self, support: Support, others: Others) -> tuple[str, str]:
+        """Give the numbers, from 1, of the values of an edge under which no row is ours.
+
+        The statement's beginning and end; between them belongs what `arrays` writes.
+        """
+        edge = support.edge
+        names = [f"k{place}" for place in range(len(edge.columns))]
+        values = [column(name, "k") for name in names]
+        other, quiet = others[edge.to], frozenset({edge.to})
+        if support.subscription is None:
+            here = other.is_here(edge.to_columns, values, quiet)
+        else:
+            here = other.belongs(support.subscription, edge.to_columns, values, quiet)
+        end = self.part(
+            ") WITH ORDINALITY AS k ({names}, number) WHERE NOT {here}",
+            names=identifiers(names),
+            here=here,
+        )
+        return "SELECT k.number FROM unnest(", end.as_string()
+
+    def array(self, name: str, values: str) -> str:
+        """Write an array literal of one column's values."""
+        return self.compose(
+            "{values}::{type}[]",
+            values=sql.Literal(values),
+            type=sql.SQL(self.table.shape.columns[name].type),
+        )
+
+    @cached_property
+    def update_steady(self) -> str | None:
+        """Write staged rows of ours that change nothing by which rows are tied; give their numbers.
+
+        None: there is nothing but the key.
+        """
+        settable = [name for name in self.table.columns if name not in self.table.key]
+        if not settable:
+            return None
+        return self.compose(
+            "UPDATE {table} t SET {assignments} FROM {stage} s "
+            "WHERE {ts} AND s._present AND {held} AND {same} RETURNING s._round",
+            assignments=self._assignments(settable),
+            held=self.is_held("s"),
+            same=self._same_ties,
+        )
+
+    @property
+    def _same_ties(self) -> Sql:
+        """Whether a staged row passes the filters that the held one passes, and points alike."""
+        conditions: list[Filter | None] = []
+        for membership in self.table.memberships:
+            conditions.append(membership.filter)
+            conditions += [rule.filter for rule in membership.children]
+            conditions += [rule.filter for rule in membership.referenced]
+        filters = [c for c in dict.fromkeys(conditions) if c is not None and columns_of(c)]
+        facts = [(passes(c, "t"), passes(c, "s")) for c in filters]
+        facts += [(column(name, "t"), column(name, "s")) for name in self.table.settled.tying]
+        return all_of(sql.SQL("{} IS NOT DISTINCT FROM {}").format(*fact) for fact in facts)
+
+    @cached_property
+    def foreign(self) -> str:
+        """Give the numbers of staged rows that are nobody's, and that pass no filter."""
+        filters = [passes(m.filter, "s") for m in self.table.memberships]
+        return self.compose(
+            "SELECT s._round FROM {stage} s WHERE s._present AND NOT {passes} "
+            "AND NOT EXISTS (SELECT FROM {receipts} r WHERE {rs})",
+            passes=any_of(filters),
+        )
+
+    @cached_property
+    def empty_stage(self) -> str:
+        """Take what is written off the staging table."""
+        return self.compose("DELETE FROM {stage}")
+
+    # Writing -------------------------------------------------------------------------------------
 
     @cached_property
     def copy_table(self) -> str:
@@ -38,6 +123,11 @@ class DirectSql(WriteSql):
         return self.compose("INSERT INTO {stage} (_present, {columns}) VALUES ")
 
     @cached_property
+    def insert_numbered(self) -> str:
+        """Begin to stage changed rows with their numbers; VALUES follow."""
+        return self.compose("INSERT INTO {stage} (_present, _round, {columns}) VALUES ")
+
+    @cached_property
     def insert_gone(self) -> str:
         """Begin to stage deleted keys; VALUES follow."""
         return self.compose("INSERT INTO {stage} (_present, {key}) VALUES ")
@@ -55,6 +145,13 @@ class DirectSql(WriteSql):
         """COPY changed rows into the staging table."""
         return self.compose(
             "COPY {stage} (_present, {columns}) FROM STDIN {options}", options=OPTIONS
+        )
+
+    @cached_property
+    def copy_numbered(self) -> str:
+        """COPY changed rows with their numbers into the staging table."""
+        return self.compose(
+            "COPY {stage} (_present, _round, {columns}) FROM STDIN {options}", options=OPTIONS
         )
 
     @cached_property

@@ -1,12 +1,13 @@
 """Subscriptions, datasets and the target's own tables → the plan of one stream. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, repeat
 
 from replicator.errors import Unfit
 from replicator.plan import (
     ChildrenRule,
     Edge,
+    Or,
     ReferencedRule,
     Release,
     TableName,
@@ -23,7 +24,15 @@ from replicator.relations import (
 )
 from replicator_apply.catalog import TableShape
 from replicator_apply.decode import KeyOf
-from replicator_apply.plan import Membership, Need, SubscribedDataset, Table, TargetPlan
+from replicator_apply.plan import (
+    Membership,
+    Need,
+    Settled,
+    SubscribedDataset,
+    Support,
+    Table,
+    TargetPlan,
+)
 
 
 def make_plan(
@@ -46,11 +55,12 @@ def make_plan(
         _must_fit(release, shape)
         holders = relations.holders(name)
         needs = relations.needs(shape, release)
+        memberships = tuple(map(relations.membership, holders, repeat(name)))
         tables[name] = Table(
             number,
             release,
             shape,
-            tuple(map(relations.membership, holders, repeat(name))),
+            memberships,
             adopts=all(s.on_clash == "adopt" for s in holders),
             needs=needs,
             pulling=relations.pulling(name),
@@ -61,6 +71,7 @@ def make_plan(
             defaults=defaults[name],
             absent=(absent or {}).get(name, {}),
             keys_of=(keys_of or {}).get(name, {}),
+            settled=relations.settled(release, shape, memberships, needs),
         )
     return TargetPlan(tuple(subscriptions), tables)
 
@@ -123,12 +134,7 @@ class _Relations:
 
     def direct(self, table: TableName, needs: Sequence[Need]) -> bool:
         whole = all(table in whole_tables(s.dataset) for s in self.holders(table))
-        datasets = {s.id: s.dataset for s in self._subscriptions}
-        pulls_more = any(
-            rule.edge.to not in whole_tables(datasets[number])
-            for number, rule in self._rules
-            if isinstance(rule, ReferencedRule) and rule.edge.table == table
-        )
+        pulls_more = bool(self._pulled_beyond(table))
         awaited = any(edge.to == table for edge in self._nulls | self._gates)
         nulls_some = any(need.null for need in needs)
         return whole and not (pulls_more or awaited or nulls_some or self.loose(table))
@@ -137,17 +143,114 @@ class _Relations:
         self, release: Release, shape: TableShape, needs: Sequence[Need]
     ) -> tuple[str, ...]:
         name = release.table
-        holders = self.holders(name)
-        found = set(chain(release.key, *(need.key.columns for need in needs)))
+        found = {*self.tying(release, shape, needs)}
         found.update(
-            *(columns_of(rule.filter) for s in holders for rule in s.dataset.rules_of(name))
+            *(
+                columns_of(rule.filter)
+                for s in self.holders(name)
+                for rule in s.dataset.rules_of(name)
+            )
         )
+        others = (name for name in release.columns if name in found and name not in release.key)
+        return (*release.key, *others)
+
+    def tying(self, release: Release, shape: TableShape, needs: Sequence[Need]) -> tuple[str, ...]:
+        """Name the columns by which rows of a table are tied to others, but for the key's."""
+        name = release.table
         every = self._edges | self._nulls | self._gates
+        found = set(chain(*(need.key.columns for need in needs)))
         found.update(*(edge.own_columns for edge in every if edge.table == name))
         found.update(*(edge.to_columns for edge in every if edge.to == name))
         found.update(*(key.to_columns for key in shape.incoming))
-        others = (name for name in release.columns if name in found and name not in release.key)
-        return (*release.key, *others)
+        return tuple(c for c in release.columns if c in found and c not in release.key)
+
+    def settled(
+        self,
+        release: Release,
+        shape: TableShape,
+        memberships: Sequence[Membership],
+        needs: Sequence[Need],
+    ) -> Settled:
+        """Find out which changes of a table need no verdict, as far as the rules can say."""
+        name = release.table
+        if any(need.null for need in needs) or any(edge.to == name for edge in self._nulls):
+            return Settled()
+        pulled = self._pulled_beyond(name)
+        generic = any(_is_generic(m) for m in memberships)
+        holders = () if generic else _holders(memberships)
+        held = not generic and all(m.filter is None or _is_child(m) for m in memberships)
+        # What is older than a new row, and points at it, is asked for.
+        held = held and not self.loose(name)
+        nobodys = not generic and all(_is_plain(m) for m in memberships)
+        return Settled(
+            (*holders, *self._others_needed(holders, pulled, needs)) if held else None,
+            holders=holders,
+            nobodys=nobodys,
+            alone=nobodys and all(m.filter == Or(()) for m in memberships),
+            steady=True,
+            tying=self.tying(release, shape, needs),
+            leaves=self.closed(name) and not pulled,
+        )
+
+    def _pulled_beyond(self, table: TableName) -> list[tuple[int, Edge]]:
+        """Give the edges by which a table's rows pull in rows that need not all belong."""
+        datasets = {s.id: s.dataset for s in self._subscriptions}
+        return [
+            (number, rule.edge)
+            for number, rule in self._rules
+            if isinstance(rule, ReferencedRule)
+            and rule.edge.table == table
+            and rule.edge.to not in whole_tables(datasets[number])
+        ]
+
+    def _others_needed(
+        self,
+        holders: Sequence[Support],
+        pulled: Sequence[tuple[int, Edge]],
+        needs: Sequence[Need],
+    ) -> Iterator[Support]:
+        """Say what must be ours beside the holders for a new row to want nothing."""
+        known = {(support.subscription, support.edge) for support in holders}
+        for number, edge in dict.fromkeys(pulled):
+            if (number, edge) not in known:
+                yield Support(number, edge, holds=False)
+        edges = {edge for _, edge in (*known, *pulled)}
+        for need in needs:
+            key = need.key
+            edge = Edge(key.table, key.columns, key.to, key.to_columns)
+            if self.holders(key.to) and edge not in edges:
+                yield Support(None, edge, holds=False)
+
+
+def _is_generic(membership: Membership) -> bool:
+    """Whether a row belongs because of one that it points at by a generic foreign key."""
+    return any(edge.generic for rule in membership.children for edge in rule.edges)
+
+
+def _is_child(membership: Membership) -> bool:
+    """Whether every child of some rows belongs, by one rule."""
+    return len(membership.children) == 1 and membership.children[0].filter is None
+
+
+def _is_plain(membership: Membership) -> bool:
+    """Whether a row belongs by a filter of its own, or as such a child, and not otherwise."""
+    return (
+        membership.filter is not None
+        and not membership.referenced
+        and (not membership.children or _is_child(membership))
+    )
+
+
+def _holders(memberships: Sequence[Membership]) -> tuple[Support, ...]:
+    """Give the edges by which rows belong as children."""
+    return tuple(
+        dict.fromkeys(
+            Support(membership.subscription, edge, holds=True)
+            for membership in memberships
+            if _is_child(membership)
+            for edge in membership.children[0].edges
+        )
+    )
 
 
 def _must_fit(release: Release, shape: TableShape) -> None:

@@ -5,7 +5,7 @@ names it in every request; an answer to another plan counts for nothing.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
@@ -13,10 +13,11 @@ from itertools import chain
 
 from psycopg import sql
 
-from replicator.envelope import encode_key
+from replicator.envelope import Value, encode_key
 from replicator.plan import (
     ChildrenRule,
     DatasetPlan,
+    Edge,
     Filter,
     ReferencedRule,
     Release,
@@ -49,6 +50,9 @@ ONE_SPELLING = frozenset(
     }
 )
 """Types of which equal values have the same text."""
+
+_NUMBERS = frozenset({"smallint", "integer", "bigint"})
+"""Types of which values are numbers in an event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,45 @@ class Need:
     pulled: frozenset[int]
 
 
+@dataclass(frozen=True, slots=True)
+class Support:
+    """A row that must be one of ours already, for a new row that points at it to be settled.
+
+    Attributes:
+        subscription: whose; None: of any subscription of the plan.
+        edge: how the new row points at it.
+        holds: whether the new row belongs because of it; else NULL will do.
+    """
+
+    subscription: int | None
+    edge: Edge
+    holds: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Which changes of a table's rows need no verdict, though its rules look at other rows.
+
+    Attributes:
+        supports: rows that must be ours for a new row to belong to every subscription, and to want
+            nothing; None: only the rules can tell.
+        holders: those because of which it belongs; of one subscription, all must be ours.
+        nobodys: whether a row that passes no filter and lacks a holder belongs to nothing.
+        alone: whether that can be told without a filter.
+        steady: whether a row of ours stays as long as nothing changes by which it is tied.
+        tying: columns by which rows are tied to others, the key's not among them.
+        leaves: whether nothing goes with a row that is deleted.
+    """
+
+    supports: tuple[Support, ...] | None = None
+    holders: tuple[Support, ...] = ()
+    nobodys: bool = False
+    alone: bool = False
+    steady: bool = False
+    tying: tuple[str, ...] = ()
+    leaves: bool = False
+
+
 @dataclass(frozen=True)
 class Table:
     """A replicated table of the target.
@@ -135,6 +178,7 @@ class Table:
         defaults: text of a value for each column of new rows that nothing else fills.
         absent: text of a value for released columns that the source does not have yet.
         keys_of: for each column whose values travel as names, what gives the key here.
+        settled: what else needs no verdict.
     """
 
     number: int
@@ -151,6 +195,7 @@ class Table:
     defaults: Mapping[str, str]
     absent: Mapping[str, str] = field(default_factory=dict)
     keys_of: Mapping[str, KeyOf] = field(default_factory=dict)
+    settled: Settled = Settled()
 
     @property
     def name(self) -> TableName:
@@ -161,6 +206,21 @@ class Table:
     def prefix(self) -> bytes:
         """How the key of every record of the table begins."""
         return encode_key(str(self.name))[:-1]
+
+    def record_key(self, texts: Sequence[str]) -> bytes:
+        """Write the key of a row's records.
+
+        Args:
+            texts: the values of its primary key, cast to text.
+        """
+        cells = zip(self.key, texts, strict=True)
+        return encode_key(str(self.name), [self._cell(name, text) for name, text in cells])
+
+    def _cell(self, name: str, text: str) -> Value:
+        kind = self.shape.columns[name].type
+        if kind in _NUMBERS:
+            return int(text)
+        return text == "true" if kind == "boolean" else text
 
     @cached_property
     def reader(self) -> EventReader:
@@ -269,6 +329,35 @@ class TargetPlan:
                 self._orders[names] = sorted(names), True
         return self._orders[names]
 
+    def parents_first(self, names: Iterable[TableName]) -> list[TableName]:
+        """Order tables so that what a row points at, or is a child of, comes first.
+
+        Where rules and foreign keys go in a ring, by foreign keys alone; else anyhow.
+        """
+        chosen = frozenset(names)
+        if chosen not in self._first:
+            keys = {
+                name: {k.to for k in self.tables[name].shape.outgoing if k.to in chosen} - {name}
+                for name in chosen
+            }
+            children = (
+                edge
+                for s in self.subscriptions
+                for rule in s.dataset.rules
+                if isinstance(rule, ChildrenRule)
+                for edge in rule.edges
+            )
+            both = {name: set(to) for name, to in keys.items()}
+            for edge in children:
+                if {edge.table, edge.to} <= chosen and edge.table != edge.to:
+                    both[edge.table].add(edge.to)
+            self._first[chosen] = _sorted(both) or _sorted(keys) or sorted(chosen)
+        return self._first[chosen]
+
+    @cached_property
+    def _first(self) -> dict[frozenset[TableName], list[TableName]]:
+        return {}
+
     def tied(self, changed: Iterable[TableName]) -> list[Table]:
         """Add to changed tables all that rules or foreign keys tie to them, directly or not."""
         names = set[TableName]()
@@ -300,6 +389,14 @@ class TargetPlan:
             if subscription.id == number:
                 return subscription
         raise KeyError(number)
+
+
+def _sorted(graph: Mapping[TableName, set[TableName]]) -> list[TableName]:
+    """Order tables so that what each needs comes first; none if they go in a ring."""
+    try:
+        return list(TopologicalSorter(graph).static_order())
+    except CycleError:
+        return []
 
 
 def _reached(begin: TableName, ties: Mapping[TableName, set[TableName]]) -> set[TableName]:

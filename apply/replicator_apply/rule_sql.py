@@ -39,14 +39,12 @@ class RuleSql(CandidateSql):
             return untouched
         return any_of([self._candidate(flag("_in", number, "x"), columns, values), untouched])
 
-    def is_here(self, columns: Sequence[str], values: Sequence[Sql]) -> Sql:
+    def is_here(self, columns: Sequence[str], values: Sequence[Sql], quiet: Quiet = NONE) -> Sql:
         """Whether the row of this table with these values is one of ours in the end."""
-        return any_of(
-            [
-                self._candidate(self.any_flag("_in", "x"), columns, values),
-                self._untouched(self.part("{ours}"), columns, values),
-            ]
-        )
+        untouched = self._untouched(self.part("{ours}"), columns, values, quiet)
+        if self.table.name in quiet:
+            return untouched
+        return any_of([self._candidate(self.any_flag("_in", "x"), columns, values), untouched])
 
     def _candidate(self, inside: Sql, columns: Sequence[str], values: Sequence[Sql]) -> Sql:
         """Whether a candidate that is in has these values."""

@@ -69,18 +69,25 @@ class StagingTables:
 
     def __init__(self, connection: psycopg.Connection[Any], place: Place) -> None:
         self._connection, self._place = connection, place
+        self._statements: dict[int, TableSql] = {}
         self._made: dict[int, TableSql] = {}
+
+    def statements(self, table: Table) -> TableSql:
+        """Give a table's statements; its staging table need not be there."""
+        known = self._statements.get(table.number)
+        if known is None or known.table is not table:
+            known = self._statements[table.number] = TableSql(table, *self._place)
+        return known
 
     def prepare(self, table: Table) -> TableSql:
         """Make the staging table unless it is there; give the table's statements."""
-        known = self._made.get(table.number)
-        if known is None or known.table is not table:
-            statements = TableSql(table, *self._place)
+        statements = self.statements(table)
+        if self._made.get(table.number) is not statements:
             self._connection.execute(statements.drop_temporary)
             self._connection.execute(statements.create_stage, prepare=False)
             self._connection.execute(statements.create_candidates, prepare=False)
-            known = self._made[table.number] = statements
-        return known
+            self._made[table.number] = statements
+        return statements
 
 
 def stage(cursor: Cursor, staged: Staged, changes: TableChanges) -> None:

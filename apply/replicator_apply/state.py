@@ -370,19 +370,26 @@ def with_page(run: Run, rule: int, after_key: str, rows: int) -> Run:
 # Wanted rows -------------------------------------------------------------------------------------
 
 _TO_ASK = _compose(
-    "UPDATE {wanted} SET asked_at = now() WHERE id IN (SELECT id FROM {wanted} "
+    "UPDATE {wanted} SET asked_at = now() WHERE id IN (SELECT id FROM (SELECT id, "
+    "sum(octet_length(row_key)) OVER (ORDER BY id) - octet_length(row_key) AS before "
+    "FROM (SELECT id, row_key FROM {wanted} "
     "{at} AND (asked_at IS NULL OR asked_at < now() - make_interval(secs => %(patience)s)) "
-    "ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED) RETURNING table_name, row_key"
+    "ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED) due) chosen "
+    "WHERE before < %(size)s) RETURNING table_name, row_key"
 )
 _WANTED_REFUSED = _compose(
     "UPDATE {position} SET wanted_refused = %(reason)s {at} AND wanted_refused <> %(reason)s"
 )
 _ASK_AGAIN = _compose("UPDATE {wanted} SET asked_at = NULL {at}")
 _WANTED_TABLES = _compose("SELECT table_name, count(*) FROM {wanted} {at} GROUP BY table_name")
+_WANTED_OF = _compose(
+    "SELECT t.name, (SELECT count(*) FROM (SELECT FROM {wanted} {at} AND table_name = t.name "
+    "LIMIT %(limit)s) known) FROM unnest(%(tables)s::text[]) AS t (name)"
+)
 
 
 def wanted_to_ask(
-    cursor: Cursor, place: Place, patience: float, limit: int
+    cursor: Cursor, place: Place, patience: float, limit: int, size: int
 ) -> dict[str, list[tuple[str, ...]]]:
     """Take the wanted keys that are due to be asked for, by table; note that they were asked for.
 
@@ -391,11 +398,12 @@ def wanted_to_ask(
         place: the stream.
         patience: seconds after which an unanswered key is asked for again.
         limit: keys at most.
+        size: bytes of keys after which no more are taken.
     """
-    values = {**place.parameters, "patience": patience, "limit": limit}
+    values = {**place.parameters, "patience": patience, "limit": limit, "size": size}
     keys: dict[str, list[tuple[str, ...]]] = {}
     for table, key in cursor.execute(_TO_ASK, values):
-        keys.setdefault(table, []).append(tuple(msgspec.json.decode(key)))
+        keys.setdefault(table, []).append(json_texts(key))
     return keys
 
 
@@ -412,6 +420,36 @@ def ask_again(cursor: Cursor, place: Place) -> None:
 def wanted_by_table(cursor: Cursor, place: Place) -> dict[str, int]:
     """Count the wanted rows of each table that has some."""
     return {str(name): int(n) for name, n in cursor.execute(_WANTED_TABLES, place.parameters)}
+
+
+def count_wanted(cursor: Cursor, place: Place, plan: TargetPlan) -> dict[str, int]:
+    """Count the wanted rows of each table of a plan that has some, but not beyond `FEW` + 1."""
+    values = {**place.parameters, "tables": list(map(str, plan.tables)), "limit": FEW + 1}
+    return {str(name): int(n) for name, n in cursor.execute(_WANTED_OF, values) if n}
+
+
+FEW = 2_000
+"""Wanted rows of a table up to which each is known; of one with more, every row may be wanted."""
+_KEYS_OF = _compose("SELECT row_key FROM {wanted} {at} AND table_name = %(table)s LIMIT %(limit)s")
+
+
+def wanted_records(
+    cursor: Cursor, place: Place, plan: TargetPlan, wanted: Mapping[str, int]
+) -> dict[TableName, frozenset[bytes]]:
+    """Give the wanted rows of tables that have few, by the keys of their records."""
+    found = {}
+    for name, table in plan.tables.items():
+        if 0 < wanted.get(str(name), 0) <= FEW and not table.direct and not table.respelled:
+            values = {**place.parameters, "table": str(name), "limit": FEW + 1}
+            keys = [table.record_key(json_texts(k)) for (k,) in cursor.execute(_KEYS_OF, values)]
+            if len(keys) <= FEW:
+                found[name] = frozenset(keys)
+    return found
+
+
+def json_texts(row_key: str) -> tuple[str, ...]:
+    """Read a key as it is stored: a JSON array of texts."""
+    return tuple(msgspec.json.decode(row_key))
 
 
 def unsettled_tables(

@@ -6,7 +6,7 @@ that keeps two workers from applying the same batch, whatever the lock does.
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -33,9 +33,11 @@ from replicator_apply.lock import try_lock
 from replicator_apply.marks import take_mark
 from replicator_apply.reports import make_report
 from replicator_apply.state import (
+    FEW,
     Place,
     StoredPosition,
     begin_at,
+    count_wanted,
     fence,
     load_position,
     note_stop,
@@ -46,6 +48,7 @@ from replicator_apply.state import (
     ungate,
     unsettled_tables,
     wanted_by_table,
+    wanted_records,
 )
 from replicator_apply.subscriptions import declared_at, load_plan, store_declared
 from replicator_apply.verify import check_id, check_request, compare, end_check, open_checks
@@ -318,7 +321,7 @@ class Worker:
         if mine or written.judged:
             # What is refused is asked for again when it is due, not at once.
             self._asker.answered(
-                t.answer.request for t in mine if t.answer and not t.answer.refused
+                (t.answer.request, t.size) for t in mine if t.answer and not t.answer.refused
             )
             self._due = 0.0
             self._outdated = self._housekeeping(connection)
@@ -392,11 +395,14 @@ class Worker:
             if self._consumer.new_run:
                 self._consumer.new_run = False
                 self._asker.forget(cursor)
-            wanted = wanted_by_table(cursor, self._place)
+            wanted = count_wanted(cursor, self._place, plan)
             # Before all else: the next batch of the same poll is written by it.
             kept = tables_with_kept_rows(cursor, plan)
             self._applier.kept = bool(kept)
-            self._applier.unsettled = kept | unsettled_tables(cursor, self._place, plan, wanted)
+            records = wanted_records(cursor, self._place, plan, wanted)
+            self._applier.wanted = records
+            many = {name: n for name, n in wanted.items() if name not in set(map(str, records))}
+            self._applier.unsettled = kept | unsettled_tables(cursor, self._place, plan, many)
             self._ungate(cursor, every=False)
             stored = stored_subscriptions(cursor, self._place)
             if {(s.id, s.generation, bool(s.gate)) for s in stored} != {
@@ -409,10 +415,16 @@ class Worker:
                 self._report_due = now + REPORT
                 environment = self._settings.environment
                 self._asker.report(make_report(cursor, self._place, environment, dry=self._dry))
+                self._show_wanted(wanted_by_table(cursor, self._place))
         counter(metrics.REQUESTS).labels(*self._place).inc(asked)
-        for table in plan.tables:
-            gauge(metrics.WANTED).labels(*self._place, str(table)).set(wanted.get(str(table), 0))
+        self._show_wanted({name: n for name, n in wanted.items() if n <= FEW}, wanted)
         return False
+
+    def _show_wanted(self, wanted: Mapping[str, int], more: Collection[str] = ()) -> None:
+        """Show the number of wanted rows of each table, but for those of which there are more."""
+        for table in map(str, self._applier.plan.tables):
+            if table in wanted or table not in more:
+                gauge(metrics.WANTED).labels(*self._place, table).set(wanted.get(table, 0))
 
     def _ask_checks(self, cursor: psycopg.Cursor[Any], gates: Mapping[int, str]) -> int:
         """Ask for what is compared; give the number of requests.

@@ -50,6 +50,8 @@ def _line(chosen: Sequence[Result], of_native: float | None) -> str:
     ]
     if is_latency:
         parts.insert(0, _latency(chosen))
+    elif first.torn is not None:
+        parts.insert(0, f"torn {sum(r.torn or 0 for r in chosen)}")
     return (
         f"{title:<38}{first.system:<12}{rate:>9,.0f}{shown:>11}{sum(cpu.values()):>12.2f}  "
         + "; ".join(part for part in parts if part)

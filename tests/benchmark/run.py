@@ -2,16 +2,18 @@
 
 import os
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import msgspec
 
-from tests.benchmark import latency
+from tests.benchmark import latency, trees
 from tests.benchmark.profiling import Profile
-from tests.benchmark.sites import Connection, open_connection, tidy
+from tests.benchmark.sites import Connection, Site, open_connection, tidy
 from tests.benchmark.systems import System, running, standing
 from tests.benchmark.usage import CpuMeter, peak_mb
 from tests.benchmark.workloads import Workload, fill
+from tests.support.processes import wait_until
 
 PATIENCE = 600.0
 POLL = 0.01
@@ -30,7 +32,7 @@ class Result(msgspec.Struct):
         cpu_us_per_row: microseconds of CPU time per row, by process.
         peak_mb: most memory at once, by daemon.
         latency_ms: p50, p95 and p99; only of L.
-        torn: transactions of which a reader saw a part; only of L.
+        torn: transactions or trees of which a reader saw a part; only of L and W6.
     """
 
     workload: str
@@ -73,8 +75,10 @@ def run_workload(workload: Workload, system: System, turn: int, options: Options
     load = os.getloadavg()[0]
     site = system.site
     with open_connection(site.source) as source, open_connection(site.target) as target:
+        if workload.trees:
+            trees.fill(source, rows)
         _prepare(system, source, target, int(workload.before * rows))
-        with running(system):
+        with running(system), _watched(workload, site) as torn:
             _arrives(target, _send_signal(source))
             meter = CpuMeter(system.processes())
             profile = Profile(options.profile, workload.name, system.daemons())
@@ -85,12 +89,18 @@ def run_workload(workload: Workload, system: System, turn: int, options: Options
                 begun = time.perf_counter()
             with profile:
                 _arrives(target, value)
+                wait_until(lambda: system.at_rest(target), PATIENCE, "nothing is wanted")
                 seconds = time.perf_counter() - begun
             cpu = meter.seconds()
             peak = {name: peak_mb(pid) for name, pid in system.daemons().items()}
-        _compare(source, target)
+        compare(system, source, target)
     per_row = {name: used * 1e6 / changed for name, used in cpu.items()}
-    return Result(workload.name, system.name, turn, load, changed, seconds, per_row, peak)
+    result = Result(workload.name, system.name, turn, load, changed, seconds, per_row, peak)
+    return result if torn is None else msgspec.structs.replace(result, torn=torn.trees)
+
+
+def _watched(workload: Workload, site: Site) -> AbstractContextManager[trees.Torn | None]:
+    return trees.watched(site) if workload.trees else nullcontext()
 
 
 def run_latency(system: System, turn: int, options: Options) -> Result:
@@ -114,7 +124,7 @@ def run_latency(system: System, turn: int, options: Options) -> Result:
             seconds = time.perf_counter() - begun
             cpu = meter.seconds()
             peak = {name: peak_mb(pid) for name, pid in system.daemons().items()}
-        _compare(source, target)
+        compare(system, source, target)
     rows = len(measured.milliseconds) * latency.SIZE
     return Result(
         "L",
@@ -159,10 +169,18 @@ def _arrives(target: Connection, value: int) -> None:
         time.sleep(POLL)
 
 
-_CONTENT = "SELECT count(*), sum(hashtextextended(t::text, 0)) FROM parcels_parcel t"
+_CONTENT = "SELECT count(*), sum(hashtextextended(t::text, 0)) FROM {} t WHERE {}"
+TABLES = ("parcel", "question", "choice", "vote", "voter")
 
 
-def _compare(source: Connection, target: Connection) -> None:
-    here, there = (connection.execute(_CONTENT).fetchone() for connection in (source, target))
-    if here != there:
-        raise Unequal(f"the source has {here} (rows, sum of their hashes), the target {there}")
+def compare(system: System, source: Connection, target: Connection) -> None:
+    """See whether the target holds what the system brings. Raises Unequal."""
+    for name in TABLES:
+        table = f"parcels_{name}"
+        condition = system.belongs.get(name, "true")
+        here = source.execute(_CONTENT.format(table, condition)).fetchone()
+        there = target.execute(_CONTENT.format(table, "true")).fetchone()
+        if here != there:
+            raise Unequal(
+                f"of {table} the source has {here} (rows, sum of their hashes), the target {there}"
+            )

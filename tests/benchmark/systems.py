@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +20,8 @@ from tests.benchmark.usage import Processes
 from tests.support.processes import REPOSITORY, Process, wait_until
 
 _DEPOTS = "INSERT INTO parcels_depot (id, open) SELECT n, true FROM generate_series(0, 96) AS n"
+_PUBLISHED = "SELECT id FROM parcels_question WHERE published"
+_CHOICES = f"SELECT id FROM parcels_choice WHERE question_id IN ({_PUBLISHED})"
 READY = 120.0
 """Seconds that a system has to get ready."""
 _PATH = os.pathsep.join(str(REPOSITORY / part) for part in ("capture", "apply", "shared", ""))
@@ -40,6 +42,13 @@ class System(Protocol):
     @property
     def site(self) -> Site:
         """Its databases."""
+
+    @property
+    def belongs(self) -> Mapping[str, str]:
+        """Which rows it brings: a condition by table, without its prefix; of others all."""
+
+    def at_rest(self, target: Connection) -> bool:
+        """Whether nothing more is under way once the last transaction has arrived."""
 
     def start(self) -> None:
         """Start it; what was written before has arrived afterwards or soon."""
@@ -62,6 +71,7 @@ class Replicator:
 
     name = "replicator"
     dataset = "parcels"
+    belongs: Mapping[str, str] = {}
 
     def __init__(self, services: Services) -> None:
         if services.broker is None:
@@ -92,8 +102,9 @@ class Replicator:
             self._running[name] = Process(command, log, env=self._environment(name))
         with open_connection(self.site.target) as connection:
             wait_until(lambda: self._is_settled(connection), READY, "the backfill is through")
-        # What the backfill has left unsettled is looked at every half a second.
-        time.sleep(1.5)
+        # What the backfill has left unsettled is looked at every half a second, and the requests
+        # topic is opened: what is stopped in it loses requests, which are repeated after long.
+        time.sleep(4)
 
     def _is_settled(self, connection: Connection) -> bool:
         for name, process in self._running.items():
@@ -101,6 +112,10 @@ class Replicator:
                 raise process.failure(f"{name} ended")
         states = connection.execute("SELECT state FROM replicator_backfillrun").fetchall()
         return bool(states) and all(state == ("finished",) for state in states)
+
+    def at_rest(self, target: Connection) -> bool:
+        """See `System.at_rest`."""
+        return target.execute("SELECT FROM replicator_wantedrow LIMIT 1").rowcount == 0
 
     def stop(self) -> None:
         """See `System.stop`."""
@@ -131,10 +146,24 @@ class Replicator:
 
 
 class Related(Replicator):
-    """The same, with rules over relations: every parcel is a child of a depot that is open."""
+    """The same, with rules over relations.
+
+    Every parcel is a child of a depot that is open; of the questions only some are published.
+    """
 
     name = "related"
     dataset = "by-depot"
+    belongs: Mapping[str, str] = {
+        "question": "published",
+        "choice": f"question_id IN ({_PUBLISHED})",
+        "vote": f"choice_id IN ({_CHOICES})",
+        "voter": f"id IN (SELECT voter_id FROM parcels_vote WHERE choice_id IN ({_CHOICES}))",
+    }
+
+
+_PUBLICATION = ", ".join(
+    f"parcels_{name}" for name in ("parcel", "question", "choice", "vote", "voter", "signal")
+)
 
 
 class Native:
@@ -144,11 +173,12 @@ class Native:
     """
 
     name = "native"
+    belongs: Mapping[str, str] = {}
 
     def __init__(self, services: Services) -> None:
         self.site = services.site("native")
         with open_connection(self.site.source) as connection:
-            connection.execute("CREATE PUBLICATION native FOR TABLE parcels_parcel, parcels_signal")
+            connection.execute(f"CREATE PUBLICATION native FOR TABLE {_PUBLICATION}")
             connection.execute("SELECT pg_create_logical_replication_slot('native', 'pgoutput')")
         with open_connection(self.site.target) as connection:
             connection.execute(
@@ -156,6 +186,10 @@ class Native:
                 "WITH (copy_data = false, create_slot = false, slot_name = 'native', "
                 "streaming = off, enabled = false)"
             )
+
+    def at_rest(self, target: Connection) -> bool:  # noqa: ARG002 (the port's)
+        """See `System.at_rest`."""
+        return True
 
     def _alter(self, what: str) -> None:
         with open_connection(self.site.target) as connection:

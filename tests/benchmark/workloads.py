@@ -7,6 +7,7 @@ the next one needs.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tests.benchmark import trees
 from tests.benchmark.sites import Connection
 
 _COLUMNS = "depot, batch, weight, paid, returned, sent_at, changed_at, label, note"
@@ -109,6 +110,7 @@ class Workload:
         live: written in one transaction while the system runs, the clock begins at its commit;
             else written while the system stands, the clock begins when it goes on.
         before: rows that must be there already, as a share of `rows`.
+        trees: on the tables of `trees`, which are filled before and watched meanwhile.
     """
 
     name: str
@@ -117,6 +119,7 @@ class Workload:
     write: Callable[[Connection, int], int]
     live: bool = False
     before: float = 0
+    trees: bool = False
 
 
 WORKLOADS = (
@@ -125,4 +128,5 @@ WORKLOADS = (
     Workload("W3", "mixed 60/25/15, 10 a transaction", 200_000, mixed, before=0.5),
     Workload("W4", "one transaction", 500_000, one_transaction, live=True),
     Workload("W5", "one row a transaction", 50_000, one_row_transactions),
+    Workload("W6", "trees, 10 a transaction", 200_000, trees.write, trees=True),
 )

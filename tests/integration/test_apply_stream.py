@@ -274,7 +274,7 @@ def test_a_limit_that_is_met_beside_the_stream_is_told(
     target, published = start("pages")
     target.reach(published.transaction(tag(1)))
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "wanted_by_table", slow)
+        patch.setattr(worker, "count_wanted", slow)
         target.until(lambda: bool(target.stopped), "it is told")
         with pytest.raises(DatabaseUnavailable, match="statement timeout"):
             target.until(lambda: False, "it is tried again")

@@ -25,6 +25,36 @@ class Parcel(models.Model):
     note = models.TextField()
 
 
+class Voter(models.Model):
+    """Whom votes point at; in the dataset that follows relations only because of them."""
+
+    name = models.CharField(max_length=40)
+
+
+class Question(models.Model):
+    """The root of a tree, with four choices, in that dataset if it is published."""
+
+    published = models.BooleanField()
+    title = models.CharField(max_length=80)
+    changed_at = models.DateTimeField()
+
+
+class Choice(models.Model):
+    """A child of a question."""
+
+    question = models.ForeignKey(Question, models.CASCADE)
+    text = models.CharField(max_length=80)
+
+
+class Vote(models.Model):
+    """A child of a choice. The weights below a question add up to 0 after every transaction."""
+
+    choice = models.ForeignKey(Choice, models.CASCADE)
+    voter = models.ForeignKey(Voter, models.CASCADE)
+    weight = models.IntegerField()
+    comment = models.CharField(max_length=80)
+
+
 class Signal(models.Model):
     """One row, changed behind a workload: when it is here, so is all before it."""
 

@@ -1,12 +1,26 @@
-"""All tables leave whole; and once more as the children of rows that pass a filter, all of them."""
+"""All tables leave whole; and once more as the trees of rows that pass a filter.
+
+Every parcel is a child of a depot that passes; of the questions, every fifth does.
+"""
 
 from django.db.models import Q
 
-from replicator import Children, Dataset, Rows, opt_in
-from tests.benchmark.project.models import Depot, Parcel, Signal
+from replicator import Children, Dataset, Referenced, Rows, opt_in
+from tests.benchmark.project.models import Choice, Depot, Parcel, Question, Signal, Vote, Voter
 
-for model in (Depot, Parcel, Signal):
+POLLS = (Question, Choice, Vote, Voter)
+
+for model in (Depot, Parcel, Signal, *POLLS):
     opt_in(model)
 
-Dataset("parcels", Rows(Parcel), Rows(Signal))
-Dataset("by-depot", Rows(Depot, where=Q(open=True)), Children(Parcel, of="depot"), Rows(Signal))
+Dataset("parcels", Rows(Parcel), Rows(Signal), *map(Rows, POLLS))
+Dataset(
+    "by-depot",
+    Rows(Depot, where=Q(open=True)),
+    Children(Parcel, of="depot"),
+    Rows(Question, where=Q(published=True)),
+    Children(Choice, of="question"),
+    Children(Vote, of="choice"),
+    Referenced(Voter),
+    Rows(Signal),
+)

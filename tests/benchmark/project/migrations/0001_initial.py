@@ -40,6 +40,37 @@ class Migration(migrations.Migration):
             ],
         ),
         migrations.CreateModel(
+            name="Voter",
+            fields=[_ID, ("name", models.CharField(max_length=40))],
+        ),
+        migrations.CreateModel(
+            name="Question",
+            fields=[
+                _ID,
+                ("published", models.BooleanField()),
+                ("title", models.CharField(max_length=80)),
+                ("changed_at", models.DateTimeField()),
+            ],
+        ),
+        migrations.CreateModel(
+            name="Choice",
+            fields=[
+                _ID,
+                ("question", models.ForeignKey("parcels.question", models.CASCADE)),
+                ("text", models.CharField(max_length=80)),
+            ],
+        ),
+        migrations.CreateModel(
+            name="Vote",
+            fields=[
+                _ID,
+                ("choice", models.ForeignKey("parcels.choice", models.CASCADE)),
+                ("voter", models.ForeignKey("parcels.voter", models.CASCADE)),
+                ("weight", models.IntegerField()),
+                ("comment", models.CharField(max_length=80)),
+            ],
+        ),
+        migrations.CreateModel(
             name="Signal",
             fields=[_ID, ("value", models.BigIntegerField())],
         ),
