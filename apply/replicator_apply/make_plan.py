@@ -22,8 +22,16 @@ def make_plan(
     shapes: Mapping[TableName, TableShape],
     defaults: Mapping[TableName, Mapping[str, str]],
     absent: Mapping[TableName, Mapping[str, str]] | None = None,
+    hooks: Mapping[TableName, Sequence[str]] | None = None,
 ) -> TargetPlan:
     """Compile subscriptions against the target's tables.
+
+    Args:
+        subscriptions: of one stream.
+        shapes: of all of their tables.
+        defaults: values of columns that nothing else fills; see `Table`.
+        absent: values of columns that the source does not have yet.
+        hooks: names of the functions that are called after rows of a table were applied.
 
     Raises:
         Unfit: a released column or key does not fit the table here.
@@ -49,6 +57,7 @@ def make_plan(
             looked_at=relations.looked_at(release, shape, needs),
             defaults=defaults[name],
             absent=(absent or {}).get(name, {}),
+            hooks=tuple((hooks or {}).get(name, ())),
         )
     return TargetPlan(tuple(subscriptions), tables)
 

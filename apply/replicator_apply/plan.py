@@ -132,6 +132,7 @@ class Table:
         looked_at: columns that decide whether a row belongs and what it needs, the key first.
         defaults: text of a value for each column of new rows that nothing else fills.
         absent: text of a value for released columns that the source does not have yet.
+        hooks: names of the functions that are called after its rows were applied.
     """
 
     number: int
@@ -146,6 +147,7 @@ class Table:
     looked_at: tuple[str, ...]
     defaults: Mapping[str, str]
     absent: Mapping[str, str] = field(default_factory=dict)
+    hooks: tuple[str, ...] = ()
 
     @property
     def name(self) -> TableName:

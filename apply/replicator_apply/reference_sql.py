@@ -3,6 +3,7 @@
 from psycopg import sql
 
 from replicator.sql_parts import Sql, all_of, any_of, column, equal, identifier
+from replicator_apply.call_sql import CallSql
 from replicator_apply.candidate_sql import NULLED, flag
 from replicator_apply.catalog import Constraint
 from replicator_apply.plan import Need
@@ -10,7 +11,7 @@ from replicator_apply.rule_sql import Others, RuleSql
 from replicator_apply.sql_text import among, once
 
 
-class ReferenceSql(RuleSql):
+class ReferenceSql(CallSql, RuleSql):
     """Statements on candidates whose foreign keys dangle, and on those that others point at."""
 
     # Ours that point at what is not here ---------------------------------------------------------
@@ -130,7 +131,13 @@ class ReferenceSql(RuleSql):
         )
         parents = to.table.candidates
         rows = self.part("{table} t, {parents} p WHERE {where}", parents=parents, where=where)
+        calls = "SELECT 'u' AS op, {key_json} AS row_key FROM {which}"
         return [
+            *(
+                [self._store_calls(calls, key_json=self.key_json("t"), which=rows)]
+                if self.table.hooks
+                else []
+            ),
             self._note_nulled(name, rows, "t"),
             self.compose(
                 "UPDATE {table} t SET {column} = NULL FROM {parents} p WHERE {where}",
@@ -158,19 +165,29 @@ class ReferenceSql(RuleSql):
         """Write the true value where the row pointed at has come."""
         (name,), (to_name,) = need.key.columns, need.key.to_columns
         to = others[need.key.to]
-        return self.compose(
+        forget = (
             "WITH back AS (DELETE FROM {nulled} n USING {parents} p WHERE n.source = {source} "
             "AND n.stream = {stream} AND n.table_name = {name} AND n.column_name = {named} "
-            "AND n.value = {value} AND p._verdict = 'w' AND {inside} RETURNING n.row_key, n.value) "
-            "UPDATE {table} t SET {column} = back.value::{type} FROM back WHERE {found}",
-            nulled=NULLED,
-            parents=to.table.candidates,
-            named=sql.Literal(name),
-            value=sql.SQL("{}::text").format(column(to_name, "p")),
-            inside=to.any_flag("_in", "p"),
-            column=column(name),
-            type=sql.SQL(self.table.shape.columns[name].type),
-            found=self._by_row_key("back.row_key"),
+            "AND n.value = {value} AND p._verdict = 'w' AND {inside} RETURNING n.row_key, n.value)"
+        )
+        write = "UPDATE {table} t SET {column} = back.value::{type} FROM back WHERE {found}"
+        names = {
+            "nulled": NULLED,
+            "parents": to.table.candidates,
+            "named": sql.Literal(name),
+            "value": sql.SQL("{}::text").format(column(to_name, "p")),
+            "inside": to.any_flag("_in", "p"),
+            "column": column(name),
+            "type": sql.SQL(self.table.shape.columns[name].type),
+            "found": self._by_row_key("back.row_key"),
+        }
+        if not self.table.hooks:
+            return self.compose(f"{forget} {write}", **names)
+        return self._store_calls(
+            "SELECT 'u' AS op, written.row_key FROM written",
+            f"{forget}, written AS ({write} RETURNING {{key_json}} AS row_key) ",
+            key_json=self.key_json("t"),
+            **names,
         )
 
     def _by_row_key(self, text: str) -> Sql:

@@ -1,13 +1,15 @@
 """Settings, declarations and stored state → the plan of one stream. Blocks on Postgres."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg
 
 from replicator.datasets import find_dataset
+from replicator.declare import declared_hooks
 from replicator.errors import ConfigurationError
-from replicator.plan import DatasetPlan
+from replicator.plan import DatasetPlan, Release, TableName
 from replicator.settings import ReplicatorSettings, Subscription
 from replicator_apply.catalog import read_shapes
 from replicator_apply.defaults import absent_values, defaults
@@ -120,6 +122,14 @@ def load_plan(connection: Connection, settings: ReplicatorSettings, place: Place
             name: absent_values(connection, release, shapes[name], settings.database)
             for name, release in releases.items()
         }
-        plan = make_plan(subscribed, shapes, filled, absent)
+        plan = make_plan(subscribed, shapes, filled, absent, hooks_of(releases))
         ensure_receipts(connection, shapes, may_prepare=settings.auto_prepare)
     return plan
+
+
+def hooks_of(releases: Mapping[TableName, Release]) -> dict[TableName, list[str]]:
+    """Name the functions that are called after rows of some tables were applied."""
+    return {
+        table: [h.name for h in declared_hooks() if h.label.lower() == release.label.lower()]
+        for table, release in releases.items()
+    }

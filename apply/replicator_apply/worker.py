@@ -7,7 +7,7 @@ that keeps two workers from applying the same batch, whatever the lock does.
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,8 @@ from replicator_apply.assemble import Transaction
 from replicator_apply.backfill import turn_pages
 from replicator_apply.batch import Applier, Batch, Overtaken
 from replicator_apply.bootstrap import first_position
+from replicator_apply.caller import Callers, calling
+from replicator_apply.calls import Due, due_calls
 from replicator_apply.consume import Consumer, NewEpoch, consumer_at
 from replicator_apply.lock import try_lock
 from replicator_apply.marks import take_mark
@@ -103,14 +105,19 @@ class Worker:
                 return
             with driver_errors("preparing the target"), connection.cursor() as cursor:
                 self._ungate(cursor, every=True)
-            while not self._stop.is_set():
-                try:
-                    self._apply_stream(connection)
-                except (Stopped, BadRecord) as error:
-                    self._stand(connection, error)
-                except DatabaseUnavailable as error:
-                    self._note_limit(connection, error)
-                    raise
+            with self._calling() as self._callers:
+                while not self._stop.is_set():
+                    try:
+                        self._apply_stream(connection)
+                    except (Stopped, BadRecord) as error:
+                        self._stand(connection, error)
+                    except DatabaseUnavailable as error:
+                        self._note_limit(connection, error)
+                        raise
+
+    def _calling(self) -> AbstractContextManager[Callers]:
+        """Call the functions of `on_applied` meanwhile."""
+        return calling(self._settings, self._place)
 
     def _become_active(self, connection: psycopg.Connection[Any]) -> bool:
         """Wait until no other worker holds the stream; False if told to stop meanwhile."""
@@ -308,6 +315,7 @@ class Worker:
         finally:
             for transaction in batch.transactions:
                 transaction.close()
+        self._callers.tell()
         if self._stopped:
             self._stopped = False
             self._counted = ""
@@ -408,10 +416,20 @@ class Worker:
                 self._report_due = now + REPORT
                 environment = self._settings.environment
                 self._asker.report(make_report(cursor, self._place, environment, dry=self._dry))
+                self._measure_calls(cursor)
         counter(metrics.REQUESTS).labels(*self._place).inc(asked)
         for table in plan.tables:
             gauge(metrics.WANTED).labels(*self._place, str(table)).set(wanted.get(str(table), 0))
         return False
+
+    def _measure_calls(self, cursor: psycopg.Cursor[Any]) -> None:
+        """Tell how many calls of functions are due, of the tables that have some."""
+        hooked = [str(name) for name, table in self._applier.plan.tables.items() if table.hooks]
+        due = due_calls(cursor, self._place) if hooked else {}
+        for name in hooked:
+            calls, age = due.get(name, Due(0, 0.0))
+            gauge(metrics.CALLS_DUE).labels(*self._place, name).set(calls)
+            gauge(metrics.CALLS_AGE).labels(*self._place, name).set(age)
 
     def _ask_checks(self, cursor: psycopg.Cursor[Any], gates: Mapping[int, str]) -> int:
         """Ask for what is compared; give the number of requests.

@@ -108,6 +108,9 @@ def _write_rows(
     for staged in filled:
         _receipts(cursor, staged)
     rules.null_missing()
+    for staged in filled:
+        if staged.table.hooks:
+            cursor.execute(staged.sql.call_for_written)
     parked = [staged for staged in filled if freeing and _free_unique_values(cursor, staged)]
     written = _upsert_and_delete(cursor, filled, parked=parked)
     rules.restore()

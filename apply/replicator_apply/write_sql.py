@@ -6,10 +6,10 @@ from functools import cached_property
 from psycopg import sql
 
 from replicator.sql_parts import Sql, column
-from replicator_apply.sql_text import TableText
+from replicator_apply.call_sql import CallSql
 
 
-class WriteSql(TableText):
+class WriteSql(CallSql):
     """Statements that write staged rows; `_verdict` says which."""
 
     def update(self, columns: Sequence[str], number: int) -> str | None:

@@ -14,6 +14,7 @@
     E039 rows that are pulled in, or wait for others, could never come
     E040 a dataset's function has a parameter that no subscription can give
     E041 a subscription's arguments do not fit       E042 a dataset's function fails
+    E043 a function waits for rows of a model that is not opted in
     W002 DATABASE is not Postgres                     W003 nothing publishes a stream
     W004 an opted-in model is not managed
     W006 an excluded column leaves rows that a target cannot insert
@@ -44,6 +45,7 @@ from replicator.declare import (
     AnyDataset,
     Dataset,
     declared_datasets,
+    declared_hooks,
     declared_opt_ins,
     declared_opt_outs,
     place_of,
@@ -66,7 +68,7 @@ def static_messages(*, strict: bool = False) -> list[CheckMessage]:
         strict: a model that is neither opted in nor out is an error, not a warning.
     """
     plans: list[DatasetPlan] = []
-    messages = [*_opt_ins(), *_opt_outs(), *_coverage(strict), *_datasets(plans)]
+    messages = [*_opt_ins(), *_opt_outs(), *_coverage(strict), *_datasets(plans), *_hooks()]
     for plan in plans:
         messages += _foreign_keys(plan)
     try:
@@ -139,6 +141,23 @@ def _opt_outs() -> Iterator[CheckMessage]:
             find_model(label)
         except WrongDeclaration as error:
             yield _error(error, place_of(label))
+
+
+def _hooks() -> Iterator[CheckMessage]:
+    opted_in = {declaration.label.lower() for declaration in declared_opt_ins()}
+    for hook in declared_hooks():
+        try:
+            label = find_model(hook.label)._meta.label
+        except WrongDeclaration as error:
+            yield _error(error, hook.place, "on_applied: ")
+            continue
+        if label.lower() not in opted_in:
+            yield Error(
+                f"on_applied({label}): the model is not opted in, so {hook.name} is never called",
+                hint=f'Add opt_in("{label}"), or name the model whose table has the rows.',
+                obj=hook.place,
+                id="replicator.E043",
+            )
 
 
 def _coverage(strict: bool) -> Iterator[CheckMessage]:

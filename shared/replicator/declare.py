@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, overload
 
 from django.db.models import Model, Q
 
+from replicator.applied import Applied
 from replicator.errors import ConfigurationError
 
 ModelRef: TypeAlias = type[Model] | str
@@ -215,6 +216,59 @@ def dataset(name: str) -> Callable[[_Function], _Function]:
     return register
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Hook:
+    """A function that is called after rows of a model were applied here.
+
+    Attributes:
+        label: the model as it was named.
+        function: takes an `Applied`; what it returns counts for nothing.
+        place: file and line of the declaration.
+    """
+
+    label: str
+    function: Callable[[Applied], object]
+    place: str = ""
+
+    @property
+    def name(self) -> str:
+        """What names the function in the target's state: `module.name`."""
+        return f"{self.function.__module__}.{self.function.__qualname__}"
+
+
+_Hooked = TypeVar("_Hooked", bound=Callable[[Applied], object])
+
+
+@overload
+def on_applied(model: ModelRef, function: _Hooked) -> _Hooked: ...
+@overload
+def on_applied(model: ModelRef) -> Callable[[_Hooked], _Hooked]: ...
+def on_applied(
+    model: ModelRef, function: _Hooked | None = None
+) -> _Hooked | Callable[[_Hooked], _Hooked]:
+    """Have a function called after rows of a model were applied here; also as a decorator.
+
+    For caches and search indexes: the target's signals do not fire. The apply daemon calls it with
+    an `Applied`, after the commit and beside the stream, in the order of the commits, at least
+    once: what is to be told is stored in the transaction that writes the rows. One that raises is
+    called again later.
+
+    Args:
+        model: the model or its label.
+        function: of a module, or a method of a class there; None: decorate it.
+
+    Raises:
+        ConfigurationError: it is no function, or one of its name is there already.
+    """
+    label = _label(model)
+
+    def register(hooked: _Hooked) -> _Hooked:
+        _note_hook(label, hooked)
+        return hooked
+
+    return register if function is None else register(function)
+
+
 def opt_in(
     model: ModelRef,
     *,
@@ -264,6 +318,11 @@ def declared_opt_ins() -> tuple[OptIn, ...]:
     return tuple(_registry.opt_ins.values())
 
 
+def declared_hooks() -> tuple[Hook, ...]:
+    """Give every function to be called after apply, in the order of declaration."""
+    return tuple(_registry.hooks.values())
+
+
 def declared_opt_outs() -> tuple[str, ...]:
     """Give the labels of every model opted out, as they were named."""
     return tuple(_registry.opt_outs.values())
@@ -292,12 +351,16 @@ def no_declarations() -> Iterator[None]:
 
 @dataclass(slots=True)
 class _Registry:
-    """Everything declared; models, and the places that decide on them, by label in lower case."""
+    """Everything declared; models, and the places that decide on them, by label in lower case.
+
+    `hooks`: by that and the function's name.
+    """
 
     opt_ins: dict[str, OptIn] = field(default_factory=dict)
     opt_outs: dict[str, str] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
     datasets: dict[str, AnyDataset] = field(default_factory=dict)
+    hooks: dict[tuple[str, str], Hook] = field(default_factory=dict)
 
 
 _registry = _Registry()
@@ -370,6 +433,21 @@ def _refuse_name(name: object) -> None:
     if name in _registry.datasets:
         before = _registry.datasets[name].place
         raise _wrong(f"Dataset {name!r} is declared already, at {before}", "Rename one of the two.")
+
+
+def _note_hook(label: str, function: object) -> None:
+    if not callable(function) or not hasattr(function, "__qualname__"):
+        raise _wrong(
+            f"on_applied({label}) has a {type(function).__name__} in place of a function",
+            "Give a function of a module: its name stands in the target's state.",
+        )
+    hook = Hook(label, function, _place())
+    known = _registry.hooks.setdefault((label.lower(), hook.name), hook)
+    if known is not hook:
+        raise _wrong(
+            f"on_applied({label}) has a function {hook.name} already, at {known.place}",
+            "Register it once, or rename one of the two.",
+        )
 
 
 def _note_decision(label: str) -> None:

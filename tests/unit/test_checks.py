@@ -14,7 +14,17 @@ from django.db.models import Q
 from django.test import override_settings
 from django.test.utils import isolate_apps
 
-from replicator import Children, Dataset, Referenced, Rows, checks, dataset, opt_in, opt_out
+from replicator import (
+    Children,
+    Dataset,
+    Referenced,
+    Rows,
+    checks,
+    dataset,
+    on_applied,
+    opt_in,
+    opt_out,
+)
 from replicator.checks import static_messages
 from replicator.declare import no_declarations
 from tests.support.sample.kinds.models import Reading
@@ -121,6 +131,21 @@ def test_what_is_subscribed_to_is_compiled_with_its_arguments(wish, check_id):
 def by_id(*ids: int):
     """Give the questions of these keys."""
     return [Rows(Question, where=Q(pk__in=ids))]
+
+
+def test_a_function_for_rows_that_never_come():
+    def told(applied):
+        """Never called."""
+
+    on_applied("polls.Nothing", told)
+    on_applied("polls.question", told)
+    messages = static_messages()
+    ids = {m.id: m for m in messages if m.id in ("replicator.E010", "replicator.E043")}
+    assert "on_applied: There is no model polls.Nothing" in ids["replicator.E010"].msg
+    assert "polls.Question" in ids["replicator.E043"].msg
+    assert "test_checks.py:" in str(ids["replicator.E043"].obj)
+    opt_in(Question)
+    assert "E043" not in found()
 
 
 def test_another_database_than_postgres_is_a_warning(tmp_path):
