@@ -60,9 +60,12 @@ class CallSql(TableText):
         return self._store_calls(
             "SELECT CASE WHEN s._verdict = 'l' THEN 'd' WHEN t.ctid IS NULL THEN 'c' ELSE 'u' END "
             "AS op, {key_json} AS row_key FROM {stage} s LEFT JOIN {table} t ON {ts} WHERE "
-            "CASE s._verdict WHEN 'w' THEN t.ctid IS NOT NULL OR s._complete "
-            "WHEN 'l' THEN t.ctid IS NOT NULL AND NOT {elsewhere} ELSE false END",
+            "CASE WHEN s._verdict = 'w' THEN t.ctid IS NOT NULL OR s._complete "
+            "WHEN s._verdict IN ({told}) THEN t.ctid IS NOT NULL AND NOT {elsewhere} "
+            "ELSE false END",
             key_json=self.key_json("s"),
+            # What only stays is as it was; what is marked has changed.
+            told=sql.SQL("'l', 's'" if self.table.mark else "'l'"),
             elsewhere=self.is_held_elsewhere("s"),
         )
 

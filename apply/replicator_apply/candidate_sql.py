@@ -3,7 +3,7 @@
 A candidate has the columns that the rules look at, in the version that is chosen for it, and:
 
     _verdict   w: the new version, o: the old version stands, l: leaves, k: leaves and is kept for
-               a local row, n: not ours
+               a local row, s: leaves and stays by its policy, n: not ours
     _changed   whether the batch tells of it; else it was drawn in because of another row
     _present   whether the row stands at the end of the batch
     _complete  whether all of its columns are known
@@ -312,10 +312,15 @@ class CandidateSql(TableText):
 
     @cached_property
     def conclude(self) -> str:
-        """Give the verdict on rows that belong to no subscription."""
+        """Give the verdict on rows that belong to no subscription.
+
+        One that `evict_unsure` took out is deleted whatever the policy: its answer brings it back.
+        """
+        stays = "CASE WHEN v._verdict = 'l' AND v._wanted THEN 'l' ELSE 's' END"
         return self.compose(
-            "UPDATE {candidates} v SET _verdict = CASE WHEN v._held OR v._kept THEN 'l'::\"char\" "
-            "ELSE 'n' END WHERE NOT {inside}",
+            "UPDATE {candidates} v SET _verdict = CASE WHEN v._held OR v._kept THEN {leaves}::"
+            "\"char\" ELSE 'n' END WHERE NOT {inside}",
+            leaves=sql.SQL(f"({stays})") if self.table.stay else sql.Literal("l"),
             inside=self.any_flag("_in"),
         )
 
@@ -337,12 +342,19 @@ class CandidateSql(TableText):
         return self.compose(
             "DELETE FROM {stage} s USING {candidates} v WHERE {sv} AND v._verdict IN ('o', 'n'); "
             "UPDATE {stage} s SET _verdict = v._verdict FROM {candidates} v "
-            "WHERE {sv} AND v._verdict IN ('l', 'k'); "
+            "WHERE {sv} AND v._verdict IN ({leaving}); "
             "INSERT INTO {stage} ({loaded}, _verdict, {key}) "
             "SELECT -1, {gone}, v._verdict, {vkey} "
-            "FROM {candidates} v WHERE v._verdict IN ('l', 'k') "
-            "AND NOT EXISTS (SELECT FROM {stage} s WHERE {sv})"
+            "FROM {candidates} v WHERE v._verdict IN ({leaving}) "
+            "AND NOT EXISTS (SELECT FROM {stage} s WHERE {sv})",
+            leaving=self.leaving,
         )
+
+    @property
+    def leaving(self) -> Sql:
+        """List the verdicts on rows that leave."""
+        verdicts = "lks" if self.table.stay else "lk"
+        return sql.SQL(", ").join(map(sql.Literal, verdicts))
 
     # Receipts ------------------------------------------------------------------------------------
 
@@ -388,6 +400,16 @@ class CandidateSql(TableText):
             "AND v._verdict <> 'k' AND r.subscription_id = {kept}; "
             "INSERT INTO {receipts} (subscription_id, {key}, generation) "
             "SELECT {kept}, {vkey}, 0 FROM {candidates} v WHERE v._verdict = 'k' AND NOT v._kept"
+        )
+
+    @cached_property
+    def receipts_stay(self) -> str:
+        """Note the rows that left and stay by their policy; another stream's are its own."""
+        return self.compose(
+            "INSERT INTO {receipts} (subscription_id, {key}, generation) "
+            "SELECT {left}, {vkey}, 0 FROM {candidates} v WHERE v._verdict = 's' "
+            "AND NOT {elsewhere} ON CONFLICT DO NOTHING",
+            elsewhere=self.is_held_elsewhere("v"),
         )
 
     # Wanted rows ---------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ def may_write_directly(
         and table.name not in unsettled
         and not changes.truncated
         and not changes.read
-        and not (changes.gone and any(key.acts for key in table.shape.incoming))
+        and not (changes.gone and (table.stay or any(key.acts for key in table.shape.incoming)))
         and _all_complete(changes.reader, changes)
     )
 

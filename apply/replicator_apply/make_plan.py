@@ -3,16 +3,17 @@
 from collections.abc import Mapping, Sequence
 from itertools import chain, repeat
 
-from replicator.errors import Unfit
+from replicator.errors import ConfigurationError, Unfit
 from replicator.plan import (
     ChildrenRule,
     Edge,
+    OnLeave,
     ReferencedRule,
     Release,
     TableName,
     columns_of,
 )
-from replicator.relations import edges_by, filter_of, gates, nulls, pulls, whole_tables
+from replicator.relations import edges_by, filter_of, gates, nulls, on_leave, pulls, whole_tables
 from replicator_apply.catalog import TableShape
 from replicator_apply.plan import Membership, Need, SubscribedDataset, Table, TargetPlan
 
@@ -35,13 +36,15 @@ def make_plan(
 
     Raises:
         Unfit: a released column or key does not fit the table here.
+        ConfigurationError: subscriptions say different things of rows that leave.
     """
     releases = {r.table: r for s in subscriptions for r in s.dataset.releases}
     relations = _Relations(subscriptions)
     tables = {}
     for number, (name, release) in enumerate(sorted(releases.items())):
         shape = shapes[name]
-        _must_fit(release, shape)
+        stay = relations.stay(release)
+        _must_fit(release, shape, stay)
         holders = relations.holders(name)
         needs = relations.needs(shape, release)
         tables[name] = Table(
@@ -58,6 +61,7 @@ def make_plan(
             defaults=defaults[name],
             absent=(absent or {}).get(name, {}),
             hooks=tuple((hooks or {}).get(name, ())),
+            stay=stay,
         )
     return TargetPlan(tuple(subscriptions), tables)
 
@@ -109,6 +113,16 @@ class _Relations:
             and number not in self._gated
         )
 
+    def stay(self, release: Release) -> OnLeave | None:
+        said = on_leave((s.dataset for s in self._subscriptions), release.table)
+        if len(said) > 1:
+            raise ConfigurationError(
+                f"Subscriptions say different things of rows of {release.label} that leave: "
+                f"{', and '.join(map(str, said))}.",
+                remedy="Say the same in all of these datasets, or in one of them only.",
+            )
+        return said[0] if said and said[0].action != "delete" else None
+
     def closed(self, table: TableName) -> bool:
         edges = {e for _, r in self._rules if isinstance(r, ChildrenRule) for e in r.edges}
         return not any(edge.to == table for edge in edges | self._gates)
@@ -141,11 +155,12 @@ class _Relations:
         return (*release.key, *others)
 
 
-def _must_fit(release: Release, shape: TableShape) -> None:
-    missing = [c for c in release.columns if c not in shape.columns]
+def _must_fit(release: Release, shape: TableShape, stay: OnLeave | None) -> None:
+    needed = (*release.columns, *([stay.column] if stay is not None and stay.column else []))
+    missing = [c for c in needed if c not in shape.columns]
     if missing:
         raise Unfit(
-            f"Table {release.table} lacks the released column(s) {', '.join(missing)} here.",
+            f"Table {release.table} lacks the column(s) {', '.join(missing)} here.",
             remedy="Run `manage.py migrate` against this environment's database.",
         )
     if set(release.key) != set(shape.key):

@@ -18,6 +18,7 @@ from replicator.plan import (
     ChildrenRule,
     DatasetPlan,
     Filter,
+    OnLeave,
     ReferencedRule,
     Release,
     TableName,
@@ -29,6 +30,9 @@ from replicator_apply.decode import EventReader
 
 KEPT = 0
 """Subscription of the receipts of rows that left and that local rows still point at."""
+
+LEFT = -1
+"""Subscription of the receipts of rows that left and stay by the policy of their rules."""
 
 MAX_IDENTIFIER = 63
 
@@ -133,6 +137,7 @@ class Table:
         defaults: text of a value for each column of new rows that nothing else fills.
         absent: text of a value for released columns that the source does not have yet.
         hooks: names of the functions that are called after its rows were applied.
+        stay: what becomes of rows that leave; None: they are deleted.
     """
 
     number: int
@@ -148,6 +153,7 @@ class Table:
     defaults: Mapping[str, str]
     absent: Mapping[str, str] = field(default_factory=dict)
     hooks: tuple[str, ...] = ()
+    stay: OnLeave | None = None
 
     @property
     def name(self) -> TableName:
@@ -180,6 +186,11 @@ class Table:
         return any(
             self.shape.columns[name].type.partition("(")[0] not in ONE_SPELLING for name in self.key
         )
+
+    @property
+    def mark(self) -> OnLeave | None:
+        """How rows that left and stay are marked; None: they are not, or do not stay."""
+        return self.stay if self.stay is not None and self.stay.column else None
 
     @cached_property
     def identifier(self) -> sql.Composable:

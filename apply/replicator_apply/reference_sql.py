@@ -6,7 +6,7 @@ from replicator.sql_parts import Sql, all_of, any_of, column, equal, identifier
 from replicator_apply.call_sql import CallSql
 from replicator_apply.candidate_sql import NULLED, flag
 from replicator_apply.catalog import Constraint
-from replicator_apply.plan import Need
+from replicator_apply.plan import LEFT, Need
 from replicator_apply.rule_sql import Others, RuleSql
 from replicator_apply.sql_text import among, once
 
@@ -67,17 +67,24 @@ class ReferenceSql(CallSql, RuleSql):
 
     @once
     def keep_for_ours(self, key: Constraint, referrer: "ReferenceSql") -> str:
-        """Keep leaving rows that local, kept or another stream's rows of a table point at."""
+        """Keep leaving rows that local, kept or another stream's rows of a table point at.
+
+        A row that stays by its policy counts as a local one, unless NULL may be written in it.
+        """
         table = referrer.table
+        null = any(need.null for need in table.needs if need.key == key)
+        known = [m.subscription for m in table.memberships]
+        stay = sql.SQL("IN ('k', 's')" if table.stay and not null else "= 'k'")
         return self.compose(
             "UPDATE {candidates} v SET _verdict = 'k' WHERE v._verdict = 'l' AND EXISTS "
             "(SELECT FROM {referrer} x WHERE {xv} AND NOT EXISTS (SELECT FROM {others_} y "
             "WHERE {yx} AND (y._verdict IN ('w', 'o') OR y._verdict = 'l' AND NOT {elsewhere})) "
             "AND ({elsewhere} OR EXISTS (SELECT FROM {others_} z "
-            "WHERE {zx} AND z._verdict = 'k') OR NOT EXISTS (SELECT FROM {other_receipts} q "
+            "WHERE {zx} AND z._verdict {stay}) OR NOT EXISTS (SELECT FROM {other_receipts} q "
             "WHERE {qx} AND q.subscription_id {theirs})))",
             elsewhere=referrer.is_held_elsewhere("x"),
-            theirs=among(m.subscription for m in table.memberships),
+            theirs=among([*known, LEFT] if table.stay and null else known),
+            stay=stay,
             referrer=table.identifier,
             others_=table.candidates,
             other_receipts=table.receipts,
@@ -123,10 +130,12 @@ class ReferenceSql(CallSql, RuleSql):
         """Write NULL in held rows that point at rows which leave."""
         (name,) = need.key.columns
         to = others[need.key.to]
+        same = equal(need.key.columns, "t", need.key.to_columns, "p")
         where = self.part(
-            "{same} AND p._verdict IN ('l', 'k') AND {held} "
+            "{same} AND p._verdict IN ({leaving}) AND {held} "
             "AND NOT EXISTS (SELECT FROM {candidates} v WHERE {tv} AND v._verdict <> 'o')",
-            same=equal(need.key.columns, "t", need.key.to_columns, "p"),
+            same=same,
+            leaving=to.leaving,
             held=self.is_held("t"),
         )
         parents = to.table.candidates
@@ -145,7 +154,28 @@ class ReferenceSql(CallSql, RuleSql):
                 parents=parents,
                 where=where,
             ),
+            *(self._null_left(name, same, parents) if self.table.stay else []),
         ]
+
+    def _null_left(self, name: str, same: Sql, parents: Sql) -> list[str]:
+        """Write NULL, for good, in rows that left and stay and point at rows that are deleted."""
+        rows = self.part(
+            "{table} t, {parents} p WHERE {same} AND p._verdict = 'l' AND {has_left}",
+            same=same,
+            parents=parents,
+            has_left=self.has_left("t"),
+        )
+        write = self.compose(
+            "UPDATE {table} t SET {column} = NULL FROM {parents} p WHERE {same} "
+            "AND p._verdict = 'l' AND {has_left}",
+            column=column(name),
+            parents=parents,
+            same=same,
+            has_left=self.has_left("t"),
+        )
+        calls = "SELECT 'u' AS op, {key_json} AS row_key FROM {which}"
+        told = [self._store_calls(calls, key_json=self.key_json("t"), which=rows)]
+        return [*(told if self.table.hooks else []), write]
 
     def _note_nulled(self, name: str, rows: Sql, alias: str) -> str:
         return self.compose(

@@ -143,8 +143,9 @@ class UniqueSql(WriteSql, CandidateSql):
     def evict_unsure(self, conflict: Sql) -> str:
         """Take out those of them whose old version stands: the source cannot hold it; fetch."""
         return self.compose(
-            "UPDATE {candidates} v SET _wanted = true, {may} FROM {table} t WHERE {tv} "
+            "UPDATE {candidates} v SET _wanted = true, {out}{may} FROM {table} t WHERE {tv} "
             "AND v._verdict = 'o' AND {inside} AND EXISTS (SELECT FROM {stage} s WHERE {conflict})",
+            out=sql.SQL("_verdict = 'l', " if self.table.stay else ""),
             may=self.shut_out,
             inside=self.any_flag("_in"),
             conflict=conflict,

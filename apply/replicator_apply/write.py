@@ -99,6 +99,8 @@ def _receipts(cursor: Cursor, staged: Staged) -> None:
         cursor.execute(staged.sql.receipts_enter(membership))
         cursor.execute(staged.sql.receipts_leave(membership))
     cursor.execute(staged.sql.receipts_kept, prepare=False)
+    if staged.table.stay:
+        cursor.execute(staged.sql.receipts_stay)
 
 
 def _write_rows(
@@ -111,8 +113,17 @@ def _write_rows(
     for staged in filled:
         if staged.table.hooks:
             cursor.execute(staged.sql.call_for_written)
+    marked = Written()
+    for staged in filled:
+        if staged.table.mark:
+            # Before others take their unique values, which may be free once they are marked.
+            marked.add(staged.table.name, "u", cursor.execute(staged.sql.mark_left).rowcount)
     parked = [staged for staged in filled if freeing and _free_unique_values(cursor, staged)]
     written = _upsert_and_delete(cursor, filled, parked=parked)
+    written.merge(marked)
+    for staged in filled:
+        if staged.table.stay:
+            cursor.execute(staged.sql.receipts_back)
     rules.restore()
     for staged in filled:
         if staged.sql.check_unique is not None:
@@ -181,8 +192,11 @@ def _free_unique_values(cursor: Cursor, staged: Staged) -> bool:
 def _refuse_local_values(cursor: Cursor, staged: Staged, columns: Sequence[str]) -> None:
     found = cursor.execute(staged.sql.count_local_values(columns)).fetchone()
     if found and found[0]:
+        which = (
+            "local row(s), or row(s) that left and stay," if staged.table.stay else "local row(s)"
+        )
         raise Clash(
-            f"{found[0]} local row(s) of table {staged.table.name} hold values of the unique "
+            f"{found[0]} {which} of table {staged.table.name} hold values of the unique "
             f"column(s) {', '.join(columns)} that rows of the dataset have. "
             "Nothing of this batch was written."
         )

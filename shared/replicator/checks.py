@@ -15,10 +15,13 @@
     E040 a dataset's function has a parameter that no subscription can give
     E041 a subscription's arguments do not fit       E042 a dataset's function fails
     E043 a function waits for rows of a model that is not opted in
+    E044 it is said in several ways what becomes of rows that leave
+    E045 a column cannot mark rows that leave
     W002 DATABASE is not Postgres                     W003 nothing publishes a stream
     W004 an opted-in model is not managed
     W006 an excluded column leaves rows that a target cannot insert
     W007 NULL in a foreign key may clash in a unique constraint that takes NULLs for equal
+    W008 rows that left and stay keep their unique values
 
 `replicator check` runs these strictly and adds probes of database and log.
 """
@@ -53,7 +56,7 @@ from replicator.declare import (
 )
 from replicator.errors import ConfigurationError, WrongDeclaration
 from replicator.plan import DatasetPlan, Edge, Release, split_name
-from replicator.relations import rings, stuck, undecided
+from replicator.relations import on_leave, rings, stuck, undecided
 from replicator.settings import ANY_DATASET, ReplicatorSettings, Subscription, load_settings
 from replicator.signature import needs_arguments, signature_of
 
@@ -235,6 +238,7 @@ def _foreign_keys(plan: DatasetPlan) -> Iterator[CheckMessage]:
         )
     yield from _ring_errors(f"Dataset {plan.full_name!r}", [plan])
     yield from _equal_nulls(plan)
+    yield from _unique_values_that_stay(plan)
 
 
 def _ring_errors(where: str, plans: Sequence[DatasetPlan]) -> Iterator[CheckMessage]:
@@ -262,6 +266,20 @@ def _equal_nulls(plan: DatasetPlan) -> Iterator[CheckMessage]:
                     hint="Use required in place of null, or let NULLs be distinct.",
                     id="replicator.W007",
                 )
+
+
+def _unique_values_that_stay(plan: DatasetPlan) -> Iterator[CheckMessage]:
+    kept = {policy.table: policy for policy in plan.on_leave if policy.action != "delete"}
+    for release in plan.releases:
+        for columns in release.unique if release.table in kept else ():
+            yield Advice(
+                f"Dataset {plan.full_name!r}: rows of {release.label} that left and stay hold "
+                f"their values of {', '.join(columns)}, which are unique: apply stops at a new row "
+                "that has the same",
+                hint="Let deleted rows be deleted, or narrow the constraint to rows that are not "
+                "marked: soft, and UniqueConstraint(condition=…).",
+                id="replicator.W008",
+            )
 
 
 def _fields_of(label: str, edge: Edge) -> set[str]:
@@ -310,6 +328,19 @@ def _plans_of_targets(settings: ReplicatorSettings) -> Iterator[CheckMessage]:
                 plans.append(find_dataset(name, arguments))
         if len(plans) > 1 and not any(rings([plan]) for plan in plans):
             yield from _ring_errors(f"The subscriptions to {source}", plans)
+        yield from _quarrels(f"The subscriptions to {source}", plans)
+
+
+def _quarrels(where: str, plans: Sequence[DatasetPlan]) -> Iterator[CheckMessage]:
+    """Find tables of whose rows that leave several datasets say different things."""
+    for table, label in sorted({(r.table, r.label) for plan in plans for r in plan.releases}):
+        if len(said := on_leave(plans, table)) > 1:
+            yield Error(
+                f"{where} say different things of rows of {label} that leave: "
+                f"{', and '.join(map(str, said))}",
+                hint="Say the same in all of these datasets, or in one of them only.",
+                id="replicator.E044",
+            )
 
 
 def _unknown(where: str, name: str) -> CheckMessage:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeAlias, TypeVar, overload
+from typing import Literal, TypeAlias, TypeVar, overload
 
 from django.db.models import Model, Q
 
@@ -50,13 +50,17 @@ class OptIn:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rule:
-    """What all rules have: a model, and what becomes of foreign keys that leave the dataset.
+    """What all rules have: a model, and what becomes of rows and foreign keys that leave.
 
     Attributes:
         model: the model or its label.
         where: conditions on the model's own, released columns.
         null: foreign keys in which NULL is written while the row pointed at is not here.
         required: foreign keys whose row waits until the row pointed at is here.
+        on_leave: what becomes in a target of a row that leaves: `delete` it, or `keep` it as a row
+            of the target's own; None: what other rules on the model say, else delete.
+        soft: keep it, and mark it in this field of the target alone: one for a date and time gets
+            the time, one for a truth value true; a row that comes back is not marked any more.
 
     Raises:
         ConfigurationError: one of them is something else.
@@ -67,10 +71,13 @@ class Rule:
     _: KW_ONLY
     null: Names = ()
     required: Names = ()
+    on_leave: Literal["delete", "keep"] | None = None
+    soft: str | None = None
 
     def __post_init__(self) -> None:
         where: object = self.where
         label = _label(self.model)
+        _refuse_policy(f"{type(self).__name__}({label})", self.on_leave, self.soft)
         if where is not None and not isinstance(where, Q):
             raise _wrong(
                 f"{type(self).__name__}({label}) has a {type(where).__name__} as its where",
@@ -91,6 +98,7 @@ class Rows(Rule):
         model: the model or its label.
         where: conditions on the model's own, released columns.
         null, required: policies of foreign keys, by name; see `Rule`.
+        on_leave, soft: what becomes of a row that leaves; see `Rule`.
     """
 
 
@@ -102,7 +110,7 @@ class Children(Rule):
         model: the model or its label.
         of: the foreign key that leads to the parent; a foreign key to the model itself takes whole
             subtrees. Several: rows belong when all of these parents do, as a many-to-many table's.
-        where, null, required: as in `Rows`.
+        where, null, required, on_leave, soft: as in `Rows`.
     """
 
     of: Names = ()
@@ -116,7 +124,7 @@ class Referenced(Rule):
         model: the model or its label.
         via: the foreign keys that count, `app_label.Model.field`; None: all of the dataset's that
             point at the model.
-        where, null, required: as in `Rows`.
+        where, null, required, on_leave, soft: as in `Rows`.
     """
 
     via: Names | None = None
@@ -412,6 +420,21 @@ def app_label_of(label: object) -> str:
     if not isinstance(label, str):
         raise _wrong("rows_for_app is given something else than a label", 'Write "polls".')
     return label
+
+
+def _refuse_policy(rule: str, on_leave: object, soft: object) -> None:
+    if on_leave not in (None, "delete", "keep"):
+        raise _wrong(
+            f"{rule} has {on_leave!r} as its on_leave",
+            'Write on_leave="delete" or on_leave="keep", or name a field: soft="deleted_at".',
+        )
+    if soft is not None and not (isinstance(soft, str) and soft):
+        raise _wrong(f"{rule} has a soft that is no name", 'Name a field: soft="deleted_at".')
+    if soft is not None and on_leave is not None:
+        raise _wrong(
+            f"{rule} has both on_leave and soft",
+            "Keep one of them: soft alone keeps the row, and marks it.",
+        )
 
 
 def _refuse_rules(name: str, rules: tuple[object, ...]) -> None:

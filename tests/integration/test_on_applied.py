@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from django.db import connection as orm
 
-from replicator import Applied, declare, on_applied
+from replicator import Applied, Dataset, Rows, declare, on_applied
 from replicator.requests import KeysRequest, PageRequest
 from replicator.settings import ReplicatorSettings
 from replicator.stop import Backoff
@@ -183,6 +183,27 @@ def test_keys_are_python_values(listen: Listen, start: StartTarget) -> None:
     quiet(target)
     assert taken(watches) == [({(7, UUID(uuid(2)))}, set(), set())]
     assert taken(stocks) == [({UUID(uuid(2))}, set(), set())]
+
+
+@pytest.mark.parametrize(("policy", "told_of"), [("keep", set()), ("soft", {1})])
+def test_what_leaves_and_stays_is_told_of_if_it_is_marked(
+    policy: str,
+    told_of: set[object],
+    listen: Listen,
+    start: StartTarget,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(declare._registry, "datasets", {})
+    rule = {"keep": {"on_leave": "keep"}, "soft": {"soft": "last_login"}}[policy]
+    Dataset("users", Rows("auth.User", **rule))  # type: ignore[arg-type]
+    told = listen("auth.User")
+    target, published = start("users")
+    target.reach(published.transaction(user("c", 1), user("c", 2)))
+    quiet(target)
+    told.clear()
+    target.reach(published.transaction(change("d", "auth_user", 1), user("u", 2)))
+    quiet(target)
+    assert taken(told) == [(set(), told_of | {2}, set())]
 
 
 def test_a_table_without_functions_stores_nothing(listen: Listen, start: StartTarget) -> None:

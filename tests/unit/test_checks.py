@@ -148,6 +148,54 @@ def test_a_function_for_rows_that_never_come():
     assert "E043" not in found()
 
 
+def test_rules_that_say_different_things_of_rows_that_leave():
+    opt_in("auth.User", only=["username"])
+    Dataset("said-once", Rows("auth.User"), Rows("auth.User", soft="last_login"))
+    assert set(found()) == {"W008"}
+    rules = Rows("auth.User", soft="is_staff"), Rows("auth.User", soft="last_login")
+    Dataset("soft-in-two-ways", *rules)
+    Dataset("kept-or-not", Rows("auth.User", on_leave="keep"), Rows("auth.User", on_leave="delete"))
+    messages = found()["E044"]
+    assert "soft is_staff, and soft last_login" in messages[0]
+    assert "keep, and delete" in messages[1]
+
+
+def test_subscriptions_that_say_different_things_of_rows_that_leave():
+    opt_in("auth.User", only=["email"])
+    Dataset("soft", Rows("auth.User", where=Q(pk=1), soft="last_login"))
+    Dataset("silent", Rows("auth.User", where=Q(pk=2)))
+    Dataset("kept", Rows("auth.User", where=Q(pk=3), on_leave="keep"))
+
+    def subscribed(*names: str) -> dict[str, list[str]]:
+        wishes = [{"source": "prod", "dataset": name} for name in names]
+        with override_settings(REPLICATOR=MINIMAL | {"SUBSCRIPTIONS": wishes}):
+            return found()
+
+    assert subscribed("soft", "silent") == {}
+    (message,) = subscribed("soft", "silent", "kept")["E044"]
+    assert "rows of auth.User that leave: keep, and soft last_login" in message
+
+
+@pytest.mark.parametrize(
+    "soft", ["nothing", "username", "email", "first_name", "date_joined", "id", "groups"]
+)
+def test_a_column_that_cannot_mark_rows(soft):
+    opt_in("auth.User", only=["username", "email"])
+    Dataset("users", Rows("auth.User", soft=soft))
+    (message,) = found()["E045"]
+    assert repr(soft) in message
+
+
+def test_unique_values_of_rows_that_stay_are_a_warning():
+    opt_in(Choice)
+    opt_in(Question, exclude=["author"])
+    Dataset("kept", Rows(Question, on_leave="keep"), Rows(Choice))
+    assert found() == {}
+    Dataset("choices", Rows(Question), Rows(Choice, on_leave="keep"))
+    (message,) = found()["W008"]
+    assert "question_id, rank" in message
+
+
 def test_another_database_than_postgres_is_a_warning(tmp_path):
     lite = {"ENGINE": "django.db.backends.sqlite3", "NAME": tmp_path / "x"}
     connections.databases["lite"] = connections.configure_settings({"default": {}, "lite": lite})[
