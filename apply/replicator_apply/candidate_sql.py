@@ -14,6 +14,7 @@ A candidate has the columns that the rules look at, in the version that is chose
     _wanted    whether it must be fetched
     _back      whether it steps back to its old version
     _set       which columns came, as in the staging table
+    _way       whether it makes way for another row whatever its policy; only where rows may stay
 
 and for each subscription N that holds rows of the table:
 
@@ -86,7 +87,8 @@ class CandidateSql(TableText):
     @cached_property
     def create_candidates(self) -> str:
         """Make the table of candidates."""
-        flags = [f"{name} boolean NOT NULL DEFAULT false" for name in FLAGS]
+        names = [*FLAGS, "_way"] if self.table.stay else FLAGS
+        flags = [f"{name} boolean NOT NULL DEFAULT false" for name in names]
         flags += [
             f"{name}_{number} boolean NOT NULL DEFAULT false"
             for number in self._subscriptions
@@ -312,15 +314,12 @@ class CandidateSql(TableText):
 
     @cached_property
     def conclude(self) -> str:
-        """Give the verdict on rows that belong to no subscription.
-
-        One that `evict_unsure` took out is deleted whatever the policy: its answer brings it back.
-        """
-        stays = "CASE WHEN v._verdict = 'l' AND v._wanted THEN 'l' ELSE 's' END"
+        """Give the verdict on rows that belong to no subscription."""
+        stays = "(CASE WHEN v._way THEN 'l' ELSE 's' END)"
         return self.compose(
             "UPDATE {candidates} v SET _verdict = CASE WHEN v._held OR v._kept THEN {leaves}::"
             "\"char\" ELSE 'n' END WHERE NOT {inside}",
-            leaves=sql.SQL(f"({stays})") if self.table.stay else sql.Literal("l"),
+            leaves=sql.SQL(stays) if self.table.stay else sql.Literal("l"),
             inside=self.any_flag("_in"),
         )
 

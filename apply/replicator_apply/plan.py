@@ -192,6 +192,10 @@ class Table:
         """How rows that left and stay are marked; None: they are not, or do not stay."""
         return self.stay if self.stay is not None and self.stay.column else None
 
+    def nulls(self, key: Constraint) -> bool:
+        """Whether NULL is written in a foreign key of it while the row pointed at is not here."""
+        return any(need.null for need in self.needs if need.key == key)
+
     @cached_property
     def identifier(self) -> sql.Composable:
         """The table."""

@@ -72,7 +72,7 @@ class ReferenceSql(CallSql, RuleSql):
         A row that stays by its policy counts as a local one, unless NULL may be written in it.
         """
         table = referrer.table
-        null = any(need.null for need in table.needs if need.key == key)
+        null = table.nulls(key)
         known = [m.subscription for m in table.memberships]
         stay = sql.SQL("IN ('k', 's')" if table.stay and not null else "= 'k'")
         return self.compose(

@@ -360,6 +360,13 @@ class Worker:
             counter(metrics.ROWS).labels(*place, str(table), op).inc(number)
         for name, number in written.absent.items():
             counter(metrics.ABSENT).labels(*place, str(name)).inc(number)
+        for name, number in written.made_way.items():
+            logger.warning(
+                "%d row(s) of %s that left did not stay: other rows have their unique values.",
+                number,
+                name,
+                extra={"event": "left_made_way", "table": str(name), "rows": number},
+            )
         counter(metrics.TRANSACTIONS).labels(*place).inc(len(batch.transactions))
         histogram(metrics.BATCH_ROWS).labels(*place).observe(
             sum(t.size for t in batch.transactions)

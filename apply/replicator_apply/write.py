@@ -32,12 +32,14 @@ class Written:
     """Rows written, by table and op: c inserted, u updated, d deleted.
 
     `judged`: the rules had to look, so that rows may be wanted or kept now. `absent`: deletes of
-    rows that should have been here and were not.
+    rows that should have been here and were not. `made_way`: rows that left and should have stayed,
+    and whose unique value another row has.
     """
 
     rows: dict[tuple[TableName, str], int] = field(default_factory=dict)
     judged: bool = False
     absent: dict[TableName, int] = field(default_factory=dict)
+    made_way: dict[TableName, int] = field(default_factory=dict)
 
     def add(self, table: TableName, op: str, count: int) -> None:
         """Count rows."""
@@ -71,6 +73,7 @@ def write(cursor: Cursor, rules: Rules, batch: Mapping[TableName, Staged]) -> Wr
         written = _write_rows(cursor, rules, _filled(batch), freeing=True)
     rules.want()
     written.judged = True
+    written.made_way = rules.made_way
     return written
 
 

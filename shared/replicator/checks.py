@@ -21,7 +21,7 @@
     W004 an opted-in model is not managed
     W006 an excluded column leaves rows that a target cannot insert
     W007 NULL in a foreign key may clash in a unique constraint that takes NULLs for equal
-    W008 rows that left and stay keep their unique values
+    W008 rows that left may not stay, because other rows have their unique values
 
 `replicator check` runs these strictly and adds probes of database and log.
 """
@@ -273,11 +273,10 @@ def _unique_values_that_stay(plan: DatasetPlan) -> Iterator[CheckMessage]:
     for release in plan.releases:
         for columns in release.unique if release.table in kept else ():
             yield Advice(
-                f"Dataset {plan.full_name!r}: rows of {release.label} that left and stay hold "
-                f"their values of {', '.join(columns)}, which are unique: apply stops at a new row "
-                "that has the same",
-                hint="Let deleted rows be deleted, or narrow the constraint to rows that are not "
-                "marked: soft, and UniqueConstraint(condition=…).",
+                f"Dataset {plan.full_name!r}: rows of {release.label} that left stay only until "
+                f"another row has their value of {', '.join(columns)}, which is unique",
+                hint="Narrow the constraint to rows that are not marked: soft, and "
+                "UniqueConstraint(condition=…). Or take it for what you want.",
                 id="replicator.W008",
             )
 

@@ -54,6 +54,7 @@ def _datasets(monkeypatch: pytest.MonkeyPatch) -> None:
         Rows(Question, where=PUBLISHED, on_leave="keep", null=["author"]),
         Rows("auth.User", where=Q(pk__lt=5)),
     )
+    Dataset("kept-pages", Rows("pages.Page", on_leave="keep"))
     Dataset("kept-teams", Rows(Team, on_leave="keep", null=["captain"]), Rows(Member))
     Dataset("more-questions", Rows(Question, where=Q(priority=1), null=["author"]))
 
@@ -261,14 +262,49 @@ def test_a_row_of_two_subscriptions_leaves_with_the_last(start: StartTarget) -> 
     assert len(target.rows(QUESTIONS)) == 2
 
 
-def test_a_unique_value_of_a_row_that_stays_stops_the_stream(start: StartTarget) -> None:
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_row_that_stays_makes_way_for_its_unique_value(start: StartTarget, at_once: bool) -> None:
+    target, published = start("soft-users")
+    target.reach(published.transaction(user("c", 1, "same"), user("c", 3, "other")))
+    gone, new = (user("d", 1), user("d", 3)), user("c", 2, "same")
+    for changes in [(*gone, new)] if at_once else [gone, (new,)]:
+        target.reach(published.transaction(*changes))
+    assert target.rows(USERS) == [(2, "same", False), (3, "other", True)]
+    assert holders(target, "auth_user") == [(2, 1), (3, LEFT)]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_row_that_cannot_make_way_stops_the_stream(start: StartTarget, at_once: bool) -> None:
     target, published = start("soft-users")
     target.reach(published.transaction(user("c", 1, "same")))
+    target.execute("INSERT INTO shop_order (number, customer_id) VALUES ('1', 1)")
+    if not at_once:
+        target.reach(published.transaction(user("d", 1)))
     published.transaction(user("d", 1), user("c", 2, "same"))
     target.until_stopped("that left and stay, of table public.auth_user hold values of the unique")
-    target.execute("UPDATE auth_user SET username = 'other'")
-    target.until(lambda: len(target.rows(USERS)) == 2, "it goes on")
-    assert target.rows(USERS) == [(1, "other", True), (2, "same", False)]
+    target.execute("DELETE FROM shop_order")
+    target.until(lambda: target.rows(USERS) == [(2, "same", False)], "it goes on")
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_stays_and_points_at_a_row_that_makes_way_goes_with_it(
+    start: StartTarget, at_once: bool
+) -> None:
+    target, published = start("kept-pages")
+    target.reach(
+        published.transaction(
+            change("c", "pages_page", 1, slug="a"),
+            change("c", "pages_page", 2, slug="b", parent_id=1),
+            change("c", "pages_page", 3, slug="c", parent_id=2),
+            change("c", "pages_page", 4, slug="d"),
+        )
+    )
+    gone = [change("d", "pages_page", pk) for pk in (3, 2, 1, 4)]
+    new = [change("c", "pages_page", 5, slug="a")]
+    for changes in [[*gone, *new]] if at_once else [gone, new]:
+        target.reach(published.transaction(*changes))
+    assert target.rows("SELECT id FROM pages_page ORDER BY id") == [(4,), (5,)]
+    assert holders(target, "pages_page") == [(4, LEFT), (5, 1)]
 
 
 def test_a_unique_value_is_free_where_the_index_leaves_marked_rows_out(start: StartTarget) -> None:
