@@ -3,7 +3,7 @@
 A candidate has the columns that the rules look at, in the version that is chosen for it, and:
 
     _verdict   w: the new version, o: the old version stands, l: leaves, k: leaves and is kept for
-               a local row, n: not ours
+               a local row, s: leaves and stays by its policy, n: not ours
     _changed   whether the batch tells of it; else it was drawn in because of another row
     _present   whether the row stands at the end of the batch
     _complete  whether all of its columns are known
@@ -14,6 +14,7 @@ A candidate has the columns that the rules look at, in the version that is chose
     _wanted    whether it must be fetched
     _back      whether it steps back to its old version
     _set       which columns came, as in the staging table
+    _way       whether it makes way for another row whatever its policy; only where rows may stay
 
 and for each subscription N that holds rows of the table:
 
@@ -86,7 +87,8 @@ class CandidateSql(TableText):
     @cached_property
     def create_candidates(self) -> str:
         """Make the table of candidates."""
-        flags = [f"{name} boolean NOT NULL DEFAULT false" for name in FLAGS]
+        names = [*FLAGS, "_way"] if self.table.stay else FLAGS
+        flags = [f"{name} boolean NOT NULL DEFAULT false" for name in names]
         flags += [
             f"{name}_{number} boolean NOT NULL DEFAULT false"
             for number in self._subscriptions
@@ -313,9 +315,11 @@ class CandidateSql(TableText):
     @cached_property
     def conclude(self) -> str:
         """Give the verdict on rows that belong to no subscription."""
+        stays = "(CASE WHEN v._way THEN 'l' ELSE 's' END)"
         return self.compose(
-            "UPDATE {candidates} v SET _verdict = CASE WHEN v._held OR v._kept THEN 'l'::\"char\" "
-            "ELSE 'n' END WHERE NOT {inside}",
+            "UPDATE {candidates} v SET _verdict = CASE WHEN v._held OR v._kept THEN {leaves}::"
+            "\"char\" ELSE 'n' END WHERE NOT {inside}",
+            leaves=sql.SQL(stays) if self.table.stay else sql.Literal("l"),
             inside=self.any_flag("_in"),
         )
 
@@ -337,12 +341,19 @@ class CandidateSql(TableText):
         return self.compose(
             "DELETE FROM {stage} s USING {candidates} v WHERE {sv} AND v._verdict IN ('o', 'n'); "
             "UPDATE {stage} s SET _verdict = v._verdict FROM {candidates} v "
-            "WHERE {sv} AND v._verdict IN ('l', 'k'); "
+            "WHERE {sv} AND v._verdict IN ({leaving}); "
             "INSERT INTO {stage} ({loaded}, _verdict, {key}) "
             "SELECT -1, {gone}, v._verdict, {vkey} "
-            "FROM {candidates} v WHERE v._verdict IN ('l', 'k') "
-            "AND NOT EXISTS (SELECT FROM {stage} s WHERE {sv})"
+            "FROM {candidates} v WHERE v._verdict IN ({leaving}) "
+            "AND NOT EXISTS (SELECT FROM {stage} s WHERE {sv})",
+            leaving=self.leaving,
         )
+
+    @property
+    def leaving(self) -> Sql:
+        """List the verdicts on rows that leave."""
+        verdicts = "lks" if self.table.stay else "lk"
+        return sql.SQL(", ").join(map(sql.Literal, verdicts))
 
     # Receipts ------------------------------------------------------------------------------------
 
@@ -388,6 +399,16 @@ class CandidateSql(TableText):
             "AND v._verdict <> 'k' AND r.subscription_id = {kept}; "
             "INSERT INTO {receipts} (subscription_id, {key}, generation) "
             "SELECT {kept}, {vkey}, 0 FROM {candidates} v WHERE v._verdict = 'k' AND NOT v._kept"
+        )
+
+    @cached_property
+    def receipts_stay(self) -> str:
+        """Note the rows that left and stay by their policy; another stream's are its own."""
+        return self.compose(
+            "INSERT INTO {receipts} (subscription_id, {key}, generation) "
+            "SELECT {left}, {vkey}, 0 FROM {candidates} v WHERE v._verdict = 's' "
+            "AND NOT {elsewhere} ON CONFLICT DO NOTHING",
+            elsewhere=self.is_held_elsewhere("v"),
         )
 
     # Wanted rows ---------------------------------------------------------------------------------

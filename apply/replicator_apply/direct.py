@@ -72,6 +72,7 @@ class DirectWriter:
             cursor,
             self.sql.insert_values + values(rows, self._fields, [*self.table.defaults.values()]),
             self.sql.insert_receipts + ", ".join(receipts),
+            *self._calls_for(rows),
             *ahead,
         )
         sequences.note(noted)
@@ -83,6 +84,12 @@ class DirectWriter:
             for membership in self.table.memberships:
                 start = _start(membership)
                 copy.write(chunk(rows, self._key_fields, self._key_line, start))
+        for statement in self._calls_for(rows):
+            cursor.execute(statement, prepare=False)
+
+    def _calls_for(self, rows: Collection[Row]) -> list[str]:
+        """Give what stores new rows for functions of `on_applied`; nothing if there are none."""
+        return [self.sql.call_for_born([*rows], self._key_fields)] if self.table.hooks else []
 
     def _stage_changed(self, cursor: Cursor, changes: TableChanges) -> list[str]:
         """Bring the changed rows into the staging table, or give the statement that does."""
@@ -107,7 +114,9 @@ class DirectWriter:
         statement = self.sql.update_held
         if statement is None:
             raise Unexpected
-        count = _run(cursor, *self._stage_changed(cursor, changes), statement)[-1]
+        staged = self._stage_changed(cursor, changes)
+        calls = [self.sql.call_for_changed] if self.table.hooks else []
+        count = _run(cursor, *staged, *calls, statement)[-1]
         if count != len(changes.changed):
             raise Unexpected
         return count
@@ -128,7 +137,8 @@ class DirectWriter:
     def delete(self, cursor: Cursor, changes: TableChanges) -> int:
         """Delete the rows that are gone, and their receipts; give the number of rows."""
         staged = self._stage_gone(cursor, changes)
-        return _run(cursor, *staged, self.sql.delete_held, self.sql.delete_receipts)[-2]
+        calls = [self.sql.call_for_gone] if self.table.hooks else []
+        return _run(cursor, *staged, *calls, self.sql.delete_held, self.sql.delete_receipts)[-2]
 
 
 def _run(cursor: Cursor, *statements: str) -> list[int]:
@@ -159,9 +169,8 @@ def may_write_directly(
         return False
     if not table.direct:
         return may_be_settled(table, changes)
-    return not (changes.gone and any(key.acts for key in table.shape.incoming)) and _all_complete(
-        changes.reader, changes
-    )
+    stays = table.stay is not None or any(key.acts for key in table.shape.incoming)
+    return not (changes.gone and stays) and _all_complete(changes.reader, changes)
 
 
 def _all_complete(reader: EventReader, changes: TableChanges) -> bool:

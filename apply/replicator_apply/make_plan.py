@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, repeat
 
-from replicator.errors import Unfit
+from replicator.errors import ConfigurationError, Unfit
 from replicator.plan import (
     ChildrenRule,
     Edge,
+    OnLeave,
     Or,
     ReferencedRule,
     Release,
@@ -19,6 +20,7 @@ from replicator.relations import (
     filter_of,
     gates,
     nulls,
+    on_leave,
     pulls,
     whole_tables,
 )
@@ -35,26 +37,39 @@ from replicator_apply.plan import (
 )
 
 
-def make_plan(
+def make_plan(  # noqa: PLR0913 (what the target knows of its tables, one by one)
     subscriptions: Sequence[SubscribedDataset],
     shapes: Mapping[TableName, TableShape],
     defaults: Mapping[TableName, Mapping[str, str]],
+    *,
     absent: Mapping[TableName, Mapping[str, str]] | None = None,
     keys_of: Mapping[TableName, Mapping[str, KeyOf]] | None = None,
+    hooks: Mapping[TableName, Sequence[str]] | None = None,
 ) -> TargetPlan:
     """Compile subscriptions against the target's tables.
 
+    Args:
+        subscriptions: of one stream.
+        shapes: of all of their tables.
+        defaults: values of columns that nothing else fills; see `Table`.
+        absent: values of columns that the source does not have yet.
+        keys_of: what gives the keys here of rows that travel by name, by column.
+        hooks: names of the functions that are called after rows of a table were applied.
+
     Raises:
         Unfit: a released column or key does not fit the table here.
+        ConfigurationError: subscriptions say different things of rows that leave.
     """
     releases = {r.table: r for s in subscriptions for r in s.dataset.releases}
     relations = _Relations(subscriptions)
     tables = {}
     for number, (name, release) in enumerate(sorted(releases.items())):
         shape = shapes[name]
-        _must_fit(release, shape)
+        stay = relations.stay(release)
+        _must_fit(release, shape, stay)
         holders = relations.holders(name)
         needs = relations.needs(shape, release)
+        called = tuple((hooks or {}).get(name, ()))
         memberships = tuple(map(relations.membership, holders, repeat(name)))
         tables[name] = Table(
             number,
@@ -71,7 +86,12 @@ def make_plan(
             defaults=defaults[name],
             absent=(absent or {}).get(name, {}),
             keys_of=(keys_of or {}).get(name, {}),
-            settled=relations.settled(release, shape, memberships, needs),
+            # Calls are stored, and rows that stay are marked, where verdicts are written.
+            settled=Settled()
+            if stay or called
+            else relations.settled(release, shape, memberships, needs),
+            hooks=called,
+            stay=stay,
         )
     return TargetPlan(tuple(subscriptions), tables)
 
@@ -125,6 +145,16 @@ class _Relations:
             and rule.edge.table == table
             and number not in self._gated
         )
+
+    def stay(self, release: Release) -> OnLeave | None:
+        said = on_leave((s.dataset for s in self._subscriptions), release.table)
+        if len(said) > 1:
+            raise ConfigurationError(
+                f"Subscriptions say different things of rows of {release.label} that leave: "
+                f"{', and '.join(map(str, said))}.",
+                remedy="Say the same in all of these datasets, or in one of them only.",
+            )
+        return said[0] if said and said[0].action != "delete" else None
 
     def closed(self, table: TableName) -> bool:
         return not any(edge.to == table for edge in self._led | self._gates)
@@ -253,11 +283,12 @@ def _holders(memberships: Sequence[Membership]) -> tuple[Support, ...]:
     )
 
 
-def _must_fit(release: Release, shape: TableShape) -> None:
-    missing = [c for c in release.columns if c not in shape.columns]
+def _must_fit(release: Release, shape: TableShape, stay: OnLeave | None) -> None:
+    needed = (*release.columns, *([stay.column] if stay is not None and stay.column else []))
+    missing = [c for c in needed if c not in shape.columns]
     if missing:
         raise Unfit(
-            f"Table {release.table} lacks the released column(s) {', '.join(missing)} here.",
+            f"Table {release.table} lacks the column(s) {', '.join(missing)} here.",
             remedy="Run `manage.py migrate` against this environment's database.",
         )
     if set(release.key) != set(shape.key):

@@ -54,6 +54,25 @@ STOPPED = Metric(
     "replicator_apply_stopped", "gauge", "1 while the stream stands until a person acts.", PLACE
 )
 
+CALLS = Metric(
+    "replicator_apply_calls_total",
+    "counter",
+    "Calls of functions of on_applied, by outcome: made, failed.",
+    (*PLACE, "table", "outcome"),
+)
+CALLS_DUE = Metric(
+    "replicator_apply_due_calls",
+    "gauge",
+    "Calls of functions of on_applied that are still to be made.",
+    (*PLACE, "table"),
+)
+CALLS_AGE = Metric(
+    "replicator_apply_due_calls_age_seconds",
+    "gauge",
+    "Age of the oldest call of a function of on_applied that is still to be made; 0 if none is.",
+    (*PLACE, "table"),
+)
+
 METRICS = (
     POSITION,
     LAG,
@@ -67,4 +86,7 @@ METRICS = (
     BACKFILL_ROWS,
     HOLES,
     STOPPED,
+    CALLS,
+    CALLS_DUE,
+    CALLS_AGE,
 )

@@ -19,6 +19,7 @@ from replicator.plan import (
     DatasetPlan,
     Edge,
     Filter,
+    OnLeave,
     ReferencedRule,
     Release,
     TableName,
@@ -30,6 +31,9 @@ from replicator_apply.decode import EventReader, KeyOf
 
 KEPT = 0
 """Subscription of the receipts of rows that left and that local rows still point at."""
+
+LEFT = -1
+"""Subscription of the receipts of rows that left and stay by the policy of their rules."""
 
 MAX_IDENTIFIER = 63
 
@@ -179,6 +183,8 @@ class Table:
         absent: text of a value for released columns that the source does not have yet.
         keys_of: for each column whose values travel as names, what gives the key here.
         settled: what else needs no verdict.
+        hooks: names of the functions that are called after its rows were applied.
+        stay: what becomes of rows that leave; None: they are deleted.
     """
 
     number: int
@@ -196,6 +202,8 @@ class Table:
     absent: Mapping[str, str] = field(default_factory=dict)
     keys_of: Mapping[str, KeyOf] = field(default_factory=dict)
     settled: Settled = Settled()
+    hooks: tuple[str, ...] = ()
+    stay: OnLeave | None = None
 
     @property
     def name(self) -> TableName:
@@ -243,6 +251,15 @@ class Table:
         return any(
             self.shape.columns[name].type.partition("(")[0] not in ONE_SPELLING for name in self.key
         )
+
+    @property
+    def mark(self) -> OnLeave | None:
+        """How rows that left and stay are marked; None: they are not, or do not stay."""
+        return self.stay if self.stay is not None and self.stay.column else None
+
+    def nulls(self, key: Constraint) -> bool:
+        """Whether NULL is written in a foreign key of it while the row pointed at is not here."""
+        return any(need.null for need in self.needs if need.key == key)
 
     @cached_property
     def identifier(self) -> sql.Composable:

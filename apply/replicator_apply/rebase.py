@@ -10,6 +10,7 @@ from psycopg import sql
 from replicator.errors import BadRecord, Hole, LogUnavailable, Refused
 from replicator.log import open_log
 from replicator.models import (
+    AppliedCall,
     BackfillRun,
     Beat,
     NulledValue,
@@ -35,7 +36,10 @@ from replicator_apply.subscriptions import declared_at
 Connection = psycopg.Connection[Any]
 _GAPS = {Hole.__name__, BadRecord.__name__}
 """Errors of a stream that does not go on with what the log has."""
-_STATE = (VerifyRun, BackfillRun, Subscription, WantedRow, NulledValue, StreamPosition, Beat)
+_STATE = (
+    *(VerifyRun, BackfillRun, Subscription, WantedRow, NulledValue),
+    *(AppliedCall, StreamPosition, Beat),
+)
 
 
 def rebase(connection: Connection, settings: ReplicatorSettings, place: Place) -> bool:

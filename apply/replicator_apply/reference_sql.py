@@ -3,14 +3,15 @@
 from psycopg import sql
 
 from replicator.sql_parts import Sql, all_of, any_of, column, equal, identifier
+from replicator_apply.call_sql import CallSql
 from replicator_apply.candidate_sql import NULLED, flag
 from replicator_apply.catalog import Constraint
-from replicator_apply.plan import Need
+from replicator_apply.plan import LEFT, Need
 from replicator_apply.rule_sql import Others, RuleSql
 from replicator_apply.sql_text import among, once
 
 
-class ReferenceSql(RuleSql):
+class ReferenceSql(CallSql, RuleSql):
     """Statements on candidates whose foreign keys dangle, and on those that others point at."""
 
     # Ours that point at what is not here ---------------------------------------------------------
@@ -66,17 +67,24 @@ class ReferenceSql(RuleSql):
 
     @once
     def keep_for_ours(self, key: Constraint, referrer: "ReferenceSql") -> str:
-        """Keep leaving rows that local, kept or another stream's rows of a table point at."""
+        """Keep leaving rows that local, kept or another stream's rows of a table point at.
+
+        A row that stays by its policy counts as a local one, unless NULL may be written in it.
+        """
         table = referrer.table
+        null = table.nulls(key)
+        known = [m.subscription for m in table.memberships]
+        stay = sql.SQL("IN ('k', 's')" if table.stay and not null else "= 'k'")
         return self.compose(
             "UPDATE {candidates} v SET _verdict = 'k' WHERE v._verdict = 'l' AND EXISTS "
             "(SELECT FROM {referrer} x WHERE {xv} AND NOT EXISTS (SELECT FROM {others_} y "
             "WHERE {yx} AND (y._verdict IN ('w', 'o') OR y._verdict = 'l' AND NOT {elsewhere})) "
             "AND ({elsewhere} OR EXISTS (SELECT FROM {others_} z "
-            "WHERE {zx} AND z._verdict = 'k') OR NOT EXISTS (SELECT FROM {other_receipts} q "
+            "WHERE {zx} AND z._verdict {stay}) OR NOT EXISTS (SELECT FROM {other_receipts} q "
             "WHERE {qx} AND q.subscription_id {theirs})))",
             elsewhere=referrer.is_held_elsewhere("x"),
-            theirs=among(m.subscription for m in table.memberships),
+            theirs=among([*known, LEFT] if table.stay and null else known),
+            stay=stay,
             referrer=table.identifier,
             others_=table.candidates,
             other_receipts=table.receipts,
@@ -122,15 +130,23 @@ class ReferenceSql(RuleSql):
         """Write NULL in held rows that point at rows which leave."""
         (name,) = need.key.columns
         to = others[need.key.to]
+        same = equal(need.key.columns, "t", need.key.to_columns, "p")
         where = self.part(
-            "{same} AND p._verdict IN ('l', 'k') AND {held} "
+            "{same} AND p._verdict IN ({leaving}) AND {held} "
             "AND NOT EXISTS (SELECT FROM {candidates} v WHERE {tv} AND v._verdict <> 'o')",
-            same=equal(need.key.columns, "t", need.key.to_columns, "p"),
+            same=same,
+            leaving=to.leaving,
             held=self.is_held("t"),
         )
         parents = to.table.candidates
         rows = self.part("{table} t, {parents} p WHERE {where}", parents=parents, where=where)
+        calls = "SELECT 'u' AS op, {key_json} AS row_key FROM {which}"
         return [
+            *(
+                [self._store_calls(calls, key_json=self.key_json("t"), which=rows)]
+                if self.table.hooks
+                else []
+            ),
             self._note_nulled(name, rows, "t"),
             self.compose(
                 "UPDATE {table} t SET {column} = NULL FROM {parents} p WHERE {where}",
@@ -138,7 +154,28 @@ class ReferenceSql(RuleSql):
                 parents=parents,
                 where=where,
             ),
+            *(self._null_left(name, same, parents) if self.table.stay else []),
         ]
+
+    def _null_left(self, name: str, same: Sql, parents: Sql) -> list[str]:
+        """Write NULL, for good, in rows that left and stay and point at rows that are deleted."""
+        rows = self.part(
+            "{table} t, {parents} p WHERE {same} AND p._verdict = 'l' AND {has_left}",
+            same=same,
+            parents=parents,
+            has_left=self.has_left("t"),
+        )
+        write = self.compose(
+            "UPDATE {table} t SET {column} = NULL FROM {parents} p WHERE {same} "
+            "AND p._verdict = 'l' AND {has_left}",
+            column=column(name),
+            parents=parents,
+            same=same,
+            has_left=self.has_left("t"),
+        )
+        calls = "SELECT 'u' AS op, {key_json} AS row_key FROM {which}"
+        told = [self._store_calls(calls, key_json=self.key_json("t"), which=rows)]
+        return [*(told if self.table.hooks else []), write]
 
     def _note_nulled(self, name: str, rows: Sql, alias: str) -> str:
         return self.compose(
@@ -158,19 +195,29 @@ class ReferenceSql(RuleSql):
         """Write the true value where the row pointed at has come."""
         (name,), (to_name,) = need.key.columns, need.key.to_columns
         to = others[need.key.to]
-        return self.compose(
+        forget = (
             "WITH back AS (DELETE FROM {nulled} n USING {parents} p WHERE n.source = {source} "
             "AND n.stream = {stream} AND n.table_name = {name} AND n.column_name = {named} "
-            "AND n.value = {value} AND p._verdict = 'w' AND {inside} RETURNING n.row_key, n.value) "
-            "UPDATE {table} t SET {column} = back.value::{type} FROM back WHERE {found}",
-            nulled=NULLED,
-            parents=to.table.candidates,
-            named=sql.Literal(name),
-            value=sql.SQL("{}::text").format(column(to_name, "p")),
-            inside=to.any_flag("_in", "p"),
-            column=column(name),
-            type=sql.SQL(self.table.shape.columns[name].type),
-            found=self._by_row_key("back.row_key"),
+            "AND n.value = {value} AND p._verdict = 'w' AND {inside} RETURNING n.row_key, n.value)"
+        )
+        write = "UPDATE {table} t SET {column} = back.value::{type} FROM back WHERE {found}"
+        names = {
+            "nulled": NULLED,
+            "parents": to.table.candidates,
+            "named": sql.Literal(name),
+            "value": sql.SQL("{}::text").format(column(to_name, "p")),
+            "inside": to.any_flag("_in", "p"),
+            "column": column(name),
+            "type": sql.SQL(self.table.shape.columns[name].type),
+            "found": self._by_row_key("back.row_key"),
+        }
+        if not self.table.hooks:
+            return self.compose(f"{forget} {write}", **names)
+        return self._store_calls(
+            "SELECT 'u' AS op, written.row_key FROM written",
+            f"{forget}, written AS ({write} RETURNING {{key_json}} AS row_key) ",
+            key_json=self.key_json("t"),
+            **names,
         )
 
     def _by_row_key(self, text: str) -> Sql:

@@ -5,6 +5,7 @@ read for the answers alone, and the position stays. Blocks as `worker.Worker` do
 """
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import psycopg
@@ -12,6 +13,7 @@ import psycopg
 from replicator.errors import Stopped
 from replicator_apply.assemble import Transaction
 from replicator_apply.batch import Batch
+from replicator_apply.caller import Callers
 from replicator_apply.consume import NewEpoch
 from replicator_apply.verify import check_id, compare, end_check, open_checks
 from replicator_apply.worker import Worker
@@ -19,6 +21,10 @@ from replicator_apply.worker import Worker
 
 class Rehearsal(Worker):
     """Reads one stream, and writes down what its answers would change."""
+
+    def _calling(self) -> AbstractContextManager[Callers]:
+        """Call nothing."""
+        return nullcontext(Callers(()))
 
     def _apply(self, connection: psycopg.Connection[Any], batch: Batch) -> None:
         self._quiet_since = time.monotonic()

@@ -29,12 +29,16 @@ class Rules:
         cursor: in the batch's transaction.
         plan: what the target holds.
         batch: the tables that are staged, and those that may be drawn in.
+
+    Attributes:
+        made_way: rows that left and do not stay, whatever their policy, by table.
     """
 
     def __init__(self, cursor: Cursor, plan: TargetPlan, batch: Batch) -> None:
         self._cursor, self._plan, self._batch = cursor, plan, batch
         self._others: dict[TableName, TableSql] = {n: staged.sql for n, staged in batch.items()}
         self._order, self._rings = plan.in_order(frozenset(batch))
+        self.made_way: dict[TableName, int] = {}
 
     def settle(self) -> None:
         """Find out what every staged row means, and give each candidate its verdict.
@@ -249,7 +253,32 @@ class Rules:
             drawn = self._run(staged.sql.draw_unsure(conflict))
             staged.filled = staged.filled or drawn > 0
             moved += self._run(staged.sql.evict_unsure(conflict))
+        return moved + (self._make_way(staged) if staged.table.stay else 0)
+
+    def _make_way(self, staged: Staged) -> int:
+        """Let go what left and stays, or is about to, on a unique value of a row that is written.
+
+        The source has given the value to another row, so that not both can be here.
+        """
+        moved = 0
+        for conflict in staged.sql.conflicts:
+            drawn = self._run(staged.sql.draw_left(conflict))
+            staged.filled = staged.filled or drawn > 0
+            moved += self._run(staged.sql.make_way(conflict))
+        self._note_way(staged, moved)
+        for key in staged.table.shape.incoming:
+            behind = self._batch.get(key.table)
+            if behind is not None and behind.table.stay and not behind.table.nulls(key):
+                drawn = self._run(behind.sql.draw_behind(key, staged.sql))
+                behind.filled = behind.filled or drawn > 0
+                gone = self._run(behind.sql.make_way_behind(key, staged.sql))
+                self._note_way(behind, gone)
+                moved += gone
         return moved
+
+    def _note_way(self, staged: Staged, count: int) -> None:
+        if count:
+            self.made_way[staged.table.name] = self.made_way.get(staged.table.name, 0) + count
 
     def again(self) -> None:
         """Follow the rules again, after rows were taken out."""

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from psycopg import sql
 
 from replicator.sql_parts import Sql, all_of, column, equal, identifiers
-from replicator_apply.plan import KEPT, Table
+from replicator_apply.plan import KEPT, LEFT, Table
 
 GONE = sql.SQL("0, false, true, false, false, false")
 """Values of the control columns behind `_set` for a key that is gone, in the order of `LOADED`."""
@@ -95,6 +95,7 @@ class TableText:
             "rv": self.same_key("r", "v"),
             "tr": self.same_key("t", "r"),
             "kept": sql.Literal(KEPT),
+            "left": sql.Literal(LEFT),
             "ours": among(m.subscription for m in table.memberships),
             "known": among([KEPT, *(m.subscription for m in table.memberships)]),
             "name": sql.Literal(str(table.name)),
@@ -129,6 +130,10 @@ class TableText:
         A subscription that rests, because nobody declares it any more, holds no row here.
         """
         return self._has_receipt(alias, "r.subscription_id IN ({other_streams})")
+
+    def has_left(self, alias: str) -> Sql:
+        """Whether the row of an alias left, and stays by its policy."""
+        return self._has_receipt(alias, "r.subscription_id = {left}")
 
     def is_local(self, alias: str) -> Sql:
         """Whether a local row stands under the key of an alias: it clashes, or is adopted."""

@@ -9,7 +9,8 @@ A staged row has the table's written columns, all nullable, and:
     _read      whether a fetch has read it
     _born      whether the first that the batch tells of it is its creation
     _base      whether what stood before is the same row, and has the columns that did not come
-    _verdict   w: written, l: leaves, k: leaves and is kept for a local row
+    _verdict   w: written, l: leaves, k: leaves and is kept for a local row, s: leaves and stays by
+               its policy
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
 """The target's part of `replicator status`: positions, subscriptions, runs. Blocks on Postgres."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import psycopg
@@ -8,12 +9,16 @@ from msgspec import structs
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from replicator.models import BackfillRun, StreamPosition, Subscription, WantedRow
+from replicator.compiler import find_model, table_of
+from replicator.declare import declared_hooks
+from replicator.errors import WrongDeclaration
+from replicator.models import AppliedCall, BackfillRun, StreamPosition, Subscription, WantedRow
 from replicator.plan import full_name
 from replicator.positions import Lsn, format_lsn
 from replicator.postgres import driver_errors
 from replicator.settings import ReplicatorSettings
-from replicator.status import Held, Problem, Run, TargetStream
+from replicator.status import DueCalls, Held, Problem, Run, TargetStream
+from replicator_apply.calls import TRIES
 from replicator_apply.lock import is_locked
 from replicator_apply.state import Place, copied
 
@@ -37,6 +42,7 @@ def collect(
         positions = {(row["source"], row["stream"]): row for row in _read(connection, _POSITIONS)}
         wanted = {(row["source"], row["stream"]): row for row in _read(connection, _WANTED)}
         held = _held(connection, settings)
+        due = _due(connection)
     declared = {Place(each.source, each.stream) for each in settings.subscriptions}
     places = sorted({*map(Place._make, (*positions, *held)), *declared})
     return tuple(
@@ -47,6 +53,7 @@ def collect(
                 place in declared,
                 is_locked(connection, place),
                 held.get(place, ()),
+                due.get(place, ()),
             ),
             positions.get(place),
             wanted.get(place, {}),
@@ -63,6 +70,7 @@ class _Look(NamedTuple):
         declared: the settings subscribe to something of it.
         active: a worker applies it here.
         held: its subscriptions, declared or not.
+        due: calls of functions that are still to be made.
     """
 
     environment: str
@@ -70,6 +78,7 @@ class _Look(NamedTuple):
     declared: bool
     active: bool
     held: tuple[Held, ...]
+    due: tuple[DueCalls, ...]
 
 
 def _stream(
@@ -79,10 +88,12 @@ def _stream(
         *look.place,
         active=look.active,
         subscriptions=look.held,
+        due=look.due,
         problems=(
             *_not_going(look, position),
             *_of_subscriptions(look.held),
             *_of_wanted(position, wanted),
+            *_of_calls(look),
         ),
     )
     if position is None:
@@ -136,6 +147,25 @@ def _of_wanted(position: Mapping[str, Any] | None, wanted: Mapping[str, Any]) ->
     elif wanted["age"] > _STALE:
         remedy = "See that capture runs there, and that its TARGETS name this environment."
         yield Problem(f"{what} has not answered for {wanted['age']:,.0f} s.", remedy)
+
+
+def _of_calls(look: _Look) -> Iterator[Problem]:
+    """Say why functions are not called."""
+    for due in look.due:
+        what = f"{due.calls:,} call(s) of {due.function} for {due.table} are due"
+        if not due.declared:
+            remedy = "Declare it again (on_applied), or delete its rows of replicator_appliedcall."
+            yield Problem(f"{what}, and no code declares it.", remedy)
+        elif due.failing is not None:
+            rest = f", {due.resting:,} of them rest" if due.resting else ""
+            yield Problem(
+                f"{what}{rest}: it has failed for {due.failing:,.0f} s: {due.error}",
+                "Mend the function and restart apply, whose log says where it fails; what passes "
+                "by itself needs nobody: it is called again.",
+            )
+        elif look.active and due.age > _STALE:
+            remedy = "See whether it hangs or is slow; apply calls it again when it is restarted."
+            yield Problem(f"{what}, the oldest for {due.age:,.0f} s.", remedy)
 
 
 def _of_subscriptions(held: tuple[Held, ...]) -> list[Problem]:
@@ -193,6 +223,19 @@ def _held(
             row["gate"],
         )
         found[place] = (*found.get(place, ()), held)
+    return found
+
+
+def _due(connection: psycopg.Connection) -> dict[tuple[str, str], tuple[DueCalls, ...]]:
+    declared = set()
+    for hook in declared_hooks():
+        with suppress(WrongDeclaration):
+            declared.add((hook.name, str(table_of(find_model(hook.label)))))
+    found: dict[tuple[str, str], tuple[DueCalls, ...]] = {}
+    for row in _read(connection, _CALLS):
+        place = (row.pop("source"), row.pop("stream"))
+        known = (row["function"], row["table"]) in declared
+        found[place] = (*found.get(place, ()), DueCalls(**row, declared=known))
     return found
 
 
@@ -256,6 +299,14 @@ _RUNS = _compose(
     " FROM {} WHERE state IN ('running', 'paused', 'waiting')",
     BackfillRun,
 )
+_CALLS = sql.SQL(
+    "SELECT source, stream, function, table_name AS table, count(*) AS calls,"
+    " extract(epoch FROM now() - min(created_at))::float8 AS age,"
+    " count(*) FILTER (WHERE tries >= {tries}) AS resting,"
+    " extract(epoch FROM now() - min(failed_at))::float8 AS failing,"
+    " coalesce((array_agg(error ORDER BY tried_at DESC NULLS LAST))[1], '') AS error"
+    " FROM {table} GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"
+).format(tries=TRIES, table=sql.Identifier(_SCHEMA, AppliedCall._meta.db_table))
 _RECEIPT_TABLES = (
     "SELECT table_name::text FROM information_schema.columns"
     " WHERE table_schema = %s AND column_name = 'subscription_id' ORDER BY 1"

@@ -1,19 +1,23 @@
 """Settings, declarations and stored state → the plan of one stream. Blocks on Postgres."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from replicator.datasets import find_dataset
+from replicator.declare import declared_hooks
 from replicator.errors import ConfigurationError
-from replicator.plan import DatasetPlan
+from replicator.plan import DatasetPlan, Release, TableName
 from replicator.settings import ReplicatorSettings, Subscription
+from replicator.sql_parts import equal
 from replicator_apply.catalog import read_shapes
 from replicator_apply.defaults import absent_values, defaults
 from replicator_apply.make_plan import make_plan
 from replicator_apply.names import LocalKeys
-from replicator_apply.plan import SubscribedDataset, TargetPlan
+from replicator_apply.plan import LEFT, SubscribedDataset, TargetPlan
 from replicator_apply.prepare import ensure_receipts
 from replicator_apply.state import (
     Place,
@@ -124,6 +128,36 @@ def load_plan(connection: Connection, settings: ReplicatorSettings, place: Place
         local = LocalKeys(settings)
         local.load(connection, releases.values())
         keys_of = {name: local.of(release) for name, release in releases.items()}
-        plan = make_plan(subscribed, shapes, filled, absent, keys_of)
+        plan = make_plan(
+            subscribed,
+            shapes,
+            filled,
+            absent=absent,
+            keys_of=keys_of,
+            hooks=hooks_of(releases),
+        )
         ensure_receipts(connection, shapes, may_prepare=settings.auto_prepare)
+        _forget_removed(cursor, plan)
     return plan
+
+
+def _forget_removed(cursor: psycopg.Cursor[Any], plan: TargetPlan) -> None:
+    """Forget rows that left and stayed, and that somebody has deleted here."""
+    for table in plan.tables.values():
+        if table.stay:
+            cursor.execute(
+                sql.SQL(
+                    "DELETE FROM {} r WHERE r.subscription_id = {} "
+                    "AND NOT EXISTS (SELECT FROM {} t WHERE {})"
+                ).format(
+                    table.receipts, LEFT, table.identifier, equal(table.key, "t", table.key, "r")
+                )
+            )
+
+
+def hooks_of(releases: Mapping[TableName, Release]) -> dict[TableName, list[str]]:
+    """Name the functions that are called after rows of some tables were applied."""
+    return {
+        table: [h.name for h in declared_hooks() if h.label.lower() == release.label.lower()]
+        for table, release in releases.items()
+    }

@@ -5,9 +5,9 @@ from functools import cached_property
 
 from psycopg import sql
 
-from replicator.sql_parts import Sql, column, identifiers
+from replicator.sql_parts import Sql, column, equal, identifiers
 from replicator_apply.candidate_sql import CandidateSql
-from replicator_apply.catalog import PartialUnique
+from replicator_apply.catalog import Constraint, PartialUnique
 from replicator_apply.write_sql import WriteSql
 
 
@@ -143,12 +143,68 @@ class UniqueSql(WriteSql, CandidateSql):
     def evict_unsure(self, conflict: Sql) -> str:
         """Take out those of them whose old version stands: the source cannot hold it; fetch."""
         return self.compose(
-            "UPDATE {candidates} v SET _wanted = true, {may} FROM {table} t WHERE {tv} "
+            "UPDATE {candidates} v SET _wanted = true, {out}{may} FROM {table} t WHERE {tv} "
             "AND v._verdict = 'o' AND {inside} AND EXISTS (SELECT FROM {stage} s WHERE {conflict})",
+            out=sql.SQL("_way = true, " if self.table.stay else ""),
             may=self.shut_out,
             inside=self.any_flag("_in"),
             conflict=conflict,
         )
+
+    def draw_left(self, conflict: Sql) -> str:
+        """Draw in rows that left and stay, on a unique value of a row that is written."""
+        return self.draw(
+            "JOIN {stage} s ON {conflict} WHERE {has_left} AND NOT {elsewhere}",
+            conflict=conflict,
+            has_left=self.has_left("t"),
+            elsewhere=self.is_held_elsewhere("t"),
+        )
+
+    def make_way(self, conflict: Sql) -> str:
+        """Have those make way, and the ones that are about to stay: both cannot be here."""
+        return self.compose(
+            "UPDATE {candidates} v SET _way = true, _held = true FROM {table} t WHERE {tv} "
+            "AND {stays} AND EXISTS (SELECT FROM {stage} s WHERE {conflict})",
+            stays=self._stays,
+            conflict=conflict,
+        )
+
+    @property
+    def _stays(self) -> Sql:
+        """Whether a candidate left and stays, or is about to, and does not make way yet."""
+        return self.part(
+            "NOT v._way AND NOT {inside} AND (v._verdict = 's' OR {has_left})",
+            inside=self.any_flag("_in"),
+            has_left=self.has_left("v"),
+        )
+
+    def draw_behind(self, key: Constraint, to: "UniqueSql") -> str:
+        """Draw in rows that left and stay, and point at rows that make way."""
+        return self.draw(
+            "JOIN {pointed} o ON {to} JOIN {parents} p ON {po} WHERE p._way AND {has_left} "
+            "AND NOT {elsewhere}",
+            **self._behind(key, to),
+            has_left=self.has_left("t"),
+            elsewhere=self.is_held_elsewhere("t"),
+        )
+
+    def make_way_behind(self, key: Constraint, to: "UniqueSql") -> str:
+        """Have what stays, and points at rows that make way, go with them."""
+        return self.compose(
+            "UPDATE {candidates} v SET _way = true, _held = true FROM {table} t "
+            "JOIN {pointed} o ON {to} JOIN {parents} p ON {po} WHERE {tv} AND p._way AND {stays}",
+            **self._behind(key, to),
+            stays=self._stays,
+        )
+
+    def _behind(self, key: Constraint, to: "UniqueSql") -> dict[str, Sql]:
+        # By way of the table: of a row that is gone its candidate has the key alone.
+        return {
+            "pointed": to.table.identifier,
+            "parents": to.table.candidates,
+            "to": equal(key.columns, "t", key.to_columns, "o"),
+            "po": to.same_key("p", "o"),
+        }
 
     def count_local_values(self, columns: Sequence[str]) -> str:
         """Count local or kept rows that stand on a unique value; no other is left there by now."""

@@ -81,6 +81,7 @@ class Why(msgspec.Struct, frozen=True):
         present: whether the table has it.
         kept: it left, and is kept because rows of these tables point at it: name and number.
         lacking: where NULL stands in place of this row: table and column, and number of rows.
+        stays: it left, and stays by this policy, `keep` or `soft` with the column; "" if not.
     """
 
     model: str
@@ -91,6 +92,7 @@ class Why(msgspec.Struct, frozen=True):
     wanted: tuple[Waiting, ...] = ()
     nulled: tuple[Nulled, ...] = ()
     lacking: dict[str, int] = {}
+    stays: str = ""
 
     @property
     def replicated(self) -> bool:
@@ -114,6 +116,8 @@ def _key(text: str) -> str:
 def _summary(why: Why) -> str:
     if why.replicated:
         return "is here: replication put it there."
+    if why.present and why.stays:
+        return f"is here, and has left every dataset: it stays by their policy ({why.stays})."
     if why.kept is not None:
         return "is here, and has left every dataset: it is kept because of rows that point at it."
     if why.present:

@@ -27,6 +27,7 @@ from replicator_apply.catalog import TableShape, read_shape, read_shapes
 from replicator_apply.make_plan import make_plan
 from replicator_apply.plan import (
     KEPT,
+    LEFT,
     SubscribedDataset,
     Table,
     TargetPlan,
@@ -115,6 +116,7 @@ class _Look:
     def __init__(self, connection: Connection, release: Release, values: Sequence[str]) -> None:
         self._connection, self._release = connection, release
         self._shape = read_shape(connection, release.table)
+        self._policy = ""
         self._receipts = {name for (name,) in connection.execute(_RECEIPT_TABLES)}
         self._key = {
             name: sql.SQL("{}::{}").format(
@@ -129,6 +131,7 @@ class _Look:
         receipts = self._own_receipts()
         named = (str(self._release.table), key)
         claims, lacking = self._claims(receipts, present=present)
+        stays = (self._policy or "keep") if present and LEFT in receipts else ""
         return Why(
             self._release.label,
             key,
@@ -138,6 +141,7 @@ class _Look:
             tuple(Waiting(*row) for row in self._connection.execute(_WANTED, named)),
             tuple(Nulled(*row) for row in self._connection.execute(_NULLED, named)),
             lacking,
+            stays,
         )
 
     def _one(self, statement: sql.Composed) -> object:
@@ -190,6 +194,8 @@ class _Look:
         for place, group in groupby(stored, key=lambda each: each.place):
             subscriptions = list(group)
             plan = self._plan(subscriptions)
+            table = plan.tables.get(self._release.table)
+            self._policy = str(table.stay) if table is not None and table.stay else self._policy
             for each in subscriptions:
                 judged = tuple(self._judge(plan, each.id, place, present=present))
                 if judged or each.id in receipts:

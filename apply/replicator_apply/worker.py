@@ -7,7 +7,7 @@ that keeps two workers from applying the same batch, whatever the lock does.
 import logging
 import time
 from collections.abc import Collection, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,8 @@ from replicator_apply.assemble import Transaction
 from replicator_apply.backfill import turn_pages
 from replicator_apply.batch import Applier, Batch, Overtaken
 from replicator_apply.bootstrap import first_position
+from replicator_apply.caller import Callers, calling
+from replicator_apply.calls import Due, due_calls
 from replicator_apply.connection import connect_target
 from replicator_apply.consume import Consumer, NewEpoch, consumer_at
 from replicator_apply.lock import try_lock
@@ -107,14 +109,19 @@ class Worker:
                 return
             with driver_errors("preparing the target"), connection.cursor() as cursor:
                 self._ungate(cursor, every=True)
-            while not self._stop.is_set():
-                try:
-                    self._apply_stream(connection)
-                except (Stopped, BadRecord) as error:
-                    self._stand(connection, error)
-                except DatabaseUnavailable as error:
-                    self._note_limit(connection, error)
-                    raise
+            with self._calling() as self._callers:
+                while not self._stop.is_set():
+                    try:
+                        self._apply_stream(connection)
+                    except (Stopped, BadRecord) as error:
+                        self._stand(connection, error)
+                    except DatabaseUnavailable as error:
+                        self._note_limit(connection, error)
+                        raise
+
+    def _calling(self) -> AbstractContextManager[Callers]:
+        """Call the functions of `on_applied` meanwhile."""
+        return calling(self._settings, self._place)
 
     def _become_active(self, connection: psycopg.Connection[Any]) -> bool:
         """Wait until no other worker holds the stream; False if told to stop meanwhile."""
@@ -312,6 +319,7 @@ class Worker:
         finally:
             for transaction in batch.transactions:
                 transaction.close()
+        self._callers.tell()
         if self._stopped:
             self._stopped = False
             self._counted = ""
@@ -356,6 +364,13 @@ class Worker:
             counter(metrics.ROWS).labels(*place, str(table), op).inc(number)
         for name, number in written.absent.items():
             counter(metrics.ABSENT).labels(*place, str(name)).inc(number)
+        for name, number in written.made_way.items():
+            logger.warning(
+                "%d row(s) of %s that left did not stay: other rows have their unique values.",
+                number,
+                name,
+                extra={"event": "left_made_way", "table": str(name), "rows": number},
+            )
         counter(metrics.TRANSACTIONS).labels(*place).inc(len(batch.transactions))
         histogram(metrics.BATCH_ROWS).labels(*place).observe(
             sum(t.size for t in batch.transactions)
@@ -416,6 +431,7 @@ class Worker:
                 environment = self._settings.environment
                 self._asker.report(make_report(cursor, self._place, environment, dry=self._dry))
                 self._show_wanted(wanted_by_table(cursor, self._place))
+                self._measure_calls(cursor)
         counter(metrics.REQUESTS).labels(*self._place).inc(asked)
         self._show_wanted({name: n for name, n in wanted.items() if n <= FEW}, wanted)
         return False
@@ -425,6 +441,15 @@ class Worker:
         for table in map(str, self._applier.plan.tables):
             if table in wanted or table not in more:
                 gauge(metrics.WANTED).labels(*self._place, table).set(wanted.get(table, 0))
+
+    def _measure_calls(self, cursor: psycopg.Cursor[Any]) -> None:
+        """Tell how many calls of functions are due, of the tables that have some."""
+        hooked = [str(name) for name, table in self._applier.plan.tables.items() if table.hooks]
+        due = due_calls(cursor, self._place) if hooked else {}
+        for name in hooked:
+            calls, age = due.get(name, Due(0, 0.0))
+            gauge(metrics.CALLS_DUE).labels(*self._place, name).set(calls)
+            gauge(metrics.CALLS_AGE).labels(*self._place, name).set(age)
 
     def _ask_checks(self, cursor: psycopg.Cursor[Any], gates: Mapping[int, str]) -> int:
         """Ask for what is compared; give the number of requests.

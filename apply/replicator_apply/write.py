@@ -32,12 +32,14 @@ class Written:
     """Rows written, by table and op: c inserted, u updated, d deleted.
 
     `judged`: the rules had to look, so that rows may be wanted or kept now. `absent`: deletes of
-    rows that should have been here and were not.
+    rows that should have been here and were not. `made_way`: rows that left and should have stayed,
+    and whose unique value another row has.
     """
 
     rows: dict[tuple[TableName, str], int] = field(default_factory=dict)
     judged: bool = False
     absent: dict[TableName, int] = field(default_factory=dict)
+    made_way: dict[TableName, int] = field(default_factory=dict)
 
     def add(self, table: TableName, op: str, count: int) -> None:
         """Count rows."""
@@ -71,6 +73,7 @@ def write(cursor: Cursor, rules: Rules, batch: Mapping[TableName, Staged]) -> Wr
         written = _write_rows(cursor, rules, _filled(batch), freeing=True)
     rules.want()
     written.judged = True
+    written.made_way = rules.made_way
     return written
 
 
@@ -99,6 +102,8 @@ def _receipts(cursor: Cursor, staged: Staged) -> None:
         cursor.execute(staged.sql.receipts_enter(membership))
         cursor.execute(staged.sql.receipts_leave(membership))
     cursor.execute(staged.sql.receipts_kept, prepare=False)
+    if staged.table.stay:
+        cursor.execute(staged.sql.receipts_stay)
 
 
 def _write_rows(
@@ -108,8 +113,20 @@ def _write_rows(
     for staged in filled:
         _receipts(cursor, staged)
     rules.null_missing()
+    for staged in filled:
+        if staged.table.hooks:
+            cursor.execute(staged.sql.call_for_written)
+    marked = Written()
+    for staged in filled:
+        if staged.table.mark:
+            # Before others take their unique values, which may be free once they are marked.
+            marked.add(staged.table.name, "u", cursor.execute(staged.sql.mark_left).rowcount)
     parked = [staged for staged in filled if freeing and _free_unique_values(cursor, staged)]
     written = _upsert_and_delete(cursor, filled, parked=parked)
+    written.merge(marked)
+    for staged in filled:
+        if staged.table.stay:
+            cursor.execute(staged.sql.receipts_back)
     rules.restore()
     for staged in filled:
         if staged.sql.check_unique is not None:
@@ -178,8 +195,11 @@ def _free_unique_values(cursor: Cursor, staged: Staged) -> bool:
 def _refuse_local_values(cursor: Cursor, staged: Staged, columns: Sequence[str]) -> None:
     found = cursor.execute(staged.sql.count_local_values(columns)).fetchone()
     if found and found[0]:
+        which = (
+            "local row(s), or row(s) that left and stay," if staged.table.stay else "local row(s)"
+        )
         raise Clash(
-            f"{found[0]} local row(s) of table {staged.table.name} hold values of the unique "
+            f"{found[0]} {which} of table {staged.table.name} hold values of the unique "
             f"column(s) {', '.join(columns)} that rows of the dataset have. "
             "Nothing of this batch was written."
         )

@@ -6,10 +6,10 @@ from functools import cached_property
 from psycopg import sql
 
 from replicator.sql_parts import Sql, column
-from replicator_apply.sql_text import TableText
+from replicator_apply.call_sql import CallSql
 
 
-class WriteSql(TableText):
+class WriteSql(CallSql):
     """Statements that write staged rows; `_verdict` says which."""
 
     def update(self, columns: Sequence[str], number: int) -> str | None:
@@ -17,16 +17,33 @@ class WriteSql(TableText):
         return self._update(self.table.identifier, columns, number)
 
     def _update(self, rows: Sql, columns: Sequence[str], number: int) -> str | None:
-        settable = self._settable(columns)
-        if not settable:
+        assignments = self._assigned(columns)
+        if not assignments:
             return None
         return self.compose(
             "UPDATE {rows} t SET {assignments} FROM {stage} s "
             "WHERE {ts} AND s._verdict = 'w' AND s._set = {number}",
-            assignments=self._assignments(settable),
+            assignments=sql.SQL(", ").join(assignments),
             number=sql.Literal(number),
             rows=rows,
         )
+
+    def _assigned(self, columns: Sequence[str]) -> list[Sql]:
+        """Assign columns that came; one that marks rows which left is reset where one is back."""
+        settable = self._settable(columns)
+        assigned = [self._assignments(settable)] if settable else []
+        if (mark := self.table.mark) is not None:
+            back = "{column} = CASE WHEN {has_left} THEN {free} ELSE {old} END"
+            assigned.append(
+                self.part(
+                    back,
+                    column=column(mark.column),
+                    has_left=self.has_left("s"),
+                    free=sql.SQL("false" if mark.flag else "NULL"),
+                    old=column(mark.column, "t"),
+                )
+            )
+        return assigned
 
     def _settable(self, columns: Sequence[str]) -> list[str]:
         """Leave out the key, unless it may be here in another spelling."""
@@ -55,6 +72,28 @@ class WriteSql(TableText):
                     for name, text in self.table.defaults.items()
                 ]
             ),
+        )
+
+    @cached_property
+    def mark_left(self) -> str:
+        """Mark the rows that leave and stay; the time at which one was marked here before stays."""
+        if (mark := self.table.mark) is None:
+            raise LookupError(str(self.table.name))
+        time = self.part("coalesce({old}, now())", old=column(mark.column, "t"))
+        return self.compose(
+            "UPDATE {table} t SET {column} = {marked} FROM {stage} s "
+            "WHERE {ts} AND s._verdict = 's' AND NOT {elsewhere}",
+            column=column(mark.column),
+            marked=sql.SQL("true") if mark.flag else time,
+            elsewhere=self.is_held_elsewhere("s"),
+        )
+
+    @cached_property
+    def receipts_back(self) -> str:
+        """Forget that rows left, which are written again."""
+        return self.compose(
+            "DELETE FROM {receipts} r USING {stage} s WHERE {rs} AND s._verdict = 'w' "
+            "AND r.subscription_id = {left}"
         )
 
     @cached_property

@@ -9,30 +9,47 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from replicator.declare import Children, Dataset, Referenced, Rows, dataset, opt_in, opt_out
+    from replicator.applied import Applied
+    from replicator.declare import (
+        Children,
+        Dataset,
+        Referenced,
+        Rows,
+        dataset,
+        on_applied,
+        opt_in,
+        opt_out,
+    )
     from replicator.rule_sets import closure_of, rows_for_app, rows_for_derived_models
 
 __all__ = [
+    "Applied",
     "Children",
     "Dataset",
     "Referenced",
     "Rows",
     "closure_of",
     "dataset",
+    "on_applied",
     "opt_in",
     "opt_out",
     "rows_for_app",
     "rows_for_derived_models",
 ]
 
-_HELPERS = frozenset({"closure_of", "rows_for_app", "rows_for_derived_models"})
+_ELSEWHERE = {
+    "Applied": "replicator.applied",
+    **dict.fromkeys(
+        ("closure_of", "rows_for_app", "rows_for_derived_models"), "replicator.rule_sets"
+    ),
+}
+"""Modules of the names that are not in `replicator.declare`."""
 
 
 def __getattr__(name: str) -> object:
     """Load a public name. Raises AttributeError for any other."""
     if name in __all__:
-        module = "replicator.rule_sets" if name in _HELPERS else "replicator.declare"
-        return getattr(import_module(module), name)
+        return getattr(import_module(_ELSEWHERE.get(name, "replicator.declare")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -14,10 +14,14 @@
     E039 rows that are pulled in, or wait for others, could never come
     E040 a dataset's function has a parameter that no subscription can give
     E041 a subscription's arguments do not fit       E042 a dataset's function fails
+    E043 a function waits for rows of a model that is not opted in
+    E044 it is said in several ways what becomes of rows that leave
+    E045 a column cannot mark rows that leave
     W002 DATABASE is not Postgres                     W003 nothing publishes a stream
     W004 an opted-in model is not managed
     W006 an excluded column leaves rows that a target cannot insert
     W007 NULL in a foreign key may clash in a unique constraint that takes NULLs for equal
+    W008 rows that left may not stay, because other rows have their unique values
 
 `replicator check` runs these strictly and adds probes of database and log.
 """
@@ -44,6 +48,7 @@ from replicator.declare import (
     AnyDataset,
     Dataset,
     declared_datasets,
+    declared_hooks,
     declared_opt_ins,
     declared_opt_outs,
     place_of,
@@ -51,7 +56,7 @@ from replicator.declare import (
 )
 from replicator.errors import ConfigurationError, WrongDeclaration
 from replicator.plan import DatasetPlan, Edge, Release, split_name
-from replicator.relations import rings, stuck, undecided
+from replicator.relations import on_leave, rings, stuck, undecided
 from replicator.settings import ANY_DATASET, ReplicatorSettings, Subscription, load_settings
 from replicator.signature import needs_arguments, signature_of
 
@@ -66,7 +71,7 @@ def static_messages(*, strict: bool = False) -> list[CheckMessage]:
         strict: a model that is neither opted in nor out is an error, not a warning.
     """
     plans: list[DatasetPlan] = []
-    messages = [*_opt_ins(), *_opt_outs(), *_coverage(strict), *_datasets(plans)]
+    messages = [*_opt_ins(), *_opt_outs(), *_coverage(strict), *_datasets(plans), *_hooks()]
     for plan in plans:
         messages += _foreign_keys(plan)
     try:
@@ -139,6 +144,23 @@ def _opt_outs() -> Iterator[CheckMessage]:
             find_model(label)
         except WrongDeclaration as error:
             yield _error(error, place_of(label))
+
+
+def _hooks() -> Iterator[CheckMessage]:
+    opted_in = {declaration.label.lower() for declaration in declared_opt_ins()}
+    for hook in declared_hooks():
+        try:
+            label = find_model(hook.label)._meta.label
+        except WrongDeclaration as error:
+            yield _error(error, hook.place, "on_applied: ")
+            continue
+        if label.lower() not in opted_in:
+            yield Error(
+                f"on_applied({label}): the model is not opted in, so {hook.name} is never called",
+                hint=f'Add opt_in("{label}"), or name the model whose table has the rows.',
+                obj=hook.place,
+                id="replicator.E043",
+            )
 
 
 def _coverage(strict: bool) -> Iterator[CheckMessage]:
@@ -216,6 +238,7 @@ def _foreign_keys(plan: DatasetPlan) -> Iterator[CheckMessage]:
         )
     yield from _ring_errors(f"Dataset {plan.full_name!r}", [plan])
     yield from _equal_nulls(plan)
+    yield from _unique_values_that_stay(plan)
 
 
 def _ring_errors(where: str, plans: Sequence[DatasetPlan]) -> Iterator[CheckMessage]:
@@ -243,6 +266,19 @@ def _equal_nulls(plan: DatasetPlan) -> Iterator[CheckMessage]:
                     hint="Use required in place of null, or let NULLs be distinct.",
                     id="replicator.W007",
                 )
+
+
+def _unique_values_that_stay(plan: DatasetPlan) -> Iterator[CheckMessage]:
+    kept = {policy.table: policy for policy in plan.on_leave if policy.action != "delete"}
+    for release in plan.releases:
+        for columns in release.unique if release.table in kept else ():
+            yield Advice(
+                f"Dataset {plan.full_name!r}: rows of {release.label} that left stay only until "
+                f"another row has their value of {', '.join(columns)}, which is unique",
+                hint="Narrow the constraint to rows that are not marked: soft, and "
+                "UniqueConstraint(condition=…). Or take it for what you want.",
+                id="replicator.W008",
+            )
 
 
 def _fields_of(label: str, edge: Edge) -> set[str]:
@@ -291,6 +327,19 @@ def _plans_of_targets(settings: ReplicatorSettings) -> Iterator[CheckMessage]:
                 plans.append(find_dataset(name, arguments))
         if len(plans) > 1 and not any(rings([plan]) for plan in plans):
             yield from _ring_errors(f"The subscriptions to {source}", plans)
+        yield from _quarrels(f"The subscriptions to {source}", plans)
+
+
+def _quarrels(where: str, plans: Sequence[DatasetPlan]) -> Iterator[CheckMessage]:
+    """Find tables of whose rows that leave several datasets say different things."""
+    for table, label in sorted({(r.table, r.label) for plan in plans for r in plan.releases}):
+        if len(said := on_leave(plans, table)) > 1:
+            yield Error(
+                f"{where} say different things of rows of {label} that leave: "
+                f"{', and '.join(map(str, said))}",
+                hint="Say the same in all of these datasets, or in one of them only.",
+                id="replicator.E044",
+            )
 
 
 def _unknown(where: str, name: str) -> CheckMessage:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import Any, cast
 
-from django.db.models import Field, Model
+from django.db.models import BooleanField, DateTimeField, Field, Model
 from django.db.models import ForeignKey as DjangoForeignKey
 
 from replicator.columns import column_name
@@ -32,6 +32,7 @@ from replicator.plan import (
     DatasetPlan,
     Edge,
     Filter,
+    OnLeave,
     ReferencedRule,
     Release,
     RowsRule,
@@ -131,6 +132,7 @@ class _Compilation:
             nulls,
             required,
             self._arguments,
+            self._on_leave(declared),
         )
 
     # Models --------------------------------------------------------------------------------------
@@ -169,6 +171,24 @@ class _Compilation:
                     self._release(parent._meta.label)
                     todo.append(parent._meta.label)
                 yield release.label, self._edge(release, link)
+
+    # Rows that leave -----------------------------------------------------------------------------
+
+    def _on_leave(self, declared: Iterable[Declared]) -> tuple[OnLeave, ...]:
+        said: dict[str, OnLeave] = {}
+        for rule in declared:
+            if rule.on_leave is None and rule.soft is None:
+                continue
+            release = self._release(rule.label)
+            policy = _policy(rule, release)
+            if said.setdefault(release.label, policy) != policy:
+                raise WrongDeclaration(
+                    f"Dataset {self._full_name!r}: rules on {release.label} say different things "
+                    f"of rows that leave: {said[release.label]}, and {policy}",
+                    check_id="replicator.E044",
+                    remedy="Say it once; a rule that says nothing follows the others.",
+                )
+        return tuple(said.values())
 
     # Edges ---------------------------------------------------------------------------------------
 
@@ -330,6 +350,31 @@ class _Compilation:
                 check_id="replicator.E037",
                 remedy=remedy,
             )
+
+
+def _policy(rule: Declared, release: Release) -> OnLeave:
+    if rule.soft is None:
+        return OnLeave(release.table, rule.on_leave or "delete")
+    fields = find_model(release.label)._meta.local_concrete_fields
+    field = next((f for f in fields if rule.soft in (f.name, column_name(f))), None)
+    if field is None:
+        known = ", ".join(f.name for f in fields if column_name(f) in release.excluded)
+        problem = f"soft names {rule.soft!r}, which the model's own table does not have"
+        remedy = f"Columns that do not travel: {known or 'none'}."
+    elif column_name(field) not in release.excluded:
+        problem = f"soft names {rule.soft!r}, which travels, or is not to be written"
+        remedy = f'Keep it in each environment: opt_in(…, exclude=["{rule.soft}"]).'
+    elif isinstance(field, BooleanField) or (isinstance(field, DateTimeField) and field.null):
+        flag = isinstance(field, BooleanField)
+        return OnLeave(release.table, "soft", column_name(field), flag)
+    else:
+        problem = f"soft names {rule.soft!r}, which can mark no row"
+        remedy = "Name a DateTimeField(null=True) or a BooleanField."
+    raise WrongDeclaration(
+        f"{type(rule).__name__}({release.label}): {problem}",
+        check_id="replicator.E045",
+        remedy=remedy,
+    )
 
 
 def _always_under(rules: Iterable[Rule], label: str, edge: Edge) -> bool:

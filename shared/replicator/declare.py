@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar, overload
 
 from django.db.models import Model, Q
 
+from replicator.applied import Applied
 from replicator.errors import ConfigurationError
 
 ModelRef: TypeAlias = type[Model] | str
@@ -49,13 +50,17 @@ class OptIn:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rule:
-    """What all rules have: a model, and what becomes of foreign keys that leave the dataset.
+    """What all rules have: a model, and what becomes of rows and foreign keys that leave.
 
     Attributes:
         model: the model or its label.
         where: conditions on the model's own, released columns.
         null: foreign keys in which NULL is written while the row pointed at is not here.
         required: foreign keys whose row waits until the row pointed at is here.
+        on_leave: what becomes in a target of a row that leaves: `delete` it, or `keep` it as a row
+            of the target's own; None: what other rules on the model say, else delete.
+        soft: keep it, and mark it in this field of the target alone: one for a date and time gets
+            the time, one for a truth value true; a row that comes back is not marked any more.
 
     Raises:
         ConfigurationError: one of them is something else.
@@ -66,10 +71,13 @@ class Rule:
     _: KW_ONLY
     null: Names = ()
     required: Names = ()
+    on_leave: Literal["delete", "keep"] | None = None
+    soft: str | None = None
 
     def __post_init__(self) -> None:
         where: object = self.where
         label = _label(self.model)
+        _refuse_policy(f"{type(self).__name__}({label})", self.on_leave, self.soft)
         if where is not None and not isinstance(where, Q):
             raise _wrong(
                 f"{type(self).__name__}({label}) has a {type(where).__name__} as its where",
@@ -90,6 +98,7 @@ class Rows(Rule):
         model: the model or its label.
         where: conditions on the model's own, released columns.
         null, required: policies of foreign keys, by name; see `Rule`.
+        on_leave, soft: what becomes of a row that leaves; see `Rule`.
     """
 
 
@@ -103,7 +112,7 @@ class Children(Rule):
             subtrees. Several: rows belong when all of these parents do, as a many-to-many table's.
             A generic foreign key leads to any model of the dataset; a generic relation,
             `app_label.Model.relation`, to its own.
-        where, null, required: as in `Rows`.
+        where, null, required, on_leave, soft: as in `Rows`.
     """
 
     of: Names = ()
@@ -117,7 +126,7 @@ class Referenced(Rule):
         model: the model or its label.
         via: the foreign keys that count, `app_label.Model.field`; None: all of the dataset's that
             point at the model.
-        where, null, required: as in `Rows`.
+        where, null, required, on_leave, soft: as in `Rows`.
     """
 
     via: Names | None = None
@@ -217,6 +226,59 @@ def dataset(name: str) -> Callable[[_Function], _Function]:
     return register
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Hook:
+    """A function that is called after rows of a model were applied here.
+
+    Attributes:
+        label: the model as it was named.
+        function: takes an `Applied`; what it returns counts for nothing.
+        place: file and line of the declaration.
+    """
+
+    label: str
+    function: Callable[[Applied], object]
+    place: str = ""
+
+    @property
+    def name(self) -> str:
+        """What names the function in the target's state: `module.name`."""
+        return f"{self.function.__module__}.{self.function.__qualname__}"
+
+
+_Hooked = TypeVar("_Hooked", bound=Callable[[Applied], object])
+
+
+@overload
+def on_applied(model: ModelRef, function: _Hooked) -> _Hooked: ...
+@overload
+def on_applied(model: ModelRef) -> Callable[[_Hooked], _Hooked]: ...
+def on_applied(
+    model: ModelRef, function: _Hooked | None = None
+) -> _Hooked | Callable[[_Hooked], _Hooked]:
+    """Have a function called after rows of a model were applied here; also as a decorator.
+
+    For caches and search indexes: the target's signals do not fire. The apply daemon calls it with
+    an `Applied`, after the commit and beside the stream, in the order of the commits, at least
+    once: what is to be told is stored in the transaction that writes the rows. One that raises is
+    called again later.
+
+    Args:
+        model: the model or its label.
+        function: of a module, or a method of a class there; None: decorate it.
+
+    Raises:
+        ConfigurationError: it is no function, or one of its name is there already.
+    """
+    label = _label(model)
+
+    def register(hooked: _Hooked) -> _Hooked:
+        _note_hook(label, hooked)
+        return hooked
+
+    return register if function is None else register(function)
+
+
 def opt_in(
     model: ModelRef,
     *,
@@ -266,6 +328,11 @@ def declared_opt_ins() -> tuple[OptIn, ...]:
     return tuple(_registry.opt_ins.values())
 
 
+def declared_hooks() -> tuple[Hook, ...]:
+    """Give every function to be called after apply, in the order of declaration."""
+    return tuple(_registry.hooks.values())
+
+
 def declared_opt_outs() -> tuple[str, ...]:
     """Give the labels of every model opted out, as they were named."""
     return tuple(_registry.opt_outs.values())
@@ -294,12 +361,16 @@ def no_declarations() -> Iterator[None]:
 
 @dataclass(slots=True)
 class _Registry:
-    """Everything declared; models, and the places that decide on them, by label in lower case."""
+    """Everything declared; models, and the places that decide on them, by label in lower case.
+
+    `hooks`: by that and the function's name.
+    """
 
     opt_ins: dict[str, OptIn] = field(default_factory=dict)
     opt_outs: dict[str, str] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
     datasets: dict[str, AnyDataset] = field(default_factory=dict)
+    hooks: dict[tuple[str, str], Hook] = field(default_factory=dict)
 
 
 _registry = _Registry()
@@ -353,6 +424,21 @@ def app_label_of(label: object) -> str:
     return label
 
 
+def _refuse_policy(rule: str, on_leave: object, soft: object) -> None:
+    if on_leave not in (None, "delete", "keep"):
+        raise _wrong(
+            f"{rule} has {on_leave!r} as its on_leave",
+            'Write on_leave="delete" or on_leave="keep", or name a field: soft="deleted_at".',
+        )
+    if soft is not None and not (isinstance(soft, str) and soft):
+        raise _wrong(f"{rule} has a soft that is no name", 'Name a field: soft="deleted_at".')
+    if soft is not None and on_leave is not None:
+        raise _wrong(
+            f"{rule} has both on_leave and soft",
+            "Keep one of them: soft alone keeps the row, and marks it.",
+        )
+
+
 def _refuse_rules(name: str, rules: tuple[object, ...]) -> None:
     if not rules:
         raise _wrong(f"Dataset {name!r} has no rule", "Give it at least one Rows(model).")
@@ -372,6 +458,21 @@ def _refuse_name(name: object) -> None:
     if name in _registry.datasets:
         before = _registry.datasets[name].place
         raise _wrong(f"Dataset {name!r} is declared already, at {before}", "Rename one of the two.")
+
+
+def _note_hook(label: str, function: object) -> None:
+    if not callable(function) or not hasattr(function, "__qualname__"):
+        raise _wrong(
+            f"on_applied({label}) has a {type(function).__name__} in place of a function",
+            "Give a function of a module: its name stands in the target's state.",
+        )
+    hook = Hook(label, function, _place())
+    known = _registry.hooks.setdefault((label.lower(), hook.name), hook)
+    if known is not hook:
+        raise _wrong(
+            f"on_applied({label}) has a function {hook.name} already, at {known.place}",
+            "Register it once, or rename one of the two.",
+        )
 
 
 def _note_decision(label: str) -> None:

@@ -52,7 +52,8 @@ class Node(msgspec.Struct, frozen=True):
         by: the foreign keys by which it hangs; none: by itself.
         on: the models that it hangs on, by each of these.
         where: its filter, as people read it; "" if every row passes.
-        policies: foreign keys of the model with a policy, at its first rule only.
+        policies: foreign keys of the model with a policy, and what becomes of rows that leave, at
+            its first rule only.
         again: what hangs on it is drawn elsewhere; it may be its own beginning.
         hanging: the rules that hang on the model.
     """
@@ -178,6 +179,9 @@ class _Tree:
             for edge in edges:
                 if edge.table == table:
                     yield f"{policy} {', '.join(edge.columns)}"
+        for said in self._plan.on_leave:
+            if said.table == table:
+                yield f"on leave: {said}"
 
 
 _KINDS: dict[type, Literal["Rows", "Children", "Referenced"]] = {

@@ -162,6 +162,31 @@ class NulledValue(models.Model):
         ]
 
 
+class AppliedCall(models.Model):
+    """Target: rows that were written, of which a function of `on_applied` is still to be told."""
+
+    source = models.CharField(max_length=63, help_text="The environment that publishes.")
+    stream = models.CharField(max_length=40, help_text="The stream's name.")
+    table_name = models.CharField(max_length=130, help_text="schema.table")
+    function = models.TextField(help_text="The function's module and name.")
+    inserted = models.JSONField(help_text="Keys, each an array of its values as Postgres' text.")
+    updated = models.JSONField(help_text="The same, of rows that were here already.")
+    deleted = models.JSONField(help_text="The same, of rows that are here no more.")
+    tries = models.IntegerField(db_default=0, help_text="How often it has failed.")
+    tried_at = models.DateTimeField(null=True, help_text="When it failed last.")
+    failed_at = models.DateTimeField(null=True, help_text="When it failed first.")
+    error = models.TextField(db_default="", blank=True, help_text="What it raised last.")
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = "replicator_appliedcall"
+        indexes: ClassVar = [
+            models.Index(
+                fields=["source", "stream", "function", "id"], name="replicator_appliedcall_order"
+            )
+        ]
+
+
 class BackfillRun(models.Model):
     """Target: one bringing of a whole subscription, resumable after each page."""
 

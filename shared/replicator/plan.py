@@ -182,6 +182,25 @@ class Edge(msgspec.Struct, frozen=True, omit_defaults=True):
         return f"{self.table.name}.{', '.join(self.columns)}{kind}"
 
 
+class OnLeave(msgspec.Struct, frozen=True):
+    """What becomes in a target of rows of a table that leave. The source need not know.
+
+    Attributes:
+        table: the table.
+        action: `delete`; `keep`, as rows of the target's own; `soft`: keep and mark them.
+        column: soft: the column that marks, which does not travel.
+        flag: soft: true marks, and not the time.
+    """
+
+    table: TableName
+    action: Literal["delete", "keep", "soft"]
+    column: str = ""
+    flag: bool = False
+
+    def __str__(self) -> str:
+        return f"soft {self.column}" if self.action == "soft" else self.action
+
+
 class RowsRule(msgspec.Struct, frozen=True, tag_field="rule", tag="rows"):
     """The rows of one model that pass a filter; all of them if it is None."""
 
@@ -220,6 +239,8 @@ class DatasetPlan(msgspec.Struct, frozen=True):
         nulls: foreign keys in which NULL is written while the row pointed at is not here.
         required: foreign keys whose row waits outside until the row pointed at is here.
         arguments: that these rules are for, as the subscription writes them; "" if there are none.
+        on_leave: what becomes of rows that leave, of the tables of which a rule says it; the
+            fingerprint does not change with it.
     """
 
     name: str
@@ -230,6 +251,7 @@ class DatasetPlan(msgspec.Struct, frozen=True):
     nulls: tuple[Edge, ...] = ()
     required: tuple[Edge, ...] = ()
     arguments: str = ""
+    on_leave: tuple[OnLeave, ...] = ()
 
     @property
     def full_name(self) -> str:

@@ -16,6 +16,7 @@ from replicator.plan import (
     DatasetPlan,
     Edge,
     Filter,
+    OnLeave,
     Or,
     ReferencedRule,
     Release,
@@ -123,6 +124,15 @@ def pulls(dataset: DatasetPlan, edge: Edge) -> bool:
 def nulls(datasets: Iterable[DatasetPlan]) -> frozenset[Edge]:
     """Give the edges with policy null; it is the same for every dataset of a plan."""
     return frozenset(edge for dataset in datasets for edge in dataset.nulls)
+
+
+def on_leave(datasets: Iterable[DatasetPlan], table: TableName) -> list[OnLeave]:
+    """Give what is said of rows of a table that leave, each once; more than one is a mistake.
+
+    Where nothing is said they are deleted. What one dataset says holds for all of a plan.
+    """
+    said = (policy for dataset in datasets for policy in dataset.on_leave)
+    return list(dict.fromkeys(policy for policy in said if policy.table == table))
 
 
 def gates(datasets: Sequence[DatasetPlan]) -> frozenset[Edge]:

@@ -106,6 +106,28 @@ class Held(msgspec.Struct, frozen=True):
     gate: str = ""
 
 
+class DueCalls(msgspec.Struct, frozen=True):
+    """Calls of one function of `on_applied` that are still to be made, for one table.
+
+    Attributes:
+        calls: how many.
+        age: of the oldest.
+        resting: how many have failed so often that those behind them go on.
+        failing: since the first failure of one that is still to be made; None: none has failed.
+        error: what was raised last, "" if nothing.
+        declared: whether this code declares the function for the table.
+    """
+
+    function: str
+    table: str
+    calls: int
+    age: float
+    resting: int = 0
+    failing: float | None = None
+    error: str = ""
+    declared: bool = True
+
+
 class TargetStream(msgspec.Struct, frozen=True):
     """One stream that this environment applies.
 
@@ -119,6 +141,7 @@ class TargetStream(msgspec.Struct, frozen=True):
         oldest_wanted: age of the oldest of them.
         source_report: what the source last told of itself.
         source_report_age: since it did.
+        due: calls of functions after apply that are still to be made.
     """
 
     source: str
@@ -134,6 +157,7 @@ class TargetStream(msgspec.Struct, frozen=True):
     source_report: dict[str, str | int | bool | None] = {}
     source_report_age: float | None = None
     subscriptions: tuple[Held, ...] = ()
+    due: tuple[DueCalls, ...] = ()
     problems: tuple[Problem, ...] = ()
 
 

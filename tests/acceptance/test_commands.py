@@ -1,8 +1,10 @@
 """The product as users run it: two environments of the sample project, commands as processes."""
 
 import json
+import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +29,11 @@ class Site:
         self._start = start
         self._environment = environment(conninfo, replicator)
         self.database = psycopg.connect(conninfo, autocommit=True)
+
+    def configure(self, *, add_path: str, **variables: str) -> None:
+        """Have commands started with other environment variables, and a folder to import from."""
+        path = os.pathsep.join([add_path, *filter(None, sys.path)])
+        self._environment = {**self._environment, **variables, "PYTHONPATH": path}
 
     def start(self, *command: str, log: str = "") -> Process:
         """Start a command."""

@@ -1,20 +1,23 @@
 """Plans and statements of a target: names of any kind, unions of rules, what pulls what."""
 
 import dataclasses
+from functools import cached_property
 
 import msgspec
 import psycopg.sql
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from psycopg import sql
 
-from replicator.errors import Unfit, Unwritable
+from replicator.errors import ConfigurationError, Unfit, Unwritable
 from replicator.plan import (
     ChildrenRule,
     Compare,
     DatasetPlan,
     Edge,
     ForeignKey,
+    OnLeave,
     Or,
     ReferencedRule,
     Release,
@@ -32,6 +35,7 @@ from replicator_apply.plan import (
     reading_columns,
     receipts_name,
 )
+from replicator_apply.table_sql import TableSql
 from replicator_apply.write import passing_value
 
 PARENT = TableName("public", "parent")
@@ -181,6 +185,83 @@ def test_local_rows_are_adopted_only_if_every_holder_says_so() -> None:
     two = (dataset(RowsRule("app.parent")), dataset(RowsRule("app.parent"), name="again"))
     assert plan_of(*two, on_clash=("adopt", "adopt")).tables[PARENT].adopts
     assert not plan_of(*two, on_clash=("adopt", "refuse")).tables[PARENT].adopts
+
+
+SOFT = OnLeave(CHILD, "soft", "local")
+
+
+def test_what_one_dataset_says_of_rows_that_leave_holds_for_all() -> None:
+    silent = dataset(RowsRule("app.child"), name="silent")
+    soft = msgspec.structs.replace(dataset(RowsRule("app.child"), name="soft"), on_leave=(SOFT,))
+    keep = msgspec.structs.replace(soft, name="keep", on_leave=(OnLeave(CHILD, "keep"),))
+    delete = msgspec.structs.replace(soft, name="delete", on_leave=(OnLeave(CHILD, "delete"),))
+    assert plan_of(silent).tables[CHILD].stay is None
+    assert plan_of(delete).tables[CHILD].stay is None
+    assert plan_of(silent, soft).tables[CHILD].stay == SOFT
+    assert plan_of(silent, soft).tables[CHILD].mark == SOFT
+    assert plan_of(keep).tables[CHILD].mark is None
+    with pytest.raises(ConfigurationError, match=r"app\.child that leave: soft local, and keep"):
+        plan_of(soft, keep)
+    with pytest.raises(ConfigurationError, match="keep, and delete"):
+        plan_of(keep, delete)
+
+
+def test_a_table_must_have_the_column_that_marks() -> None:
+    lacking = msgspec.structs.replace(SOFT, column="elsewhere")
+    soft = msgspec.structs.replace(dataset(RowsRule("app.child")), on_leave=(lacking,))
+    with pytest.raises(Unfit, match="elsewhere"):
+        plan_of(soft)
+
+
+NOT_FOR_ALL = ("mark_left", "call_for_written", "call_for_changed", "call_for_gone")
+
+
+def statements(plan: TargetPlan, name: TableName) -> dict[str, object]:
+    """Give the statements of a table, those without arguments and the ones that may differ."""
+    texts = {table.name: TableSql(table, "prod", "main") for table in plan.tables.values()}
+    text, table = texts[name], plan.tables[name]
+    names = [each for each in dir(TableSql) if each not in NOT_FOR_ALL]
+    found = {
+        n: getattr(text, n) for n in names if isinstance(getattr(TableSql, n), cached_property)
+    }
+    for need in table.needs:
+        found["null_held"] = text.null_held(need, texts)
+        found["restore"] = text.restore(need, texts)
+        found["null_staged"] = text.null_staged(need, texts)
+    for key in table.shape.incoming:
+        found["keep_for_ours"] = text.keep_for_ours(key, texts[key.table])
+    found["evict_unsure"] = text.evict_unsure(sql.SQL("TRUE"))
+    found["update"] = text.update(table.columns, 0)
+    return {n: each for n, each in found.items() if isinstance(each, str | list | None)}
+
+
+def differing(plan: TargetPlan, name: TableName) -> set[str]:
+    plain = statements(plan_of(dataset(RowsRule("app.parent"), RowsRule("app.child"))), name)
+    return {n for n, text in statements(plan, name).items() if text != plain[n]}
+
+
+def test_policies_and_functions_change_no_statement_of_other_tables() -> None:
+    rules = dataset(RowsRule("app.parent"), RowsRule("app.child"))
+    said = msgspec.structs.replace(rules, on_leave=(SOFT,))
+    soft = plan_of(said)
+    # A row that points at one of it may be one that stays.
+    assert differing(soft, PARENT) == {"keep_for_ours"}
+    changed = {
+        "create_candidates",
+        "conclude",
+        "evict_unsure",
+        "finish_stage",
+        "null_held",
+        "update",
+        "update_steady",
+    }
+    assert differing(soft, CHILD) == changed
+    hooked = make_plan(
+        [SubscribedDataset(1, rules, 3)], SHAPES, {PARENT: {}, CHILD: {}}, hooks={CHILD: ["a.told"]}
+    )
+    assert differing(hooked, PARENT) == set()
+    # Every change of it takes the way through the rules.
+    assert differing(hooked, CHILD) == {"null_held", "restore", "update_steady"}
 
 
 def test_the_fingerprint_changes_with_what_is_subscribed() -> None:

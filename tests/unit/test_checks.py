@@ -14,7 +14,17 @@ from django.db.models import Q
 from django.test import override_settings
 from django.test.utils import isolate_apps
 
-from replicator import Children, Dataset, Referenced, Rows, checks, dataset, opt_in, opt_out
+from replicator import (
+    Children,
+    Dataset,
+    Referenced,
+    Rows,
+    checks,
+    dataset,
+    on_applied,
+    opt_in,
+    opt_out,
+)
 from replicator.checks import static_messages
 from replicator.declare import no_declarations
 from tests.support.sample.kinds.models import Reading
@@ -121,6 +131,69 @@ def test_what_is_subscribed_to_is_compiled_with_its_arguments(wish, check_id):
 def by_id(*ids: int):
     """Give the questions of these keys."""
     return [Rows(Question, where=Q(pk__in=ids))]
+
+
+def test_a_function_for_rows_that_never_come():
+    def told(applied):
+        """Never called."""
+
+    on_applied("polls.Nothing", told)
+    on_applied("polls.question", told)
+    messages = static_messages()
+    ids = {m.id: m for m in messages if m.id in ("replicator.E010", "replicator.E043")}
+    assert "on_applied: There is no model polls.Nothing" in ids["replicator.E010"].msg
+    assert "polls.Question" in ids["replicator.E043"].msg
+    assert "test_checks.py:" in str(ids["replicator.E043"].obj)
+    opt_in(Question)
+    assert "E043" not in found()
+
+
+def test_rules_that_say_different_things_of_rows_that_leave():
+    opt_in("auth.User", only=["username"])
+    Dataset("said-once", Rows("auth.User"), Rows("auth.User", soft="last_login"))
+    assert set(found()) == {"W008"}
+    rules = Rows("auth.User", soft="is_staff"), Rows("auth.User", soft="last_login")
+    Dataset("soft-in-two-ways", *rules)
+    Dataset("kept-or-not", Rows("auth.User", on_leave="keep"), Rows("auth.User", on_leave="delete"))
+    messages = found()["E044"]
+    assert "soft is_staff, and soft last_login" in messages[0]
+    assert "keep, and delete" in messages[1]
+
+
+def test_subscriptions_that_say_different_things_of_rows_that_leave():
+    opt_in("auth.User", only=["email"])
+    Dataset("soft", Rows("auth.User", where=Q(pk=1), soft="last_login"))
+    Dataset("silent", Rows("auth.User", where=Q(pk=2)))
+    Dataset("kept", Rows("auth.User", where=Q(pk=3), on_leave="keep"))
+
+    def subscribed(*names: str) -> dict[str, list[str]]:
+        wishes = [{"source": "prod", "dataset": name} for name in names]
+        with override_settings(REPLICATOR=MINIMAL | {"SUBSCRIPTIONS": wishes}):
+            return found()
+
+    assert subscribed("soft", "silent") == {}
+    (message,) = subscribed("soft", "silent", "kept")["E044"]
+    assert "rows of auth.User that leave: keep, and soft last_login" in message
+
+
+@pytest.mark.parametrize(
+    "soft", ["nothing", "username", "email", "first_name", "date_joined", "id", "groups"]
+)
+def test_a_column_that_cannot_mark_rows(soft):
+    opt_in("auth.User", only=["username", "email"])
+    Dataset("users", Rows("auth.User", soft=soft))
+    (message,) = found()["E045"]
+    assert repr(soft) in message
+
+
+def test_unique_values_of_rows_that_stay_are_a_warning():
+    opt_in(Choice)
+    opt_in(Question, exclude=["author"])
+    Dataset("kept", Rows(Question, on_leave="keep"), Rows(Choice))
+    assert found() == {}
+    Dataset("choices", Rows(Question), Rows(Choice, on_leave="keep"))
+    (message,) = found()["W008"]
+    assert "question_id, rank" in message
 
 
 def test_another_database_than_postgres_is_a_warning(tmp_path):

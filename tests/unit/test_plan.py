@@ -10,12 +10,12 @@ from django.db import models
 from django.db.models import Q
 from django.test.utils import isolate_apps
 
-from replicator import Dataset, Rows, compiler, opt_in, opt_out
+from replicator import Children, Dataset, Rows, compiler, opt_in, opt_out
 from replicator.compiler import compile_release, releases, table_of, unfilled
 from replicator.datasets import compile_dataset, find_dataset
 from replicator.declare import OptIn, declared_datasets, declared_opt_ins, no_declarations, place_of
 from replicator.errors import ConfigurationError, WrongDeclaration
-from replicator.plan import CONTENT_TYPES, PERMISSIONS, ForeignKey, RowsRule, TableName
+from replicator.plan import CONTENT_TYPES, PERMISSIONS, ForeignKey, OnLeave, RowsRule, TableName
 from tests.support.sample.pages.models import Page
 from tests.support.sample.polls.models import Choice, Question, Vote
 
@@ -217,6 +217,21 @@ def test_wrong_datasets():
     assert "a, b, c" in caught.value.remedy
 
 
+def test_what_becomes_of_rows_that_leave_is_the_targets_own_matter():
+    opt_in("auth.User", only=["email"])
+    silent = compile_dataset(Dataset("silent", Rows("auth.User"), Rows("auth.User", Q(pk=1))))
+    soft = compile_dataset(
+        Dataset("soft", Rows("auth.User"), Rows("auth.User", Q(pk=1), soft="last_login"))
+    )
+    flag = compile_dataset(Dataset("flag", Rows("auth.User", soft="is_staff"), Rows("auth.User")))
+    keep = compile_dataset(Dataset("keep", Rows("auth.User", on_leave="keep")))
+    assert silent.on_leave == ()
+    assert soft.on_leave == (OnLeave(table("auth_user"), "soft", "last_login"),)
+    assert flag.on_leave == (OnLeave(table("auth_user"), "soft", "is_staff", flag=True),)
+    assert keep.on_leave == (OnLeave(table("auth_user"), "keep"),)
+    assert soft.fingerprint == silent.fingerprint
+
+
 def test_contradictions_are_refused_at_once():
     opt_in(Question)
     opt_out(Vote)
@@ -247,6 +262,10 @@ def test_contradictions_are_refused_at_once():
         (lambda: opt_in(Question, only=5), "names of fields"),
         (lambda: opt_in(Question, exclude=[Question]), "names of fields"),
         (lambda: opt_in(Question, stream=None), "stream"),
+        (lambda: Rows(Question, on_leave="ignore"), "has 'ignore' as its on_leave"),
+        (lambda: Rows(Question, soft=True), "soft that is no name"),
+        (lambda: Children(Choice, of="x", soft=""), "soft that is no name"),
+        (lambda: Rows(Question, on_leave="keep", soft="x"), "has both on_leave and soft"),
     ],
 )
 def test_a_value_of_a_wrong_type_is_refused_with_its_place(declare, problem):

@@ -12,8 +12,8 @@ import replicator
 
 def test_all_is_what_users_write():
     assert replicator.__all__ == [
-        *("Children", "Dataset", "Referenced", "Rows"),
-        *("closure_of", "dataset", "opt_in", "opt_out"),
+        *("Applied", "Children", "Dataset", "Referenced", "Rows"),
+        *("closure_of", "dataset", "on_applied", "opt_in", "opt_out"),
         *("rows_for_app", "rows_for_derived_models"),
     ]
 
@@ -38,9 +38,10 @@ def test_a_web_process_loads_neither_kafka_nor_psycopg(tmp_path):
     )
     (app / "replication.py").write_text(
         "from django.db.models import Q\n"
-        "from replicator import Dataset, Rows, opt_in, opt_out, rows_for_app\n"
+        "from replicator import Applied, Dataset, Rows, on_applied, opt_in, opt_out, rows_for_app\n"
         "opt_in('library.Book')\n"
         "Dataset('books', Rows('library.Book', where=Q(title='x')), rows_for_app('library'))\n"
+        "@on_applied('library.Book')\ndef told(applied: Applied) -> None: ...\n"
     )
     loaded = _run(
         tmp_path,

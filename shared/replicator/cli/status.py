@@ -113,6 +113,8 @@ def _target(stream: TargetStream) -> Iterator[tuple[str, str]]:
         yield "last batch", f"{age(stream.applied_age)}, committed there {age(stream.commit_age)}"
         oldest = "" if stream.oldest_wanted is None else f", oldest {age(stream.oldest_wanted)}"
         yield "wanted", f"{stream.wanted:,} rows{oldest}"
+    for due in stream.due:
+        yield "on_applied", f"{due.function}: {due.calls:,} due for {due.table}, {age(due.age)}"
     if stream.source_report:
         told = ", ".join(
             f"{name} {value}"

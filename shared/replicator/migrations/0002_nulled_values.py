@@ -1,5 +1,6 @@
-"""True values of foreign keys in whose place NULL stands, and why a stream stands."""
+"""True values where NULL stands, calls that are due after apply, and why a stream stands."""
 
+import django.db.models.functions.datetime
 from django.db import migrations, models
 
 
@@ -89,6 +90,67 @@ class Migration(migrations.Migration):
                     models.UniqueConstraint(
                         fields=("source", "stream", "table_name", "row_key", "column_name"),
                         name="replicator_nulledvalue_once",
+                    )
+                ],
+            },
+        ),
+        migrations.CreateModel(
+            name="AppliedCall",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "source",
+                    models.CharField(help_text="The environment that publishes.", max_length=63),
+                ),
+                ("stream", models.CharField(help_text="The stream's name.", max_length=40)),
+                ("table_name", models.CharField(help_text="schema.table", max_length=130)),
+                ("function", models.TextField(help_text="The function's module and name.")),
+                (
+                    "inserted",
+                    models.JSONField(
+                        help_text="Keys, each an array of its values as Postgres' text."
+                    ),
+                ),
+                (
+                    "updated",
+                    models.JSONField(help_text="The same, of rows that were here already."),
+                ),
+                (
+                    "deleted",
+                    models.JSONField(help_text="The same, of rows that are here no more."),
+                ),
+                (
+                    "tries",
+                    models.IntegerField(db_default=0, help_text="How often it has failed."),
+                ),
+                (
+                    "tried_at",
+                    models.DateTimeField(help_text="When it failed last.", null=True),
+                ),
+                (
+                    "failed_at",
+                    models.DateTimeField(help_text="When it failed first.", null=True),
+                ),
+                (
+                    "error",
+                    models.TextField(blank=True, db_default="", help_text="What it raised last."),
+                ),
+                (
+                    "created_at",
+                    models.DateTimeField(db_default=django.db.models.functions.datetime.Now()),
+                ),
+            ],
+            options={
+                "db_table": "replicator_appliedcall",
+                "indexes": [
+                    models.Index(
+                        fields=["source", "stream", "function", "id"],
+                        name="replicator_appliedcall_order",
                     )
                 ],
             },

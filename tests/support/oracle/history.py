@@ -23,7 +23,8 @@ Step = list[Any]
 
 
 Rule = Sequence[Any]
-"""`[label, condition]`, `[label, condition, "Children", {"of": "question", "null": …}]`."""
+"""`[label, condition]`, or with class and other arguments:
+`[label, condition, "Children", {"of": "question", "null": …, "soft": …}]`."""
 
 
 @dataclass

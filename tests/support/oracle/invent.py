@@ -229,6 +229,29 @@ def _related(chance: Random) -> dict[str, Rules]:
     return {f"d{n}": chance.choice(family)(chance) for n in range(chance.choice([1, 1, 2, 3]))}
 
 
+def _with_policies(datasets: dict[str, Rules], chance: Random) -> dict[str, Rules]:
+    """Say of some models what becomes of rows that leave; the same in every dataset."""
+    labels = sorted({label for rules in datasets.values() for label, *_ in rules})
+    said = {label: _policy(label, chance) for label in labels if chance.random() < 0.5}
+    found: dict[str, Rules] = {}
+    for name, rules in datasets.items():
+        told = set[str]()
+        found[name] = []
+        for rule in rules:
+            label, where, kind, options = (*rule, "Rows", {})[:4]
+            # Once is enough: rules that say nothing follow.
+            more = said.get(label, {}) if label not in told else {}
+            told.add(label)
+            found[name].append([label, where, kind, {**options, **more}] if more else rule)
+    return found
+
+
+def _policy(label: str, chance: Random) -> dict[str, str]:
+    if label == _USER and chance.random() < 0.7:
+        return {"soft": chance.choice(["last_login", "is_staff"])}
+    return {"on_leave": chance.choice(["keep", "keep", "keep", "delete"])}
+
+
 def _datasets(chance: Random) -> dict[str, Rules]:
     """Draw one to three datasets, some of them on the same tables."""
     number = chance.choice([1, 2, 2, 3])
@@ -503,9 +526,14 @@ def written(labels: Sequence[str]) -> list[TableSpec]:
 def invent(seed: int) -> History:
     """Draw a history; every other one has rules over relations."""
     chance = Random(seed)
+    datasets = _related(chance) if seed % 2 else _datasets(chance)
+    policies = Random(f"policies {seed}")
+    says = policies.random() < 0.35
+    if says:
+        datasets = _with_policies(datasets, policies)
     history = History(
         seed,
-        _related(chance) if seed % 2 else _datasets(chance),
+        datasets,
         {name: chance.choice(values) for name, values in _KNOBS.items()},
         source=[],
         target=[],
@@ -524,7 +552,8 @@ def invent(seed: int) -> History:
         history.source.append(_ROOTS_MAY_SHARE_A_SLUG)
         history.target.append(_ROOTS_MAY_SHARE_A_SLUG)
     for name, statement in _INDEXES.items():
-        if name in {spec.name for spec in specs} and chance.random() < 0.3:
+        # A row that stays must find no other reason to go than those that the judge knows.
+        if name in {spec.name for spec in specs} and chance.random() < 0.3 and not says:
             history.source.append(statement)
             history.target.append(statement)
     history.steps = _steps(history, specs, chance)

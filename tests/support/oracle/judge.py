@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from replicator.plan import TableName
-from replicator_apply.plan import KEPT
+from replicator.relations import on_leave
+from replicator_apply.plan import KEPT, LEFT
 from tests.support.oracle.fixpoint import Row
 from tests.support.oracle.states import SourceState, TargetState
 from tests.support.oracle.system import APART, is_local
@@ -24,10 +25,12 @@ class Judge:
     Attributes:
         states: the source after each of its transactions, by number.
         subscriptions: name of the dataset of each.
+        staying: rows that were held at an earlier rest, of tables whose rows stay.
     """
 
     states: Mapping[int, SourceState]
     subscriptions: Mapping[int, str]
+    staying: set[Row] = field(default_factory=set)
 
     def mark(self, target: TargetState) -> int | None:
         """Give the number of the last transaction that the target shows; None: not there yet.
@@ -60,6 +63,7 @@ class Judge:
         found = list(self._wrong(target, state))
         found += self._lacking(target, state)
         found += self._excess(target, state)
+        found += self._staying(target, state)
         found += [f"wanted {table} {keys}" for table, keys in target.wanted.items() if keys]
         if found:
             raise Broken(f"at rest after transaction {number}: " + "; ".join(found[:20]))
@@ -72,7 +76,7 @@ class Judge:
                 if is_local(key) or not receipts:
                     if receipts or not is_local(key):
                         yield f"{table} {key} has receipts {sorted(receipts)}"
-                elif KEPT not in receipts and key not in target.wanted[table]:
+                elif not receipts & {KEPT, LEFT} and key not in target.wanted[table]:
                     yield from self._wrong_row(target, (table, key), row, state)
             for key in target.receipts[table].keys() - rows.keys():
                 yield f"{table} {key} has a receipt and is not there"
@@ -102,10 +106,38 @@ class Judge:
         """Look for receipts of rows that do not belong."""
         for table, receipts in target.receipts.items():
             for key, holders in receipts.items():
-                for subscription in holders - {KEPT}:
+                for subscription in holders - {KEPT, LEFT}:
                     name = self.subscriptions[subscription]
                     if key not in state.members[name].get(table, set()):
                         yield f"{table} {key} does not belong to {name} and has its receipt"
+
+    def _staying(self, target: TargetState, state: SourceState) -> Iterator[str]:
+        """Look for rows that left and did not stay, or that are not marked as they must be."""
+        for table, receipts in target.receipts.items():
+            said = on_leave(state.meaning.plans.values(), TableName("public", table))
+            if not any(policy.action != "delete" for policy in said):
+                if any(LEFT in holders for holders in receipts.values()):
+                    yield f"rows of {table} left and stay"
+                continue
+            held = {key for key in receipts if target.held(table, key)}
+            left = {key for key in receipts if target.left(table, key)}
+            before = {key for name, key in self.staying if name == table}
+            yield from (f"{table} {key} left, and is held" for key in left & held)
+            if not self._unique(state, table):
+                # Else it may have made way for another row.
+                yield from (f"{table} {key} left, and did not stay" for key in before - held - left)
+            if any(policy.column for policy in said):
+                marked = {key for key in target.marked[table] if not is_local(key)}
+                yield from (f"{table} {key} is marked wrongly" for key in marked ^ left)
+            self.staying.update((table, key) for key in held)
+
+    def _unique(self, state: SourceState, table: str) -> bool:
+        releases = (r for plan in state.meaning.plans.values() for r in plan.releases)
+        return any(r.unique for r in releases if r.table.name == table)
+
+    def forget_left(self) -> None:
+        """Rows that left were deleted in the target."""
+        self.staying.clear()
 
     def _lacking(self, target: TargetState, state: SourceState) -> Iterator[str]:
         """Look for rows that belong, are not there, and of which no fetch is under way."""

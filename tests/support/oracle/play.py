@@ -11,7 +11,7 @@ from django.db import DatabaseError, connections, transaction
 from replicator.compiler import find_model
 from replicator_apply.runs import begin_verification
 from replicator_apply.state import start_run
-from tests.support.oracle.fixpoint import Meaning
+from tests.support.oracle.fixpoint import Meaning, Row
 from tests.support.oracle.history import History, Step
 from tests.support.oracle.invent import may_be_local, written
 from tests.support.oracle.judge import Broken, Judge
@@ -22,7 +22,7 @@ from tests.support.oracle.states import (
     read_rows,
     source_state,
 )
-from tests.support.oracle.system import System, declared, is_local, knobs, session
+from tests.support.oracle.system import System, declared, is_local, key_text, knobs, session
 from tests.support.oracle.tables import LOCAL, LOCAL_UUID, TableSpec
 from tests.support.oracle.watch import Watcher
 
@@ -212,6 +212,11 @@ class Player:
         self._do_quiet()
         self._let_go()
         self._do_quiet()
+        if self._stays:
+            self._do_verify()
+            self._wait_for_quiet(lambda _: self._verified)
+            self._check_verified()
+            self._counts["left"] = len(self._let_left_go())
         left = self._wait_for_quiet(lambda target: not _kept(target))
         self._judge.rest(left, self._number)
         self._do_verify()
@@ -271,9 +276,10 @@ class Player:
 
         def there() -> bool:
             seen[:] = [self._reader.read()]
-            if "unique column" in seen[0].stopped:
+            if "unique column" in seen[0].stopped or (self._stays and seen[0].stopped):
                 # A kept row stands in the way of a row of the dataset: a person lets it go.
                 self._let_go()
+                self._let_left_go()
             return self._judge.mark(seen[0]) == self._number and condition(seen[0])
 
         def state() -> str:
@@ -309,6 +315,33 @@ class Player:
         found = self._local_rows()
         if found != self._local:
             raise Broken(f"local rows were {self._local} and are {found}")
+
+    @property
+    def _stays(self) -> bool:
+        """Whether rows that leave may stay."""
+        return any(plan.on_leave for plan in self._system.plans.values())
+
+    def _let_left_go(self) -> list[Row]:
+        """Delete all rows that left and stay, and those that they keep; give them."""
+        target = self._reader.read()
+        gone = [
+            (table, key)
+            for table, receipts in target.receipts.items()
+            for key in receipts
+            if self._stays and (target.left(table, key) or target.kept(table, key))
+        ]
+        connection = self._system.at_target
+        with connection.transaction():
+            connection.execute("SET CONSTRAINTS ALL DEFERRED")
+            for table, key in gone:
+                release = self._system.releases[table]
+                for name in (f'public."{table}"', f'replicator."public.{table}"'):
+                    connection.execute(
+                        f"DELETE FROM {name} t WHERE {key_text(release, 't')} = %s",  # type: ignore[arg-type]
+                        [key],
+                    )
+        self._judge.forget_left()
+        return gone
 
     def _let_go(self) -> None:
         """Delete all local rows."""

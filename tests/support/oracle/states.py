@@ -12,7 +12,8 @@ from replicator import Rows as DeclaredRows
 from replicator.compiler import find_model
 from replicator.declare import declared_datasets, rules_in_full
 from replicator.plan import ChildrenRule, DatasetPlan, Edge, Release, RowsRule, Rule
-from replicator_apply.plan import KEPT
+from replicator.relations import on_leave
+from replicator_apply.plan import KEPT, LEFT
 from tests.support.oracle.fixpoint import Facts, Meaning, Row
 from tests.support.oracle.system import key_text, row_text
 
@@ -151,6 +152,7 @@ class TargetState:
         runs: unfinished backfills.
         position: `N`.
         stopped: why the stream stands.
+        marked: by table, keys of rows that are marked as rows that left.
     """
 
     rows: Rows
@@ -159,10 +161,15 @@ class TargetState:
     runs: int
     position: int
     stopped: str
+    marked: dict[str, set[str]]
 
     def held(self, table: str, key: str) -> set[int]:
         """Give the subscriptions that hold a row."""
-        return self.receipts.get(table, {}).get(key, set()) - {KEPT}
+        return self.receipts.get(table, {}).get(key, set()) - {KEPT, LEFT}
+
+    def left(self, table: str, key: str) -> bool:
+        """Whether a row left and stays by the policy of its rules."""
+        return LEFT in self.receipts[table].get(key, set())
 
     def kept(self, table: str, key: str) -> bool:
         """Whether a row left and stays for local rows."""
@@ -199,7 +206,14 @@ class TargetReader:
 
     def _parts(self, release: Release) -> list[str]:
         name = release.table.name
+        marks = {
+            f"SELECT '{name}', 'marked', {key_text(release, 't')}, '' FROM public.\"{name}\" t "
+            f"WHERE coalesce(t.\"{policy.column}\"::text, 'false') <> 'false'"
+            for policy in on_leave(self.meaning.plans.values(), release.table)
+            if policy.column
+        }
         return [
+            *marks,
             f"SELECT '{name}', 'row', {key_text(release, 't')}, "
             f"{row_text(release, 't', self.meaning.apart(release.table))} "
             f'FROM public."{name}" t',
@@ -220,6 +234,7 @@ class TargetReader:
         rows: Rows = {name: {} for name in self.releases}
         receipts: dict[str, dict[str, set[int]]] = {name: {} for name in self.releases}
         wanted: dict[str, set[str]] = {name: set() for name in self.releases}
+        marked: dict[str, set[str]] = {name: set() for name in self.releases}
         runs, position, stopped = 0, 0, ""
         for table, kind, key, value in lines:
             if kind == "row":
@@ -228,8 +243,10 @@ class TargetReader:
                 receipts[table].setdefault(key, set()).add(int(value))
             elif kind == "wanted":
                 wanted[table.removeprefix("public.")].add(key)
+            elif kind == "marked":
+                marked[table].add(key)
             elif kind == "runs":
                 runs = int(key)
             else:
                 position, stopped = int(key), value
-        return TargetState(rows, receipts, wanted, runs, position, stopped)
+        return TargetState(rows, receipts, wanted, runs, position, stopped, marked)
