@@ -16,7 +16,7 @@ from django.core.checks import Warning as Advice
 from replicator.datasets import find_dataset
 from replicator.log.port import open_log
 from replicator.models import StreamPosition
-from replicator.plan import TableName
+from replicator.plan import Release, TableName
 from replicator.postgres import driver_errors
 from replicator.preflight import TableFacts, read_tables, server_messages, table_messages
 from replicator.settings import ReplicatorSettings, Subscription, stream_topic
@@ -32,21 +32,27 @@ def probe(settings: ReplicatorSettings, connection: psycopg.Connection) -> list[
     Raises:
         DatabaseUnavailable, LogUnavailable: it is away.
     """
+    releases = _releases(settings)
+    tables = sorted({release.table for release in releases})
+    named = sorted(frozenset[TableName]().union(*(each.named_by for each in releases)))
     with driver_errors("probing the target"):
         messages = list(server_messages(connection))
         messages += _database(connection)
         messages += _state(settings, connection)
-        for facts in read_tables(connection, _tables(settings), PRIVILEGES):
+        for facts in read_tables(connection, tables, PRIVILEGES):
             messages += table_messages(facts)
             messages += trigger_checks(facts)
+        # What rows point at by name is made here where it is not.
+        for facts in read_tables(connection, named, ["SELECT", "INSERT"]):
+            messages += table_messages(facts)
     for subscription in settings.subscriptions:
         messages += _topic(settings, subscription)
     return messages
 
 
-def _tables(settings: ReplicatorSettings) -> list[TableName]:
+def _releases(settings: ReplicatorSettings) -> list[Release]:
     plans = [find_dataset(each.name, each.arguments) for each in settings.subscriptions]
-    return sorted({release.table for plan in plans for release in plan.releases})
+    return [release for plan in plans for release in plan.releases]
 
 
 def trigger_checks(facts: TableFacts) -> Iterator[CheckMessage]:

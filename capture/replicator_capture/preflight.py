@@ -22,7 +22,7 @@ from psycopg.rows import class_row
 from replicator.compiler import releases, table_of
 from replicator.log.port import Log
 from replicator.models import Beat
-from replicator.plan import Release
+from replicator.plan import Release, TableName
 from replicator.postgres import driver_errors
 from replicator.preflight import TableFacts, read_tables, server_messages, table_messages
 from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
@@ -147,6 +147,9 @@ def _stream(
         yield from messages
         if not messages:
             yield from identity_checks(facts, keys[facts.schema, facts.name], may_prepare)
+    named = frozenset[TableName]().union(*(each.named_by for each in compiled))
+    for facts in read_tables(connection, sorted(named), ["SELECT"]):
+        yield from table_messages(facts)
     name = publication.name_of(stream)
     found = publication.read(connection, name)
     if found is not None:

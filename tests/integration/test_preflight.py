@@ -119,6 +119,7 @@ def test_what_a_role_of_a_source_lacks(conninfo: str, role: str, tmp_path: Path)
     found = source(role, settings(tmp_path))
     assert {("E124", None), ("E126", None), ("E106", "public.polls_question")} <= found
     assert ("E106", "public.replicator_beat") in found
+    assert ("E106", "public.django_content_type") in found
     execute(
         conninfo,
         "ALTER ROLE modest REPLICATION",
@@ -164,6 +165,21 @@ def test_what_is_wrong_with_a_target(conninfo: str, role: str, tmp_path: Path) -
         "GRANT ALL ON ALL TABLES IN SCHEMA public TO modest",
     )
     assert target(role, wanted) == {("W141", "public.polls_choice")}
+
+
+def test_a_role_of_a_target_that_may_not_make_content_types(
+    conninfo: str, role: str, tmp_path: Path
+) -> None:
+    wanted = settings(tmp_path, SUBSCRIPTIONS=[{"source": "prod", "dataset": "pages"}])
+    execute(
+        conninfo,
+        "GRANT ALL ON ALL TABLES IN SCHEMA public TO modest",
+        "REVOKE INSERT ON django_content_type FROM modest",
+    )
+    lacking = ("E106", "public.django_content_type")
+    assert lacking in target(role, wanted)
+    execute(conninfo, "GRANT INSERT ON django_content_type TO modest")
+    assert lacking not in target(role, wanted)
 
 
 def test_a_target_that_is_a_copy(conninfo: str, tmp_path: Path) -> None:
