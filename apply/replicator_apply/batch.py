@@ -17,6 +17,7 @@ from replicator.plan import TableName
 from replicator.positions import Lsn, Offset, Position
 from replicator.postgres import is_passing
 from replicator_apply.assemble import Parsed, Transaction
+from replicator_apply.choice import Choice, choices_of
 from replicator_apply.collapse import TableChanges, collapse
 from replicator_apply.direct import DirectWriter, Unexpected, may_write_directly, write_directly
 from replicator_apply.plan import TargetPlan
@@ -123,7 +124,7 @@ class Applier:
         first, second = next(rounds, {}), next(rounds, None)
         only = [first] if second is None else None
         retry_kept = self.kept and any(t.size == 0 for t in batch.transactions)
-        if not retry_kept and self._is_direct(first):
+        if not retry_kept and not self._choosing(batch) and self._is_direct(first):
             try:
                 return self._write_directly(batch, only, finish)
             except Unexpected:
@@ -133,10 +134,12 @@ class Applier:
                     raise
         return self._write_by_rules(batch, only, finish)
 
-    def trial(self, cursor: Cursor, answer: Transaction) -> AbstractContextManager[Trial]:
+    def trial(
+        self, cursor: Cursor, answer: Transaction, choice: Choice | None
+    ) -> AbstractContextManager[Trial]:
         """Evaluate an answer as if it were applied; see `trial.trial`."""
         rounds = self._rounds(self._events_of(answer), [answer])
-        return trial(cursor, self.plan, self._staging, rounds)
+        return trial(cursor, self.plan, self._staging, rounds, choice)
 
     def _rounds(
         self, events: Iterator[Parsed], transactions: Sequence[Transaction]
@@ -158,14 +161,18 @@ class Applier:
 
     def _events(self, batch: Batch) -> Iterator[Parsed]:
         for transaction in batch.transactions:
-            answer = transaction.answer
-            if answer is not None and (
-                answer.target != self._environment
-                or answer.plan != self.plan.fingerprint
-                or transaction.hashed
-            ):
-                continue
-            yield from self._events_of(transaction)
+            if transaction.answer is None or self._is_ours(transaction):
+                yield from self._events_of(transaction)
+
+    def _is_ours(self, transaction: Transaction) -> bool:
+        """Whether it is an answer to this target and plan, with rows to apply."""
+        answer = transaction.answer
+        return (
+            answer is not None
+            and answer.target == self._environment
+            and answer.plan == self.plan.fingerprint
+            and not transaction.hashed
+        )
 
     def _events_of(self, transaction: Transaction) -> Iterator[Parsed]:
         yield from transaction.events
@@ -185,6 +192,11 @@ class Applier:
     def _open_table(self, prefix: bytes) -> TableChanges | None:
         table = self.plan.by_prefix.get(prefix)
         return None if table is None else TableChanges(table.reader)
+
+    def _choosing(self, batch: Batch) -> list[Transaction]:
+        """Give the answers that are pages of rules with a selection."""
+        answers = (t for t in batch.transactions if self._is_ours(t))
+        return [t for t in answers if t.answer is not None and t.answer.chosen is not None]
 
     # The fast path -------------------------------------------------------------------------------
 
@@ -240,6 +252,10 @@ class Applier:
     def _write_by_rules(self, batch: Batch, only: list[Round] | None, finish: Finish) -> Written:
         tables = self.plan.by_prefix
         changed = {tables[p].name for p in only[0]} if only else set(self.plan.tables)
+        choosing = self._choosing(batch)
+        if choosing:
+            # A page without a row tells something, too.
+            changed |= self.plan.selecting
         staged = {
             table.name: Staged(table, self._staging.prepare(table))
             for table in self.plan.tied(changed | set(self.unsettled))
@@ -253,7 +269,8 @@ class Applier:
                 for one in staged.values():
                     merge_rounds(cursor, one)
                     self._alive()
-                rules = Rules(cursor, self.plan, staged)
+                choices = choices_of(cursor, self._place, self.plan, choosing) if choosing else []
+                rules = Rules(cursor, self.plan, staged, choices)
                 rules.settle()
                 self._alive()
                 written = write(cursor, rules, staged)

@@ -5,14 +5,19 @@ from itertools import chain, repeat
 
 from replicator.errors import Unfit
 from replicator.plan import (
+    And,
     ChildrenRule,
     Edge,
+    Filter,
+    Listed,
+    Or,
     ReferencedRule,
     Release,
+    RowsRule,
     TableName,
     columns_of,
 )
-from replicator.relations import edges_by, filter_of, gates, nulls, pulls, whole_tables
+from replicator.relations import edges_by, gates, nulls, pulls, whole_tables
 from replicator_apply.catalog import TableShape
 from replicator_apply.plan import Membership, Need, SubscribedDataset, Table, TargetPlan
 
@@ -75,7 +80,7 @@ class _Relations:
         return Membership(
             holder.id,
             holder.generation,
-            filter_of(holder.dataset, table),
+            _filter_of(holder, table),
             tuple(rule for rule in rules if isinstance(rule, ChildrenRule)),
             tuple(rule for rule in rules if isinstance(rule, ReferencedRule)),
             gated=holder.gated,
@@ -130,6 +135,27 @@ class _Relations:
         found.update(*(key.to_columns for key in shape.incoming))
         others = (name for name in release.columns if name in found and name not in release.key)
         return (*release.key, *others)
+
+
+def _filter_of(holder: SubscribedDataset, table: TableName) -> Filter | None:
+    """Give the union of the `Rows` rules on a table as one filter; None: every row passes.
+
+    A table that has none gets the filter that no row passes.
+    """
+    rules = [r for r in holder.dataset.rules_of(table) if isinstance(r, RowsRule)]
+    filters = [own_filter(holder, rule) for rule in rules]
+    given = tuple(f for f in filters if f is not None)
+    if len(given) < len(filters):
+        return None
+    return given[0] if len(given) == 1 else Or(given)
+
+
+def own_filter(holder: SubscribedDataset, rule: RowsRule) -> Filter | None:
+    """Give the filter that a rule is here: what the source has chosen is a list of keys."""
+    if rule.selection is None:
+        return rule.filter
+    listed = Listed(holder.dataset.release(rule.label).key, holder.id, rule.name)
+    return listed if rule.filter is None else And((rule.filter, listed))
 
 
 def _must_fit(release: Release, shape: TableShape) -> None:

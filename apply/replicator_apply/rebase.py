@@ -12,6 +12,7 @@ from replicator.log import open_log
 from replicator.models import (
     BackfillRun,
     Beat,
+    ChosenRow,
     NulledValue,
     StreamPosition,
     Subscription,
@@ -35,7 +36,16 @@ from replicator_apply.subscriptions import declared_at
 Connection = psycopg.Connection[Any]
 _GAPS = {Hole.__name__, BadRecord.__name__}
 """Errors of a stream that does not go on with what the log has."""
-_STATE = (VerifyRun, BackfillRun, Subscription, WantedRow, NulledValue, StreamPosition, Beat)
+_STATE = (
+    VerifyRun,
+    BackfillRun,
+    ChosenRow,
+    Subscription,
+    WantedRow,
+    NulledValue,
+    StreamPosition,
+    Beat,
+)
 
 
 def rebase(connection: Connection, settings: ReplicatorSettings, place: Place) -> bool:

@@ -8,7 +8,7 @@ from msgspec import structs
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from replicator.models import BackfillRun, StreamPosition, Subscription, WantedRow
+from replicator.models import BackfillRun, ChosenRow, StreamPosition, Subscription, WantedRow
 from replicator.plan import full_name
 from replicator.positions import Lsn, format_lsn
 from replicator.postgres import driver_errors
@@ -180,6 +180,7 @@ def _held(
     declared = {(s.source, s.stream, s.name, s.arguments) for s in settings.subscriptions}
     rows = _receipts(connection)
     runs = {row["subscription_id"]: _run(row) for row in _read(connection, _RUNS)}
+    chosen = {row["subscription_id"]: row["age"] for row in _read(connection, _CHOSEN)}
     found: dict[tuple[str, str], tuple[Held, ...]] = {}
     for row in _read(connection, _SUBSCRIPTIONS):
         name = full_name(row["dataset"], row["arguments"])
@@ -191,6 +192,7 @@ def _held(
             runs.get(row["id"]),
             (*place, row["dataset"], row["arguments"]) in declared,
             row["gate"],
+            chosen.get(row["id"]),
         )
         found[place] = (*found.get(place, ()), held)
     return found
@@ -255,6 +257,14 @@ _RUNS = _compose(
     " extract(epoch FROM now() - updated_at)::float8 AS age"
     " FROM {} WHERE state IN ('running', 'paused', 'waiting')",
     BackfillRun,
+)
+_CHOSEN = sql.SQL(
+    "SELECT subscription_id, extract(epoch FROM now() - max(started_at))::float8 AS age"
+    " FROM {run} WHERE state = 'finished' AND subscription_id IN (SELECT subscription_id"
+    " FROM {chosen} UNION SELECT subscription_id FROM {run} WHERE light) GROUP BY 1"
+).format(
+    run=sql.Identifier(_SCHEMA, BackfillRun._meta.db_table),
+    chosen=sql.Identifier(_SCHEMA, ChosenRow._meta.db_table),
 )
 _RECEIPT_TABLES = (
     "SELECT table_name::text FROM information_schema.columns"

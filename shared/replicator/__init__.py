@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from replicator.declare import Children, Dataset, Referenced, Rows, dataset, opt_in, opt_out
     from replicator.rule_sets import closure_of, rows_for_app, rows_for_derived_models
+    from replicator.selectors import latest, sample
 
 __all__ = [
     "Children",
@@ -19,20 +20,28 @@ __all__ = [
     "Rows",
     "closure_of",
     "dataset",
+    "latest",
     "opt_in",
     "opt_out",
     "rows_for_app",
     "rows_for_derived_models",
+    "sample",
 ]
 
-_HELPERS = frozenset({"closure_of", "rows_for_app", "rows_for_derived_models"})
+_ELSEWHERE = {
+    "closure_of": "replicator.rule_sets",
+    "latest": "replicator.selectors",
+    "rows_for_app": "replicator.rule_sets",
+    "rows_for_derived_models": "replicator.rule_sets",
+    "sample": "replicator.selectors",
+}
+"""Modules of the public names that are not in `replicator.declare`."""
 
 
 def __getattr__(name: str) -> object:
     """Load a public name. Raises AttributeError for any other."""
     if name in __all__:
-        module = "replicator.rule_sets" if name in _HELPERS else "replicator.declare"
-        return getattr(import_module(module), name)
+        return getattr(import_module(_ELSEWHERE.get(name, "replicator.declare")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

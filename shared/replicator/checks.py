@@ -14,6 +14,7 @@
     E039 rows that are pulled in, or wait for others, could never come
     E040 a dataset's function has a parameter that no subscription can give
     E041 a subscription's arguments do not fit       E042 a dataset's function fails
+    E045 a rule's keys do not fit                    E046 a rule cannot select by a column or key
     W002 DATABASE is not Postgres                     W003 nothing publishes a stream
     W004 an opted-in model is not managed
     W006 an excluded column leaves rows that a target cannot insert
