@@ -23,7 +23,8 @@ Step = list[Any]
 
 
 Rule = Sequence[Any]
-"""`[label, condition]`, `[label, condition, "Children", {"of": "question", "null": …}]`."""
+"""`[label, condition]`, `[label, condition, "Children", {"of": "question", "null": …}]`; a selector
+is Python text: `[label, condition, "Rows", {"keys": [1, 2], "select": "sample(percent=5)"}]`."""
 
 
 @dataclass
