@@ -131,6 +131,8 @@ class Asker:
         return [keys_request(plan, self._environment, name, known)]
 
     def _run(self, cursor: Cursor, plan: TargetPlan, run: Run) -> list[KeysRequest | PageRequest]:
+        if not run.sweeping and run.state == "waiting":
+            return []
         if not run.sweeping:
             return [page_request(plan, run, self._environment)] if self._due(page_id(run)) else []
         series = sweep_id(run, 0)

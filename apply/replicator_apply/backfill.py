@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 
 from replicator.envelope import Answer
-from replicator.plan import split_name
+from replicator.plan import RowsRule, split_name
 from replicator.requests import KeysRequest, PageRequest
 from replicator_apply.assemble import Transaction
 from replicator_apply.plan import SubscribedDataset, Table, TargetPlan
@@ -121,18 +121,32 @@ def _turn_page(
     if answer.refused is not None:
         note_refusal(cursor, run, answer.refused)
         return
-    pages = plan.subscription(run.subscription).dataset.paged
+    if run.state == "waiting":
+        return  # A person must allow what its rule would take out; the page is asked for again.
     rows = _rows_of_page(plan, run, transaction)
     if answer.last_key is not None:
         after = msgspec.json.encode(answer.last_key).decode()
         after_page = with_page(run, run.rule, after, rows)
     else:
-        after_page = with_page(run, run.rule + 1, "", rows)
-    save_run(
-        cursor,
-        replace(after_page, sweeping=after_page.rule >= len(pages)),
-        estimated=answer.estimated,
-    )
+        pages = plan.subscription(run.subscription).dataset.paged
+        after_page = _behind_rule(with_page(run, run.rule + 1, "", rows), pages)
+    save_run(cursor, after_page, estimated=answer.estimated)
+
+
+def _behind_rule(run: Run, pages: Sequence[RowsRule]) -> Run:
+    """Go on to the next rule of a run; behind the last one there is the sweep, or nothing."""
+    if not run.light:
+        return replace(run, sweeping=run.rule >= len(pages))
+    following = next_selecting(pages, run.rule)
+    if following is None:
+        return replace(run, state="finished")
+    return replace(run, rule=following)
+
+
+def next_selecting(pages: Sequence[RowsRule], begin: int = 0) -> int | None:
+    """Give the number of the first rule with a selection from a rule on; None: there is none."""
+    selecting = (n for n, rule in enumerate(pages) if n >= begin and rule.selection is not None)
+    return next(selecting, None)
 
 
 def _rows_of_page(plan: TargetPlan, run: Run, transaction: Transaction) -> int:
@@ -141,6 +155,8 @@ def _rows_of_page(plan: TargetPlan, run: Run, transaction: Transaction) -> int:
     The answer also has the rows of other tables that these refer to, which come with pages of
     their own, and repeated events. What is not in memory is known by its table only.
     """
+    if transaction.answer is not None and transaction.answer.chosen is not None:
+        return transaction.answer.chosen
     dataset = plan.subscription(run.subscription).dataset
     prefix = plan.tables[dataset.release(dataset.rules[run.rule].label).table].prefix
     return sum(
@@ -161,7 +177,7 @@ def advance_sweep(cursor: Cursor, plan: TargetPlan, run: Run) -> Run:
         finished = replace(run, state="finished")
         save_run(cursor, finished, suspects=None)
         return finished
-    held = sum(_count_held(cursor, table, subscription) for table in tables)
+    held = sum(held_by(cursor, table, subscription) for table in tables)
     blown = suspects > fuse_of(subscription, held) and not run.confirmed
     after = replace(run, state="waiting" if blown else "running")
     save_run(cursor, after, suspects=suspects)
@@ -189,7 +205,8 @@ def count_suspects(cursor: Cursor, table: Table, subscription: SubscribedDataset
     return _count(cursor.execute(statement, (subscription.id, subscription.generation)))
 
 
-def _count_held(cursor: Cursor, table: Table, subscription: SubscribedDataset) -> int:
+def held_by(cursor: Cursor, table: Table, subscription: SubscribedDataset) -> int:
+    """Count the rows of a table that a subscription holds."""
     statement = sql.SQL("SELECT count(*) FROM {} WHERE subscription_id = %s").format(table.receipts)
     return _count(cursor.execute(statement, (subscription.id,)))
 

@@ -19,6 +19,7 @@ from replicator.plan import TableName
 from replicator.positions import Lsn, Offset, Position
 from replicator.postgres import is_passing
 from replicator_apply.assemble import Parsed, Transaction
+from replicator_apply.choice import Choice, choices_of
 from replicator_apply.collapse import TableChanges, collapse
 from replicator_apply.direct import DirectWriter, Unexpected, may_write_directly, write_directly
 from replicator_apply.plan import Table, TargetPlan
@@ -129,7 +130,7 @@ class Applier:
         first, second = next(rounds, {}), next(rounds, None)
         only = [first] if second is None else None
         retry_kept = self.kept and any(t.size == 0 for t in batch.transactions)
-        if not retry_kept and self._is_direct(first):
+        if not retry_kept and not self._choosing(batch) and self._is_direct(first):
             try:
                 return self._write_directly(batch, only, finish)
             except (Unexpected, Clash, Unwritable):
@@ -139,10 +140,12 @@ class Applier:
                     raise
         return self._write_by_rules(batch, only, finish)
 
-    def trial(self, cursor: Cursor, answer: Transaction) -> AbstractContextManager[Trial]:
+    def trial(
+        self, cursor: Cursor, answer: Transaction, choice: Choice | None
+    ) -> AbstractContextManager[Trial]:
         """Evaluate an answer as if it were applied; see `trial.trial`."""
         rounds = self._rounds(self._events_of(answer), [answer])
-        return trial(cursor, self.plan, self._staging, rounds)
+        return trial(cursor, self.plan, self._staging, rounds, choice)
 
     def _rounds(
         self, events: Iterator[Parsed], transactions: Sequence[Transaction]
@@ -164,14 +167,18 @@ class Applier:
 
     def _events(self, batch: Batch) -> Iterator[Parsed]:
         for transaction in batch.transactions:
-            answer = transaction.answer
-            if answer is not None and (
-                answer.target != self._environment
-                or answer.plan != self.plan.fingerprint
-                or transaction.hashed
-            ):
-                continue
-            yield from self._events_of(transaction)
+            if transaction.answer is None or self._is_ours(transaction):
+                yield from self._events_of(transaction)
+
+    def _is_ours(self, transaction: Transaction) -> bool:
+        """Whether it is an answer to this target and plan, with rows to apply."""
+        answer = transaction.answer
+        return (
+            answer is not None
+            and answer.target == self._environment
+            and answer.plan == self.plan.fingerprint
+            and not transaction.hashed
+        )
 
     def _events_of(self, transaction: Transaction) -> Iterator[Parsed]:
         yield from transaction.events
@@ -191,6 +198,11 @@ class Applier:
     def _open_table(self, prefix: bytes) -> TableChanges | None:
         table = self.plan.by_prefix.get(prefix)
         return None if table is None else TableChanges(table.reader)
+
+    def _choosing(self, batch: Batch) -> list[Transaction]:
+        """Give the answers that are pages of rules with a selection."""
+        answers = (t for t in batch.transactions if self._is_ours(t))
+        return [t for t in answers if t.answer is not None and t.answer.chosen is not None]
 
     # The fast path -------------------------------------------------------------------------------
 
@@ -272,11 +284,12 @@ class Applier:
     # The way through the rules -------------------------------------------------------------------
 
     def _write_by_rules(self, batch: Batch, only: list[Round] | None, finish: Finish) -> Written:
-        staged = self._staged(only[0] if only else None)
+        choosing = self._choosing(batch)
+        staged = self._staged(only[0] if only else None, choosing=bool(choosing))
         try:
             with self._transaction(batch, finish) as cursor:
                 rounds = only or self._rounds(self._events(batch), batch.transactions)
-                return self._judge(cursor, staged, rounds)
+                return self._judge(cursor, staged, rounds, choosing)
         except psycopg.DatabaseError as error:
             if is_passing(error):
                 raise
@@ -286,15 +299,22 @@ class Applier:
         """List the tables that rules may look at when these have changed."""
         return self.plan.tied({*changed, *self.unsettled, *self.wanted})
 
-    def _staged(self, changes: Round | None) -> dict[TableName, Staged]:
+    def _staged(self, changes: Round | None, *, choosing: bool = False) -> dict[TableName, Staged]:
         """Make the staging tables of what changed, None: of all, and of what is tied to it."""
         names = set(self.plan.tables)
         if changes is not None:
             names = {self.plan.by_prefix[prefix].name for prefix in changes}
+        if choosing:
+            # A page without a row tells something, too.
+            names |= self.plan.selecting
         return {t.name: Staged(t, self._staging.prepare(t)) for t in self._tied(names)}
 
     def _judge(
-        self, cursor: Cursor, staged: dict[TableName, Staged], rounds: Iterable[Round]
+        self,
+        cursor: Cursor,
+        staged: dict[TableName, Staged],
+        rounds: Iterable[Round],
+        choosing: Sequence[Transaction] = (),
     ) -> Written:
         """Stage changes, have the rules judge them, and write what they say."""
         tables = self.plan.by_prefix
@@ -305,7 +325,8 @@ class Applier:
         for one in staged.values():
             merge_rounds(cursor, one)
             self._alive()
-        rules = Rules(cursor, self.plan, staged)
+        choices = choices_of(cursor, self._place, self.plan, choosing) if choosing else []
+        rules = Rules(cursor, self.plan, staged, choices)
         rules.settle()
         self._alive()
         written = write(cursor, rules, staged)

@@ -4,6 +4,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -11,6 +12,7 @@ import psycopg
 from replicator.cli.arguments import Arguments
 from replicator.compiler import compile_release, find_model
 from replicator.daemon import run_daemon
+from replicator.datasets import find_dataset
 from replicator.declare import declared_opt_ins
 from replicator.errors import ConfigurationError, Stopped
 from replicator.http import Health
@@ -180,7 +182,7 @@ def _verify(arguments: Arguments, tell: Callable[[Verification, Subscription], N
     return 1 if last.differences else 0
 
 
-def _say_what_differs(last: Verification, _: Subscription) -> None:
+def _say_what_differs(last: Verification, subscribed: Subscription) -> None:
     local = f", {last.local:,} under the keys of local rows" if last.local else ""
     _say(
         f"{last.rows_checked:,} rows compared: {last.missing:,} missing, {last.extra:,} extra, "
@@ -188,6 +190,12 @@ def _say_what_differs(last: Verification, _: Subscription) -> None:
     )
     _say_findings(last)
     if last.differences:
+        every = find_dataset(subscribed.name, subscribed.arguments).every
+        if every is not None:
+            _say(
+                f"The source chooses rows of it every {timedelta(seconds=every)}: those chosen "
+                "since show as missing, those chosen no more as extra."
+            )
         _say("`replicator backfill` of the dataset repairs it.")
 
 

@@ -5,19 +5,22 @@ from itertools import chain, repeat
 
 from replicator.errors import ConfigurationError, Unfit
 from replicator.plan import (
+    And,
     ChildrenRule,
     Edge,
+    Filter,
+    Listed,
     OnLeave,
     Or,
     ReferencedRule,
     Release,
+    RowsRule,
     TableName,
     columns_of,
 )
 from replicator.relations import (
     edges_by,
     edges_of,
-    filter_of,
     gates,
     nulls,
     on_leave,
@@ -120,7 +123,7 @@ class _Relations:
         return Membership(
             holder.id,
             holder.generation,
-            filter_of(holder.dataset, table),
+            _filter_of(holder, table),
             tuple(rule for rule in rules if isinstance(rule, ChildrenRule)),
             tuple(rule for rule in rules if isinstance(rule, ReferencedRule)),
             gated=holder.gated,
@@ -281,6 +284,27 @@ def _holders(memberships: Sequence[Membership]) -> tuple[Support, ...]:
             for edge in membership.children[0].edges
         )
     )
+
+
+def _filter_of(holder: SubscribedDataset, table: TableName) -> Filter | None:
+    """Give the union of the `Rows` rules on a table as one filter; None: every row passes.
+
+    A table that has none gets the filter that no row passes.
+    """
+    rules = [r for r in holder.dataset.rules_of(table) if isinstance(r, RowsRule)]
+    filters = [own_filter(holder, rule) for rule in rules]
+    given = tuple(f for f in filters if f is not None)
+    if len(given) < len(filters):
+        return None
+    return given[0] if len(given) == 1 else Or(given)
+
+
+def own_filter(holder: SubscribedDataset, rule: RowsRule) -> Filter | None:
+    """Give the filter that a rule is here: what the source has chosen is a list of keys."""
+    if rule.selection is None:
+        return rule.filter
+    listed = Listed(holder.dataset.release(rule.label).key, holder.id, rule.name)
+    return listed if rule.filter is None else And((rule.filter, listed))
 
 
 def _must_fit(release: Release, shape: TableShape, stay: OnLeave | None) -> None:

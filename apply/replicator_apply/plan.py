@@ -15,6 +15,7 @@ from psycopg import sql
 
 from replicator.envelope import Value, encode_key
 from replicator.plan import (
+    ONE_SPELLING,
     ChildrenRule,
     DatasetPlan,
     Edge,
@@ -36,24 +37,6 @@ LEFT = -1
 """Subscription of the receipts of rows that left and stay by the policy of their rules."""
 
 MAX_IDENTIFIER = 63
-
-ONE_SPELLING = frozenset(
-    {
-        "smallint",
-        "integer",
-        "bigint",
-        "uuid",
-        "text",
-        "character varying",
-        "date",
-        "timestamp without time zone",
-        "timestamp with time zone",
-        "boolean",
-        "bytea",
-        "inet",
-    }
-)
-"""Types of which equal values have the same text."""
 
 _NUMBERS = frozenset({"smallint", "integer", "bigint"})
 """Types of which values are numbers in an event."""
@@ -320,6 +303,16 @@ class TargetPlan:
             for s in self.subscriptions
             if not s.gated
             for release in s.dataset.releases
+        )
+
+    @cached_property
+    def selecting(self) -> frozenset[TableName]:
+        """Tables with rows that the source chooses."""
+        return frozenset(
+            s.dataset.table_of(rule)
+            for s in self.subscriptions
+            for rule in s.dataset.paged
+            if rule.selection is not None
         )
 
     @cached_property

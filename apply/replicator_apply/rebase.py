@@ -13,6 +13,7 @@ from replicator.models import (
     AppliedCall,
     BackfillRun,
     Beat,
+    ChosenRow,
     NulledValue,
     StreamPosition,
     Subscription,
@@ -37,7 +38,7 @@ Connection = psycopg.Connection[Any]
 _GAPS = {Hole.__name__, BadRecord.__name__}
 """Errors of a stream that does not go on with what the log has."""
 _STATE = (
-    *(VerifyRun, BackfillRun, Subscription, WantedRow, NulledValue),
+    *(VerifyRun, BackfillRun, ChosenRow, Subscription, WantedRow, NulledValue),
     *(AppliedCall, StreamPosition, Beat),
 )
 

@@ -56,6 +56,9 @@ class Rehearsal(Worker):
     def _ungate(self, cursor: psycopg.Cursor[Any], *, every: bool) -> None:
         """Leave alone what is refused: asking again begins a backfill."""
 
+    def _schedule(self, cursor: psycopg.Cursor[Any]) -> None:
+        """Choose nothing: nothing is applied."""
+
     def _change_epoch(self, connection: psycopg.Connection[Any], new: NewEpoch) -> None:  # noqa: ARG002
         raise Stopped(
             "The source has begun another epoch, which apply has not met yet.",

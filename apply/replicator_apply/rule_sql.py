@@ -12,12 +12,13 @@ from typing import LiteralString, TypeAlias
 from psycopg import sql
 
 from replicator.edge_sql import pointed, points_at
+from replicator.filter_sql import key_text
 from replicator.plan import ChildrenRule, Edge, ReferencedRule, TableName
 from replicator.sql_parts import Sql, all_of, any_of, column, equal, equal_to, given, identifier
 from replicator_apply.candidate_sql import CandidateSql, flag, may_pass, passes
 from replicator_apply.catalog import Constraint
 from replicator_apply.plan import Membership
-from replicator_apply.sql_text import key_text, once
+from replicator_apply.sql_text import once
 
 Quiet: TypeAlias = frozenset[TableName]
 """Tables without candidates: what their rows are stands in the receipts alone."""

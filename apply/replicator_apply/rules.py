@@ -7,13 +7,15 @@ nothing is bad. Usually one pass finds nothing. A row that may belong and cannot
 wanted: a fetch brings it with its whole tree.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import psycopg
 
 from replicator.errors import Clash
 from replicator.plan import Edge, TableName
+from replicator_apply.choice import Choice
+from replicator_apply.choice_sql import draw_dropped, drop, untie_dropped
 from replicator_apply.plan import Membership, TargetPlan, reading_columns
 from replicator_apply.stage import MANY, Staged
 from replicator_apply.table_sql import TableSql
@@ -29,13 +31,17 @@ class Rules:
         cursor: in the batch's transaction.
         plan: what the target holds.
         batch: the tables that are staged, and those that may be drawn in.
+        choices: the pages among it of rules with a selection; their keys are noted.
 
     Attributes:
         made_way: rows that left and do not stay, whatever their policy, by table.
     """
 
-    def __init__(self, cursor: Cursor, plan: TargetPlan, batch: Batch) -> None:
+    def __init__(
+        self, cursor: Cursor, plan: TargetPlan, batch: Batch, choices: Sequence[Choice] = ()
+    ) -> None:
         self._cursor, self._plan, self._batch = cursor, plan, batch
+        self._choices = [choice for choice in choices if choice.drops]
         self._others: dict[TableName, TableSql] = {n: staged.sql for n, staged in batch.items()}
         self._order, self._rings = plan.in_order(frozenset(batch))
         self.made_way: dict[TableName, int] = {}
@@ -54,6 +60,8 @@ class Rules:
         """Make candidates of the staged rows, and give them their verdicts."""
         for staged in self._batch.values():
             self._take(staged)
+        for choice in self._choices:
+            self._drop(choice)
         self.follow()
 
     def follow(self) -> None:
@@ -96,6 +104,15 @@ class Rules:
             self._run(staged.sql.analyze_candidates)
         if len(staged.sets) > 1 and self._run(staged.sql.stand):
             self._run(staged.sql.reset)
+
+    def _drop(self, choice: Choice) -> None:
+        """Let rows that are chosen no more stand, or not, by the other rules."""
+        staged = self._batch[choice.table.name]
+        drawn = self._run(draw_dropped(staged.sql, choice))
+        staged.filled = staged.filled or drawn > 0
+        self._run(untie_dropped(staged.sql, choice))
+        self._run(drop(staged.sql, choice))
+        self._run(staged.sql.reset)
 
     def _refuse_clashes(self, staged: Staged) -> None:
         """Raise Clash if local rows stand where rows enter and must not become ours."""

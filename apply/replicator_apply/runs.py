@@ -98,7 +98,7 @@ _FIND = _compose(
 )
 _LOCK = _compose("SELECT FROM {subscription} WHERE id = %s FOR UPDATE")
 _UNFINISHED = _compose(
-    "SELECT id, state FROM {run} WHERE subscription_id = %s "
+    "SELECT id, state FROM {run} WHERE subscription_id = %s AND NOT light "
     "AND state IN ('running', 'paused', 'waiting')"
 )
 _SET_STATE = _compose(
@@ -143,7 +143,8 @@ def find_subscription(
 def begin_backfill(connection: Connection, subscription: int) -> tuple[int, bool]:
     """Begin a backfill, or resume the one that is not through; gives its id, and if it resumes.
 
-    Of two commands at once the second waits, and follows the run of the first.
+    It takes the place of a scheduled run, which only chooses rows anew. Of two commands at once the
+    second waits, and follows the run of the first.
     """
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute(_LOCK, (subscription,))

@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from psycopg import sql
 
+from replicator.filter_sql import key_text
 from replicator.sql_parts import Sql, all_of, column, equal, identifiers
 from replicator_apply.plan import KEPT, LEFT, Table
 
@@ -17,12 +18,6 @@ GONE = sql.SQL("0, false, true, false, false, false")
 LOADED = ("_set", "_round", "_present", "_complete", "_read", "_born", "_base")
 """Control columns of a staging table that COPY fills, in this order, before the table's own."""
 WANTED = sql.Identifier("public", "replicator_wantedrow")
-
-
-def key_text(values: Iterable[Sql]) -> Sql:
-    """Write a key as text: a JSON array of the text of each of its values."""
-    cells = sql.SQL(", ").join(sql.SQL("{}::text").format(value) for value in values)
-    return sql.SQL("jsonb_build_array({})::text").format(cells)
 
 
 def among(subscriptions: Iterable[int]) -> Sql:

@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 
 from replicator.envelope import Mark
 from replicator.errors import Refused, ReplicatorError
-from replicator.models import BackfillRun, StreamPosition, Subscription, WantedRow
+from replicator.models import BackfillRun, ChosenRow, StreamPosition, Subscription, WantedRow
 from replicator.plan import TableName, full_name
 from replicator.positions import EpochId, Lsn, Offset, Position
 from replicator.settings import Subscription as DeclaredSubscription
@@ -57,6 +57,7 @@ def _compose(text: str) -> sql.Composed:
         subscription=state_table(Subscription),
         wanted=state_table(WantedRow),
         run=state_table(BackfillRun),
+        chosen=state_table(ChosenRow),
         at=sql.SQL("WHERE source = %(source)s AND stream = %(stream)s"),
     )
 
@@ -253,6 +254,14 @@ def store_subscription(
     cursor.execute(_SUBSCRIBE, {**place.parameters, **values})
 
 
+_FORGET_CHOSEN = _compose("DELETE FROM {chosen} WHERE subscription_id = %s AND rule <> ALL(%s)")
+
+
+def forget_chosen(cursor: Cursor, subscription: int, rules: Collection[str]) -> None:
+    """Forget the keys that the source has chosen for rules which a dataset has no more."""
+    cursor.execute(_FORGET_CHOSEN, (subscription, list(rules)))
+
+
 def undeclare_others(cursor: Cursor, place: Place, kept: Collection[int]) -> list[str]:
     """Let subscriptions rest that the settings declare no more; gives their names.
 
@@ -280,11 +289,13 @@ class Run:
     sweeping: bool
     confirmed: bool
     rows_done: int
+    light: bool
 
 
 _RUNS = _compose(
     "SELECT b.id, b.subscription_id, b.generation, b.state, b.rule, b.after_key, b.sweeping, "
-    "b.confirmed, b.rows_done FROM {run} b JOIN {subscription} s ON s.id = b.subscription_id "
+    "b.confirmed, b.rows_done, b.light "
+    "FROM {run} b JOIN {subscription} s ON s.id = b.subscription_id "
     "WHERE s.source = %(source)s AND s.stream = %(stream)s AND s.declared "
     "AND b.state IN ('running', 'paused', 'waiting') ORDER BY b.id"
 )
@@ -298,9 +309,27 @@ _NEW_GENERATION = _compose(
 _NEW_RUN = _compose(
     "INSERT INTO {run} (subscription_id, generation, reason) VALUES (%s, %s, %s) RETURNING id"
 )
+_DUE = _compose(
+    "SELECT 1 FROM {subscription} s WHERE s.id = %(subscription)s AND s.gate = '' AND NOT EXISTS "
+    "(SELECT FROM {run} b WHERE b.subscription_id = s.id AND (b.state IN ('running', 'paused', "
+    "'waiting') OR b.state = 'finished' "
+    "AND b.started_at > now() - make_interval(secs => %(every)s)))"
+)
+_SCHEDULE = _compose(
+    # The lock is what a command holds while it begins a run.
+    "INSERT INTO {run} (subscription_id, generation, reason, light, rule) "
+    "SELECT s.id, s.generation, 'scheduled', true, %(rule)s FROM "
+    "(SELECT id, generation FROM {subscription} WHERE id = %(subscription)s FOR UPDATE) s "
+    "ON CONFLICT DO NOTHING"
+)
+_FORGET_SCHEDULED = _compose(
+    "DELETE FROM {run} WHERE subscription_id = %(subscription)s AND light "
+    "AND state IN ('finished', 'cancelled')"
+)
 _RESTART_RUN = _compose(
     "UPDATE {run} SET generation = %(generation)s, rule = 0, after_key = '', sweeping = false, "
-    "state = CASE WHEN state = 'paused' THEN state ELSE 'running' END, confirmed = false, "
+    "light = false, confirmed = false, "
+    "state = CASE WHEN state = 'paused' THEN state ELSE 'running' END, "
     "rows_done = 0, rows_estimated = NULL, suspects = NULL, note = '', updated_at = now() "
     "WHERE subscription_id = %(subscription)s AND state IN ('running', 'paused', 'waiting')"
 )
@@ -331,6 +360,25 @@ def start_run(cursor: Cursor, subscription: int, reason: str) -> int:
     cursor.execute(_CANCEL, (subscription,))
     generation = _only(cursor.execute(_NEW_GENERATION, (subscription,)))
     return _only(cursor.execute(_NEW_RUN, (subscription, generation, reason)))
+
+
+def schedule_run(cursor: Cursor, subscription: int, rule: int, every: float) -> bool:
+    """Begin to choose rows anew if the last time is long ago; True if a run begins.
+
+    Args:
+        cursor: of the target.
+        subscription: its id.
+        rule: number of the first rule with a selection.
+        every: seconds between the beginnings of two runs.
+    """
+    values = {"subscription": subscription, "rule": rule, "every": every}
+    if cursor.execute(_DUE, values).fetchone() is None:
+        return False
+    if not cursor.execute(_SCHEDULE, values).rowcount:
+        return False
+    # They would be many, and tell nothing but when.
+    cursor.execute(_FORGET_SCHEDULED, values)
+    return True
 
 
 def restart_run(cursor: Cursor, subscription: int, reason: str) -> None:
@@ -456,7 +504,7 @@ def unsettled_tables(
     cursor: Cursor, place: Place, plan: TargetPlan, wanted: Mapping[str, int]
 ) -> frozenset[TableName]:
     """List the tables with wanted or suspect rows: what changes in them needs a verdict."""
-    running = {run.subscription for run in unfinished_runs(cursor, place)}
+    running = {run.subscription for run in unfinished_runs(cursor, place) if not run.light}
     found = {name for name in plan.tables if wanted.get(str(name))}
     for subscription in plan.subscriptions:
         if subscription.id in running:

@@ -12,7 +12,14 @@ from psycopg.rows import dict_row
 from replicator.compiler import find_model, table_of
 from replicator.declare import declared_hooks
 from replicator.errors import WrongDeclaration
-from replicator.models import AppliedCall, BackfillRun, StreamPosition, Subscription, WantedRow
+from replicator.models import (
+    AppliedCall,
+    BackfillRun,
+    ChosenRow,
+    StreamPosition,
+    Subscription,
+    WantedRow,
+)
 from replicator.plan import full_name
 from replicator.positions import Lsn, format_lsn
 from replicator.postgres import driver_errors
@@ -210,6 +217,7 @@ def _held(
     declared = {(s.source, s.stream, s.name, s.arguments) for s in settings.subscriptions}
     rows = _receipts(connection)
     runs = {row["subscription_id"]: _run(row) for row in _read(connection, _RUNS)}
+    chosen = {row["subscription_id"]: row["age"] for row in _read(connection, _CHOSEN)}
     found: dict[tuple[str, str], tuple[Held, ...]] = {}
     for row in _read(connection, _SUBSCRIPTIONS):
         name = full_name(row["dataset"], row["arguments"])
@@ -221,6 +229,7 @@ def _held(
             runs.get(row["id"]),
             (*place, row["dataset"], row["arguments"]) in declared,
             row["gate"],
+            chosen.get(row["id"]),
         )
         found[place] = (*found.get(place, ()), held)
     return found
@@ -307,6 +316,14 @@ _CALLS = sql.SQL(
     " coalesce((array_agg(error ORDER BY tried_at DESC NULLS LAST))[1], '') AS error"
     " FROM {table} GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"
 ).format(tries=TRIES, table=sql.Identifier(_SCHEMA, AppliedCall._meta.db_table))
+_CHOSEN = sql.SQL(
+    "SELECT subscription_id, extract(epoch FROM now() - max(started_at))::float8 AS age"
+    " FROM {run} WHERE state = 'finished' AND subscription_id IN (SELECT subscription_id"
+    " FROM {chosen} UNION SELECT subscription_id FROM {run} WHERE light) GROUP BY 1"
+).format(
+    run=sql.Identifier(_SCHEMA, BackfillRun._meta.db_table),
+    chosen=sql.Identifier(_SCHEMA, ChosenRow._meta.db_table),
+)
 _RECEIPT_TABLES = (
     "SELECT table_name::text FROM information_schema.columns"
     " WHERE table_schema = %s AND column_name = 'subscription_id' ORDER BY 1"

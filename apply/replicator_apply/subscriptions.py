@@ -22,6 +22,7 @@ from replicator_apply.prepare import ensure_receipts
 from replicator_apply.state import (
     Place,
     StoredSubscription,
+    forget_chosen,
     start_run,
     store_subscription,
     stored_subscriptions,
@@ -83,6 +84,7 @@ def _begin(
     reason = "subscribed" if before is None else "rules changed"
     for stored in stored_subscriptions(cursor, place):
         if (stored.dataset, stored.arguments) == (dataset.name, dataset.arguments):
+            forget_chosen(cursor, stored.id, [rule.name for rule in dataset.paged])
             start_run(cursor, stored.id, reason)
 
 

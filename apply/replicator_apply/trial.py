@@ -16,6 +16,7 @@ from replicator.edge_sql import points_at
 from replicator.plan import ChildrenRule, TableName
 from replicator.sql_parts import column
 from replicator_apply.candidate_sql import flag
+from replicator_apply.choice import Choice, note
 from replicator_apply.collapse import TableChanges
 from replicator_apply.plan import SubscribedDataset, Table, TargetPlan
 from replicator_apply.rules import Rules
@@ -56,8 +57,9 @@ def trial(
     plan: TargetPlan,
     staging: StagingTables,
     rounds: Iterable[Mapping[bytes, TableChanges]],
+    choice: Choice | None = None,
 ) -> Iterator[Batch]:
-    """Evaluate changes; what the body reads is taken back at its end.
+    """Evaluate changes, by a rule with a selection; what the body reads is taken back at its end.
 
     The temporary tables must be there already (`StagingTables.prepare`).
     """
@@ -72,7 +74,10 @@ def trial(
                 stage(cursor, staged[plan.by_prefix[prefix].name], part)
         for one in staged.values():
             merge_rounds(cursor, one)
-        rules = Rules(cursor, plan, staged)
+        choices = [choice] if choice is not None else []
+        for each in choices:
+            note(cursor, staged[each.table.name].sql, each)
+        rules = Rules(cursor, plan, staged, choices)
         rules.look()
         if sum(_leave_wanted_out(cursor, one.sql) for one in staged.values()):
             rules.again()

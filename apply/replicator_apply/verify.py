@@ -18,15 +18,18 @@ from replicator.envelope import Answer, RowHash
 from replicator.key_order import ordered
 from replicator.models import VerifyRun, WantedRow
 from replicator.natural_keys import named_sql
+from replicator.plan import RowsRule
 from replicator.requests import PageRequest
-from replicator.sql_parts import all_of, column, equal, identifiers
+from replicator.sql_parts import all_of, any_of, column, equal, identifiers
 from replicator_apply.assemble import VERIFY, Transaction
 from replicator_apply.batch import Applier
 from replicator_apply.candidate_sql import CandidateSql
 from replicator_apply.catalog import Column
+from replicator_apply.choice import Choice, chosen_keys
 from replicator_apply.collapse import key_cells
 from replicator_apply.copytext import OPTIONS, escaped_line
 from replicator_apply.decode import Cell, Skimmed
+from replicator_apply.make_plan import own_filter
 from replicator_apply.plan import SubscribedDataset, Table, TargetPlan
 from replicator_apply.state import Place, state_table
 from replicator_apply.trial import KINDS, Difference, differences, is_related
@@ -126,11 +129,18 @@ def _compare_rows(
     rule = dataset.paged[check.rule]
     table = plan.tables[dataset.table_of(rule)]
     text = CandidateSql(table, *place)
-    span = all_of([text.passed(rule.filter, "t"), _span(table, check, answer)])
+    span, choice = _span(table, check, answer), None
+    unread = all_of([text.passed(rule.filter, "t"), span])
+    if rule.selection is not None:
+        # Held rows that it does not choose now are looked at as the rules take them out.
+        choice = Choice(
+            subscription.id, rule, table, 0, chosen_keys(transaction), drops=True, span=span
+        )
+        unread = sql.SQL("FALSE")
     # As the source's: the text of a regclass depends on it.
     cursor.execute("SET LOCAL search_path = ''")
-    with applier.trial(cursor, transaction) as batch:
-        found, checked = differences(cursor, batch, subscription, (table, span))
+    with applier.trial(cursor, transaction, choice) as batch:
+        found, checked = differences(cursor, batch, subscription, (table, unread))
     _save(cursor, check, _Result(checked, found), answer.last_key, len(dataset.paged))
 
 
@@ -228,7 +238,7 @@ def _difference(
         table=table.identifier,
         receipts=table.receipts,
         tr=equal(table.key, "t", table.key, "r"),
-        belongs=text.passed(rule.filter, "t"),
+        belongs=_belongs(text, subscription, rule),
         span=_span(table, check, answer),
         same=same,
         exempt=sql.SQL(" AND ").join(
@@ -242,6 +252,17 @@ def _as_on_source(text: CandidateSql, name: str) -> sql.Composable:
     value = text.true_value(name, "t")
     named = text.table.release.natural.get(name)
     return value if named is None else named_sql(named, value, dangling="-")
+
+
+def _belongs(text: CandidateSql, subscription: SubscribedDataset, rule: RowsRule) -> sql.Composable:
+    """Whether a held row is to be compared: it passes, and is chosen, here or on the source now."""
+    passes = text.passed(own_filter(subscription, rule), "t")
+    if rule.selection is None:
+        return passes
+    chosen = sql.SQL("EXISTS (SELECT FROM pg_temp.replicator_hashes c WHERE {})").format(
+        equal(text.table.key, "c", text.table.key, "t")
+    )
+    return any_of([passes, chosen])
 
 
 def _either_key(table: Table) -> sql.Composable:

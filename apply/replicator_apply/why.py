@@ -29,12 +29,14 @@ class Judged(msgspec.Struct, frozen=True):
         passes: whether the row passes its filter; None: its values are not known here.
         holders: parents, or rows that point at it, which the subscription holds.
         holds: whether the rule holds the row; None: that cannot be told here.
+        selects: whether the source chooses rows by it; whether this one passes hangs on that.
     """
 
     rule: str
     passes: bool | None
     holders: tuple[Holder, ...]
     holds: bool | None
+    selects: bool = False
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -151,7 +153,9 @@ def _held(claim: Claim) -> str:
 
 def _judged(judged: Judged, *, present: bool) -> Iterator[str]:
     yield f"  {_MARKS[judged.holds]} {judged.rule}"
-    if judged.passes is False and " where " in judged.rule:
+    if judged.passes is False and judged.selects:
+        yield "      it was not among them when they were last chosen, or does not pass the filter"
+    elif judged.passes is False and " where " in judged.rule:
         yield "      it does not pass the filter"
     for holder in judged.holders[:SHOWN]:
         what = f"{holder.model} {_key(holder.key)}" if holder.key else f"no {holder.model} held"

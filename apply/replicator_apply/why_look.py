@@ -16,15 +16,24 @@ from psycopg import sql
 from replicator.datasets import find_dataset
 from replicator.edge_sql import pointed
 from replicator.errors import ConfigurationError, WrongDeclaration
-from replicator.explain import readable
-from replicator.filter_sql import filter_sql
+from replicator.explain import readable, selected
+from replicator.filter_sql import filter_sql, key_text
 from replicator.models import BackfillRun, NulledValue, Subscription, WantedRow
-from replicator.plan import ChildrenRule, Edge, ReferencedRule, Release, Rule, TableName, full_name
+from replicator.plan import (
+    ChildrenRule,
+    Edge,
+    ReferencedRule,
+    Release,
+    RowsRule,
+    Rule,
+    TableName,
+    full_name,
+)
 from replicator.postgres import driver_errors
 from replicator.sql_parts import Sql, equal, equal_to, identifier
 from replicator_apply.candidate_sql import CandidateSql
 from replicator_apply.catalog import TableShape, read_shape, read_shapes
-from replicator_apply.make_plan import make_plan
+from replicator_apply.make_plan import make_plan, own_filter
 from replicator_apply.plan import (
     KEPT,
     LEFT,
@@ -33,7 +42,6 @@ from replicator_apply.plan import (
     TargetPlan,
     receipts_name,
 )
-from replicator_apply.sql_text import key_text
 from replicator_apply.state import Place, state_table
 from replicator_apply.why import SHOWN, Claim, Holder, Judged, Nulled, Waiting, Why
 
@@ -247,12 +255,13 @@ class _Look:
             if each.id == subscription and table is not None:
                 text = CandidateSql(table, *place)
                 for rule in each.dataset.rules_of(table.name):
-                    passes = self._passes(rule, text) if present else None
+                    passes = self._passes(each, rule, text) if present else None
                     holders = self._holders(plan, rule, subscription, text, present=present)
                     yield _judged(rule, passes, tuple(holders), present=present)
 
-    def _passes(self, rule: Rule, text: CandidateSql) -> bool:
-        condition = filter_sql(rule.filter, lambda name: text.true_value(name, "t"))
+    def _passes(self, holder: SubscribedDataset, rule: Rule, text: CandidateSql) -> bool:
+        own = own_filter(holder, rule) if isinstance(rule, RowsRule) else rule.filter
+        condition = filter_sql(own, lambda name: text.true_value(name, "t"))
         return bool(self._one(self._on_row(sql.SQL("SELECT {}").format(condition))))
 
     def _holders(
@@ -325,5 +334,8 @@ def _judged(
         held, words = True, "Rows"
     if rule.filter is not None:
         words += f" where {readable(rule.filter)}"
+    if isinstance(rule, RowsRule) and rule.selection is not None:
+        words += f" ({selected(rule.selection)})"
     holds = False if held is False or passes is False else passes and held
-    return Judged(words, passes, holders, holds)
+    selects = isinstance(rule, RowsRule) and rule.selection is not None
+    return Judged(words, passes, holders, holds, selects)

@@ -24,7 +24,7 @@ from replicator.stop import Stop
 from replicator_apply import metrics
 from replicator_apply.asking import Asker
 from replicator_apply.assemble import Transaction
-from replicator_apply.backfill import turn_pages
+from replicator_apply.backfill import next_selecting, turn_pages
 from replicator_apply.batch import Applier, Batch, Overtaken
 from replicator_apply.bootstrap import first_position
 from replicator_apply.caller import Callers, calling
@@ -43,6 +43,7 @@ from replicator_apply.state import (
     fence,
     load_position,
     note_stop,
+    schedule_run,
     start_run,
     stop_of,
     stored_subscriptions,
@@ -419,6 +420,7 @@ class Worker:
             many = {name: n for name, n in wanted.items() if name not in set(map(str, records))}
             self._applier.unsettled = kept | unsettled_tables(cursor, self._place, plan, many)
             self._ungate(cursor, every=False)
+            self._schedule(cursor)
             stored = stored_subscriptions(cursor, self._place)
             if {(s.id, s.generation, bool(s.gate)) for s in stored} != {
                 (s.id, s.generation, s.gated) for s in plan.subscriptions
@@ -450,6 +452,22 @@ class Worker:
             calls, age = due.get(name, Due(0, 0.0))
             gauge(metrics.CALLS_DUE).labels(*self._place, name).set(calls)
             gauge(metrics.CALLS_AGE).labels(*self._place, name).set(age)
+
+    def _schedule(self, cursor: psycopg.Cursor[Any]) -> None:
+        """Have rows chosen anew where it is time."""
+        for subscription in self._applier.plan.subscriptions:
+            dataset = subscription.dataset
+            rule = next_selecting(dataset.paged)
+            if (
+                rule is not None
+                and dataset.every is not None
+                and schedule_run(cursor, subscription.id, rule, dataset.every)
+            ):
+                logger.info(
+                    "Rows of %s are chosen anew.",
+                    dataset.full_name,
+                    extra={"event": "scheduled_run", "dataset": dataset.full_name},
+                )
 
     def _ask_checks(self, cursor: psycopg.Cursor[Any], gates: Mapping[int, str]) -> int:
         """Ask for what is compared; give the number of requests.

@@ -310,7 +310,11 @@ class _RowReader:
         count, last = add(read, found)
         self._close()
         full = count == request.limit
-        return _answer_of(request, last_key=last if full else None, estimated=read.estimate(rule))
+        return msgspec.structs.replace(
+            _answer_of(request, last_key=last if full else None, estimated=read.estimate(rule)),
+            # Nothing is answered twice, so these rows, which are read first, are all there.
+            chosen=None if rule.selection is None else count,
+        )
 
     def _table(self, table: TableName) -> TableRead:
         if table not in self._reads:

@@ -28,6 +28,7 @@ from replicator.plan import (
 from replicator.postgres import driver_errors
 from replicator.relations import edges_of
 from replicator.sql_parts import all_of, column, equal, equal_to, given, identifier, identifiers
+from replicator_capture.selection_sql import belongs
 
 LIMIT = 60.0
 """Seconds that counting may take in all."""
@@ -116,11 +117,16 @@ class _Members:
             _temp(self._in(table)),
             identifiers(release.key, "t"),
             identifier(table),
-            filter_sql(rule.filter, lambda name: column(name, "t")),
+            self._passes(rule, release),
             all_of(self._holds(rule)),
             _same_key(self._in(table), release),
             _same_key(self._out(table), release),
         )
+
+    def _passes(self, rule: Rule, release: Release) -> sql.Composable:
+        if isinstance(rule, RowsRule):
+            return belongs(rule, release, identifier(release.table))
+        return filter_sql(rule.filter, lambda name: column(name, "t"))
 
     def _holds(self, rule: Rule) -> Iterator[sql.Composable]:
         if isinstance(rule, ChildrenRule):

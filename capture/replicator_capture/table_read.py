@@ -21,6 +21,7 @@ from replicator.requests import Key
 from replicator.sql_parts import identifier
 from replicator_capture.answer_plan import Refusal
 from replicator_capture.encode import ReadEncoder
+from replicator_capture.selection_sql import belongs
 
 Texts = list[bytes | None]
 
@@ -105,7 +106,8 @@ class TableRead:
             raise Refusal(f"{table} lacks columns that {release.label} releases.")
         # A child of plain inheritance is another table in the stream; a partition is not.
         only = sql.SQL("") if rows[0][4] else sql.SQL("ONLY ")
-        self._from = sql.SQL("{}{} AS t").format(only, identifier(table))
+        self._rows = sql.SQL("{}{}").format(only, identifier(table))
+        self._from = sql.SQL("{} AS t").format(self._rows)
         named = release.natural
         types = [_TEXT if name in named else self._columns[name].oid for name in release.columns]
         self.encoder = ReadEncoder(release, types)
@@ -148,7 +150,7 @@ class TableRead:
     def page(
         self, rule: RowsRule, after: Key | None, limit: int, *, hashes: bool = False
     ) -> Iterator[Texts]:
-        """Read rows that pass the rule's filter, in key order, behind a key.
+        """Read rows that belong by the rule, in key order, behind a key.
 
         Hashes are read in the order that the target has as well; rows in that of the key's index.
         """
@@ -163,7 +165,7 @@ class TableRead:
         query = sql.SQL("SELECT {} FROM {} WHERE {} AND {} ORDER BY {} LIMIT {}").format(
             self._selected(hashes=hashes),
             self._from,
-            filter_sql(rule.filter, _column),
+            belongs(rule, self.release, self._rows),
             behind,
             key,
             sql.Literal(limit),
@@ -171,12 +173,13 @@ class TableRead:
         return copy_rows(self._connection, query)
 
     def estimate(self, rule: RowsRule) -> int:
-        """Give how many rows the planner expects to pass the rule's filter."""
+        """Give how many rows the planner expects to belong by the rule."""
         query = sql.SQL("EXPLAIN (FORMAT JSON) SELECT FROM {} WHERE {}").format(
             self._from, filter_sql(rule.filter, _column)
         )
         row = self._connection.execute(query).fetchone()
-        return int(row[0][0]["Plan"]["Plan Rows"]) if row else 0
+        passing = int(row[0][0]["Plan"]["Plan Rows"]) if row else 0
+        return passing if rule.selection is None else min(passing, rule.selection.number)
 
     def _selected(self, *, hashes: bool) -> sql.Composed:
         cells = read_sql(self.release, self.release.columns, "t")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         opt_out,
     )
     from replicator.rule_sets import closure_of, rows_for_app, rows_for_derived_models
+    from replicator.selectors import latest, sample
 
 __all__ = [
     "Applied",
@@ -30,11 +31,13 @@ __all__ = [
     "Rows",
     "closure_of",
     "dataset",
+    "latest",
     "on_applied",
     "opt_in",
     "opt_out",
     "rows_for_app",
     "rows_for_derived_models",
+    "sample",
 ]
 
 _ELSEWHERE = {
@@ -42,6 +45,7 @@ _ELSEWHERE = {
     **dict.fromkeys(
         ("closure_of", "rows_for_app", "rows_for_derived_models"), "replicator.rule_sets"
     ),
+    **dict.fromkeys(("latest", "sample"), "replicator.selectors"),
 }
 """Modules of the names that are not in `replicator.declare`."""
 

@@ -17,6 +17,7 @@
     E043 a function waits for rows of a model that is not opted in
     E044 it is said in several ways what becomes of rows that leave
     E045 a column cannot mark rows that leave
+    E046 a rule's keys do not fit                    E047 a rule cannot select by a column or key
     W002 DATABASE is not Postgres                     W003 nothing publishes a stream
     W004 an opted-in model is not managed
     W006 an excluded column leaves rows that a target cannot insert

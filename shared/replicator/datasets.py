@@ -19,6 +19,7 @@ from replicator.declare import (
     Dataset,
     OptIn,
     Referenced,
+    Rows,
     declared_datasets,
     declared_opt_ins,
     names_of,
@@ -41,6 +42,8 @@ from replicator.plan import (
     full_name,
 )
 from replicator.relations import led_along
+from replicator.row_selection import compile_filter, compile_selection
+from replicator.selectors import Latest, Sample
 from replicator.signature import rules_for, takes_none
 from replicator.where import compile_where
 
@@ -106,7 +109,7 @@ class _Compilation:
             elif isinstance(rule, Referenced):
                 rules += self._referenced(rule)
             else:
-                rules.append(RowsRule(self._label(rule), self._filter(rule)))
+                rules.append(self._rows(rule))
         for label, edge in links:
             pulling = ReferencedRule(self._label_of(edge), edge)
             if pulling not in rules and not _always_under(rules, label, edge):
@@ -133,6 +136,7 @@ class _Compilation:
             required,
             self._arguments,
             self._on_leave(declared),
+            _every(declared),
         )
 
     # Models --------------------------------------------------------------------------------------
@@ -155,6 +159,16 @@ class _Compilation:
 
     def _label_of(self, edge: Edge) -> str:
         return next(r.label for r in self._releases.values() if r.table == edge.to)
+
+    def _rows(self, rule: Declared) -> RowsRule:
+        model, release = find_model(rule.label), self._release(rule.label)
+        if not isinstance(rule, Rows):
+            return RowsRule(release.label, compile_where(model, rule.where, release))
+        return RowsRule(
+            release.label,
+            compile_filter(model, rule, release),
+            compile_selection(model, rule, release),
+        )
 
     def _filter(self, rule: Declared) -> Filter | None:
         return compile_where(find_model(rule.label), rule.where, self._release(rule.label))
@@ -375,6 +389,13 @@ def _policy(rule: Declared, release: Release) -> OnLeave:
         check_id="replicator.E045",
         remedy=remedy,
     )
+
+
+def _every(declared: Iterable[Declared]) -> float | None:
+    """Give the seconds after which rows are chosen anew: all of them as often as one asks for."""
+    selects = [rule.select for rule in declared if isinstance(rule, Rows)]
+    found = [s.every.total_seconds() for s in selects if isinstance(s, Latest | Sample)]
+    return min(found, default=None)
 
 
 def _always_under(rules: Iterable[Rule], label: str, edge: Edge) -> bool:

@@ -6,20 +6,19 @@ process from starting. Only contradictions between declarations, and values of a
 at once; the error names file and line.
 """
 
-import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, TypeAlias, TypeVar, overload
 
 from django.db.models import Model, Q
 
 from replicator.applied import Applied
-from replicator.errors import ConfigurationError
+from replicator.place import place, wrong
+from replicator.selectors import Selector
 
 ModelRef: TypeAlias = type[Model] | str
 """A model class, or its label `app_label.ModelName`."""
@@ -27,7 +26,6 @@ ModelRef: TypeAlias = type[Model] | str
 Names: TypeAlias = str | Iterable[str]
 """One name, or several."""
 
-_DECLARING = (__name__, "replicator.rule_sets")
 _DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -79,7 +77,7 @@ class Rule:
         label = _label(self.model)
         _refuse_policy(f"{type(self).__name__}({label})", self.on_leave, self.soft)
         if where is not None and not isinstance(where, Q):
-            raise _wrong(
+            raise wrong(
                 f"{type(self).__name__}({label}) has a {type(where).__name__} as its where",
                 "Give a Q of django.db.models, such as where=Q(published=True).",
             )
@@ -97,9 +95,35 @@ class Rows(Rule):
     Args:
         model: the model or its label.
         where: conditions on the model's own, released columns.
+        keys: only the rows under these primary keys; a key of several columns is a tuple.
+        select: only a part of the rows that pass: `sample(…)` or `latest(…)`.
         null, required: policies of foreign keys, by name; see `Rule`.
         on_leave, soft: what becomes of a row that leaves; see `Rule`.
+
+    Raises:
+        ConfigurationError: one of them is something else.
     """
+
+    _: KW_ONLY
+    keys: Iterable[object] | None = None
+    select: Selector | None = None
+
+    def __post_init__(self) -> None:
+        # Not super(): a dataclass with slots is another class than the one defined here.
+        Rule.__post_init__(self)
+        keys, select, label = self.keys, self.select, _label(self.model)
+        if isinstance(keys, str | bytes) or not isinstance(keys, Iterable | None):
+            raise wrong(
+                f"Rows({label}) has a {type(keys).__name__} as its keys",
+                "Give a list of primary keys, such as keys=[1, 2, 3].",
+            )
+        if not isinstance(select, Selector | None):
+            raise wrong(
+                f"Rows({label}) has a {type(select).__name__} as its select",
+                'Give sample(1000), sample(percent=5) or latest(100, by="pub_date").',
+            )
+        # Once for all: an iterator would be empty the next time.
+        object.__setattr__(self, "keys", None if keys is None else tuple(keys))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,7 +191,7 @@ class Dataset:
         _refuse_rules(name, rules)
         self.name = name
         self.rules = rules
-        self.place = _place()
+        self.place = place()
         _registry.datasets[name] = self
 
     def __repr__(self) -> str:
@@ -220,7 +244,7 @@ def dataset(name: str) -> Callable[[_Function], _Function]:
 
     def register(function: _Function) -> _Function:
         _refuse_name(name)
-        _registry.datasets[name] = DatasetFunction(name, function, _place())
+        _registry.datasets[name] = DatasetFunction(name, function, place())
         return function
 
     return register
@@ -300,9 +324,9 @@ def opt_in(
     """
     label = _label(model)
     if only is not None and exclude is not None:
-        raise _wrong(f"opt_in({label}) has both only and exclude", "Keep one of them.")
+        raise wrong(f"opt_in({label}) has both only and exclude", "Keep one of them.")
     if not isinstance(stream, str):
-        raise _wrong(f"opt_in({label}) has a stream that is no text", "Give the stream's name.")
+        raise wrong(f"opt_in({label}) has a stream that is no text", "Give the stream's name.")
     _note_decision(label)
     _registry.opt_ins[label.lower()] = OptIn(
         label,
@@ -382,7 +406,7 @@ def _label(model: object) -> str:
     if isinstance(model, type) and issubclass(model, Model):
         return model._meta.label
     what = model.__name__ if isinstance(model, type) else f"a {type(model).__name__}"
-    raise _wrong(
+    raise wrong(
         f"A declaration has {what} in place of a model",
         "Give the model's class, or its label app_label.ModelName.",
     )
@@ -398,7 +422,7 @@ def names_of(names: object, label: str = "") -> tuple[str, ...]:
     given = (names,) if isinstance(names, str) else names
     found = tuple(given) if isinstance(given, Iterable) else (given,)
     if not all(isinstance(name, str) for name in found):
-        raise _wrong(
+        raise wrong(
             f"The declaration of {label} has something else than names of fields",
             'Give a list of texts, such as only=["id", "title"].',
         )
@@ -420,20 +444,20 @@ def labels_of(models: ModelRef | Iterable[ModelRef]) -> tuple[str, ...]:
 def app_label_of(label: object) -> str:
     """Give the label of an app. Raises ConfigurationError if it is no text."""
     if not isinstance(label, str):
-        raise _wrong("rows_for_app is given something else than a label", 'Write "polls".')
+        raise wrong("rows_for_app is given something else than a label", 'Write "polls".')
     return label
 
 
 def _refuse_policy(rule: str, on_leave: object, soft: object) -> None:
     if on_leave not in (None, "delete", "keep"):
-        raise _wrong(
+        raise wrong(
             f"{rule} has {on_leave!r} as its on_leave",
             'Write on_leave="delete" or on_leave="keep", or name a field: soft="deleted_at".',
         )
     if soft is not None and not (isinstance(soft, str) and soft):
-        raise _wrong(f"{rule} has a soft that is no name", 'Name a field: soft="deleted_at".')
+        raise wrong(f"{rule} has a soft that is no name", 'Name a field: soft="deleted_at".')
     if soft is not None and on_leave is not None:
-        raise _wrong(
+        raise wrong(
             f"{rule} has both on_leave and soft",
             "Keep one of them: soft alone keeps the row, and marks it.",
         )
@@ -441,9 +465,9 @@ def _refuse_policy(rule: str, on_leave: object, soft: object) -> None:
 
 def _refuse_rules(name: str, rules: tuple[object, ...]) -> None:
     if not rules:
-        raise _wrong(f"Dataset {name!r} has no rule", "Give it at least one Rows(model).")
+        raise wrong(f"Dataset {name!r} has no rule", "Give it at least one Rows(model).")
     if not all(isinstance(rule, Rule | RuleSet) for rule in rules):
-        raise _wrong(
+        raise wrong(
             f"Dataset {name!r} has a rule that is none",
             "Write Rows(model), Rows(model, where=Q(…)), Children(…) or Referenced(…) for each.",
         )
@@ -451,25 +475,25 @@ def _refuse_rules(name: str, rules: tuple[object, ...]) -> None:
 
 def _refuse_name(name: object) -> None:
     if not isinstance(name, str) or not _DATASET_NAME.fullmatch(name):
-        raise _wrong(
+        raise wrong(
             f"Dataset name {name!r} is malformed",
             "Use letters, digits, '-' and '_', beginning with a letter or digit.",
         )
     if name in _registry.datasets:
         before = _registry.datasets[name].place
-        raise _wrong(f"Dataset {name!r} is declared already, at {before}", "Rename one of the two.")
+        raise wrong(f"Dataset {name!r} is declared already, at {before}", "Rename one of the two.")
 
 
 def _note_hook(label: str, function: object) -> None:
     if not callable(function) or not hasattr(function, "__qualname__"):
-        raise _wrong(
+        raise wrong(
             f"on_applied({label}) has a {type(function).__name__} in place of a function",
             "Give a function of a module: its name stands in the target's state.",
         )
-    hook = Hook(label, function, _place())
+    hook = Hook(label, function, place())
     known = _registry.hooks.setdefault((label.lower(), hook.name), hook)
     if known is not hook:
-        raise _wrong(
+        raise wrong(
             f"on_applied({label}) has a function {hook.name} already, at {known.place}",
             "Register it once, or rename one of the two.",
         )
@@ -478,25 +502,8 @@ def _note_hook(label: str, function: object) -> None:
 def _note_decision(label: str) -> None:
     for verb, decided in (("in", _registry.opt_ins), ("out", _registry.opt_outs)):
         if label.lower() in decided:
-            raise _wrong(
+            raise wrong(
                 f"{label} is opted {verb} already, at {place_of(label)}",
                 "Keep exactly one opt_in or opt_out per model.",
             )
-    _registry.places[label.lower()] = _place()
-
-
-def _wrong(problem: str, remedy: str) -> ConfigurationError:
-    """Make the error for a declaration that cannot even be noted; it says where that stands."""
-    return ConfigurationError(f"{_place()}: {problem}.", remedy=remedy)
-
-
-def _place() -> str:
-    """Say which file and line declares: the nearest caller outside of the declaring modules."""
-    frame = inspect.currentframe()
-    while frame is not None and frame.f_globals.get("__name__") in _DECLARING:
-        frame = frame.f_back
-    if frame is None:
-        return "unknown"
-    path, here = Path(frame.f_code.co_filename), Path.cwd()
-    shown = path.relative_to(here) if path.is_relative_to(here) else path
-    return f"{shown}:{frame.f_lineno}"
+    _registry.places[label.lower()] = place()

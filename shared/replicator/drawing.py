@@ -4,6 +4,7 @@ Source: https://mermaid.js.org/syntax/flowchart.html
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
 
 from replicator.explain import Explanation, Leaving, Node
 
@@ -14,7 +15,7 @@ def text_of(explanation: Explanation) -> str:
     """Draw the rules as a tree, and list tables and what leaves."""
     parts = [
         f"Dataset {explanation.dataset}, stream {explanation.stream}, "
-        f"rules {explanation.fingerprint}",
+        f"rules {explanation.fingerprint}{_every(explanation.every)}",
         "\n".join(line for node in explanation.rules for line in _branch(node)),
         "\n".join(_tables(explanation)),
         "\n".join(_leaving(explanation.leaving)),
@@ -22,6 +23,10 @@ def text_of(explanation: Explanation) -> str:
     if explanation.note:
         parts.append(f"Rows were not counted: {explanation.note}")
     return "\n\n".join(parts) + "\n"
+
+
+def _every(seconds: float | None) -> str:
+    return "" if seconds is None else f"; rows are chosen every {timedelta(seconds=seconds)}"
 
 
 def _branch(node: Node) -> Iterator[str]:
@@ -40,6 +45,8 @@ def sentence(node: Node) -> str:
         parts.append(f"by {' and '.join(node.by)}")
     if node.where:
         parts.append(f"where {node.where}")
+    if node.select:
+        parts.append(f"({node.select})")
     if node.policies:
         parts.append(f"[{'; '.join(node.policies)}]")
     if node.again:
@@ -92,7 +99,7 @@ def mermaid_of(explanation: Explanation) -> str:
     lines = ["flowchart TD"]
     nodes = list(_all(explanation.rules))
     for label in models:
-        rows = [n.where or "all rows" for n in nodes if (n.rule, n.model) == ("Rows", label)]
+        rows = [_rows(n) for n in nodes if (n.rule, n.model) == ("Rows", label)]
         shown = "<br/>".join(map(_escaped, (label, *(f"Rows: {where}" for where in rows))))
         lines.append(f'    {names[label]}["{shown}"]')
     for label in strangers:
@@ -103,6 +110,10 @@ def mermaid_of(explanation: Explanation) -> str:
         text = _escaped(f"{', '.join(each.columns)}: {each.policy}")
         lines.append(f'    {names[each.model]} -.-x|"{text}"| {names[each.to]}')
     return "\n".join(lines) + "\n"
+
+
+def _rows(node: Node) -> str:
+    return ", ".join(filter(None, (node.where, node.select))) or "all rows"
 
 
 def _all(nodes: Iterable[Node]) -> Iterator[Node]:

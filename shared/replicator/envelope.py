@@ -79,6 +79,8 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         refused: on the closing record, why the request was not answered.
         refused_datasets: those of the plan that the refusal is about, as subscriptions name them;
             none: it is about the request.
+        chosen: on the closing record of a page of a rule with a selection, how many of the answer's
+            first records are the rows that it chose; None: the rule has none.
     """
 
     target: str
@@ -88,6 +90,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     estimated: int | None = None
     refused: str | None = None
     refused_datasets: tuple[str, ...] = ()
+    chosen: int | None = None
 
 
 class RowHash(msgspec.Struct, frozen=True, array_like=True, gc=False):

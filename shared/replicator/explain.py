@@ -18,12 +18,17 @@ from replicator.plan import (
     Edge,
     Filter,
     IsNull,
+    LatestRows,
+    Listed,
     Lookup,
     Not,
     Or,
     ReferencedRule,
     RowsRule,
     Rule,
+    Sampled,
+    SampledRows,
+    Selection,
     TableName,
 )
 from replicator.relations import edges_by, edges_of, pulls, steps_of, undecided, whole_tables
@@ -52,6 +57,7 @@ class Node(msgspec.Struct, frozen=True):
         by: the foreign keys by which it hangs; none: by itself.
         on: the models that it hangs on, by each of these.
         where: its filter, as people read it; "" if every row passes.
+        select: which of these rows are chosen, as people read it; "" if all of them are.
         policies: foreign keys of the model with a policy, and what becomes of rows that leave, at
             its first rule only.
         again: what hangs on it is drawn elsewhere; it may be its own beginning.
@@ -63,6 +69,7 @@ class Node(msgspec.Struct, frozen=True):
     by: tuple[str, ...] = ()
     on: tuple[str, ...] = ()
     where: str = ""
+    select: str = ""
     policies: tuple[str, ...] = ()
     again: bool = False
     hanging: tuple["Node", ...] = ()
@@ -104,6 +111,7 @@ class Explanation(msgspec.Struct, frozen=True):
 
     Attributes:
         rules: the `Rows` rules with all that hangs on them; then, if any, rules that hang on none.
+        every: seconds after which rows are chosen anew; None: no rule chooses.
         counts: of this environment's database; none if they could not be had.
         note: why they could not.
     """
@@ -114,6 +122,7 @@ class Explanation(msgspec.Struct, frozen=True):
     rules: tuple[Node, ...]
     tables: tuple[Table, ...]
     leaving: tuple[Leaving, ...]
+    every: float | None = None
     counts: tuple[Count, ...] = ()
     note: str = ""
 
@@ -130,6 +139,7 @@ def explain(plan: DatasetPlan) -> Explanation:
             for r in plan.releases
         ),
         tuple(_leaving(plan)),
+        plan.every,
     )
 
 
@@ -163,8 +173,9 @@ class _Tree:
             hanging = tuple(map(self._node, self._hanging(table)))
         by = tuple(map(str, edges_by(rule)))
         where = "" if rule.filter is None else readable(rule.filter)
-        kind = _KINDS[type(rule)]
-        return Node(kind, rule.label, by, self._on(rule), where, policies, again, hanging)
+        kind, select = _KINDS[type(rule)], selected(getattr(rule, "selection", None))
+        on = self._on(rule)
+        return Node(kind, rule.label, by, on, where, select, policies, again, hanging)
 
     def _on(self, rule: Rule) -> tuple[str, ...]:
         labels = {release.table: release.label for release in self._plan.releases}
@@ -233,7 +244,7 @@ def readable(condition: Filter) -> str:
             return f"not ({readable(part)})"
         case IsNull(column):
             return f"{column} is null"
-        case Compare():
+        case Compare() | Sampled() | Listed():
             return _compared(condition)
 
 
@@ -246,7 +257,12 @@ def _part(part: Filter) -> str:
     return f"({text})" if isinstance(part, And | Or) and len(part.parts) > 1 else text
 
 
-def _compared(condition: Compare) -> str:
+def _compared(condition: Compare | Sampled | Listed) -> str:
+    if isinstance(condition, Listed):
+        return f"{', '.join(condition.columns)} is chosen"
+    if isinstance(condition, Sampled):
+        columns = ", ".join(condition.columns)
+        return f"{columns} in a sample of {condition.percent} %{_seeded(condition.seed)}"
     values = [_value(value, condition.type) for value in condition.values]
     if condition.lookup == "range":
         return f"{condition.column} between {values[0]} and {values[1]}"
@@ -255,5 +271,20 @@ def _compared(condition: Compare) -> str:
     return f"{condition.column} {_WORDS[condition.lookup]} {values[0]}"
 
 
+def _seeded(seed: str) -> str:
+    return f" (seed {seed!r})" if seed else ""
+
+
 def _value(text: str, kind: str) -> str:
     return repr(text) if kind in TEXT or not text.isascii() or " " in text else text
+
+
+def selected(selection: Selection | None) -> str:
+    """Write a selection for people; "" if there is none."""
+    match selection:
+        case None:
+            return ""
+        case LatestRows(number, by):
+            return f"the {number:,} latest by {by}"
+        case SampledRows(number, seed):
+            return f"a sample of {number:,}{_seeded(seed)}"

@@ -4,15 +4,29 @@ Pure but for `psycopg.sql`. The session must have the pinned settings (UTC, ISO 
 `standard_conforming_strings`), as all of ours do: constants are input texts of their types.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 
 from psycopg import sql
 
-from replicator.plan import TEXT_TYPES, And, Compare, Filter, IsNull, Lookup, Not, Or
+from replicator.plan import (
+    TEXT_TYPES,
+    And,
+    Compare,
+    Filter,
+    IsNull,
+    Listed,
+    Lookup,
+    Not,
+    Or,
+    Sampled,
+)
 
 ColumnSql = Callable[[str], sql.Composable]
 """Gives the expression that stands for a column, of the column's own type."""
 
+CHOSEN = sql.Identifier("public", "replicator_chosenrow")
+"""Where a target keeps the keys that the source has chosen; see `replicator.models`."""
 _OPERATORS: dict[Lookup, str] = {"exact": "=", "lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
 _AFFIXES: dict[Lookup, tuple[str, str]] = {
     "startswith": ("", "%"),
@@ -38,10 +52,48 @@ def filter_sql(condition: Filter | None, column: ColumnSql) -> sql.Composable:
             return _joined(parts, " OR ", "FALSE", column)
         case Not(part):
             return sql.SQL("(NOT {})").format(filter_sql(part, column))
-        case IsNull(name):
-            return sql.SQL("({} IS NULL)").format(column(name))
         case Compare():
             return _compare(condition, column(condition.column))
+        case IsNull() | Sampled() | Listed():
+            return _other(condition, column)
+
+
+def _other(condition: IsNull | Sampled | Listed, column: ColumnSql) -> sql.Composable:
+    if isinstance(condition, IsNull):
+        return sql.SQL("({} IS NULL)").format(column(condition.column))
+    key = [column(name) for name in condition.columns]
+    if isinstance(condition, Listed):
+        return sql.SQL(
+            "EXISTS (SELECT FROM {} listed WHERE listed.subscription_id = {} "
+            "AND listed.rule = {} AND listed.row_key = {})"
+        ).format(CHOSEN, condition.subscription, condition.rule, key_text(key))
+    hashed = key_hash(key, condition.seed)
+    return sql.SQL("({} < {}::bytea)").format(hashed, sql.Literal(_limit(condition.percent)))
+
+
+def key_text(key: Iterable[sql.Composable]) -> sql.Composable:
+    """Write a key as text: a JSON array of the text of each of its values."""
+    cells = sql.SQL(", ").join(sql.SQL("{}::text").format(value) for value in key)
+    return sql.SQL("jsonb_build_array({})::text").format(cells)
+
+
+def key_hash(key: Sequence[sql.Composable], seed: str) -> sql.Composable:
+    """Hash a primary key: the same bytes in every database, whatever its encoding is.
+
+    Args:
+        key: its columns, none of them NULL, of types of `plan.ONE_SPELLING`.
+        seed: another one gives another hash.
+    """
+    # With the length before each text, else ("a:b", "c") would be ("a", "b:c").
+    parts = [sql.SQL("pg_catalog.length({0}::text), {0}::text").format(column) for column in key]
+    return sql.SQL(
+        "pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.concat_ws(':', {}::text, {}), 'UTF8'))"
+    ).format(sql.Literal(seed), sql.SQL(", ").join(parts))
+
+
+def _limit(percent: str) -> str:
+    """Give the first hash, as input text, that is beyond a share of all hashes."""
+    return f"\\x{int(Decimal(percent) / 100 * 2**64):016x}"
 
 
 def _joined(

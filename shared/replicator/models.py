@@ -136,6 +136,25 @@ class WantedRow(models.Model):
         ]
 
 
+class ChosenRow(models.Model):
+    """Target: a key that the source has chosen for a rule that selects a number of rows."""
+
+    subscription = models.ForeignKey(
+        Subscription, on_delete=models.CASCADE, related_name="chosen_rows"
+    )
+    rule = models.CharField(max_length=16, help_text="The rule's name: hexadecimal digits.")
+    row_key = models.TextField(help_text="JSON array of the key's values, as Postgres' text.")
+    run = models.BigIntegerField(help_text="The run that brought it last.")
+
+    class Meta:
+        db_table = "replicator_chosenrow"
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["subscription", "rule", "row_key"], name="replicator_chosenrow_once"
+            )
+        ]
+
+
 class NulledValue(models.Model):
     """Target: the true value of a foreign key in whose place NULL stands, until its row is here."""
 
@@ -213,6 +232,10 @@ class BackfillRun(models.Model):
     )
     sweeping = models.BooleanField(
         db_default=False, help_text="Whether the pages are through and suspects are asked for."
+    )
+    light = models.BooleanField(
+        db_default=False,
+        help_text="Whether it only chooses rows anew: no receipt becomes suspect.",
     )
     confirmed = models.BooleanField(
         db_default=False, help_text="Whether a person allowed more deletions than the fuse does."

@@ -17,6 +17,20 @@ Lookup: TypeAlias = Literal[
 TEXT_TYPES = frozenset({"varchar", "character varying", "text", "bpchar"})
 """Postgres types that compare under a collation, without their length."""
 
+ONE_SPELLING = TEXT_TYPES - {"bpchar"} | {
+    "smallint",
+    "integer",
+    "bigint",
+    "uuid",
+    "date",
+    "timestamp without time zone",
+    "timestamp with time zone",
+    "boolean",
+    "bytea",
+    "inet",
+}
+"""Types of which equal values have the same text, in sessions with the pinned settings."""
+
 
 class TableName(msgspec.Struct, frozen=True, order=True):
     """A table of Postgres, by schema and name, unquoted."""
@@ -118,6 +132,34 @@ class IsNull(msgspec.Struct, frozen=True, tag_field="node", tag="null"):
     column: str
 
 
+class Sampled(msgspec.Struct, frozen=True, tag_field="node", tag="sampled"):
+    """True for about so many of a hundred keys: always the same ones.
+
+    Attributes:
+        columns: the primary key's; their types are of `ONE_SPELLING`.
+        percent: as a decimal number, more than 0 and less than 100.
+        seed: other seeds give other keys.
+    """
+
+    columns: tuple[str, ...]
+    percent: str
+    seed: str
+
+
+class Listed(msgspec.Struct, frozen=True, tag_field="node", tag="listed"):
+    """True for the keys that a target keeps for a rule with a selection; it never travels.
+
+    Attributes:
+        columns: the primary key's.
+        subscription: whose list it is.
+        rule: name of the rule.
+    """
+
+    columns: tuple[str, ...]
+    subscription: int
+    rule: str
+
+
 class And(msgspec.Struct, frozen=True, tag_field="node", tag="and"):
     """All parts; true if there are none."""
 
@@ -136,7 +178,7 @@ class Not(msgspec.Struct, frozen=True, tag_field="node", tag="not"):
     part: "Filter"
 
 
-Filter: TypeAlias = And | Or | Not | Compare | IsNull
+Filter: TypeAlias = And | Or | Not | Compare | IsNull | Sampled | Listed
 """A condition on one table's own columns; a row passes if it is true, neither false nor unknown."""
 
 
@@ -201,11 +243,59 @@ class OnLeave(msgspec.Struct, frozen=True):
         return f"soft {self.column}" if self.action == "soft" else self.action
 
 
+class SampledRows(msgspec.Struct, frozen=True, tag_field="select", tag="sample"):
+    """So many rows: those whose key's hash is smallest.
+
+    Attributes:
+        number: of rows.
+        seed: other seeds give other rows.
+    """
+
+    number: int
+    seed: str
+
+
+class LatestRows(msgspec.Struct, frozen=True, tag_field="select", tag="latest"):
+    """So many rows: those with the greatest values of a column, of equal ones the greatest keys.
+
+    Attributes:
+        number: of rows.
+        by: the column, released; rows where it is NULL are none of them.
+        type: its Postgres type, without length or precision.
+    """
+
+    number: int
+    by: str
+    type: str
+
+
+Selection: TypeAlias = SampledRows | LatestRows
+"""Which of the rows that pass a filter belong, where that hangs on the others."""
+
+
 class RowsRule(msgspec.Struct, frozen=True, tag_field="rule", tag="rows"):
-    """The rows of one model that pass a filter; all of them if it is None."""
+    """The rows of one model that pass a filter; all of them if it is None.
+
+    Attributes:
+        label: the model.
+        filter: what each row must pass by itself.
+        selection: which of these belong; None: all. The source chooses them, again and again; the
+            target keeps their keys.
+    """
 
     label: str
     filter: Filter | None = None
+    selection: Selection | None = None
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether every row of the model belongs by it."""
+        return self.filter is None and self.selection is None
+
+    @property
+    def name(self) -> str:
+        """16 hexadecimal digits that name it among the rules of its dataset."""
+        return _digits(self)
 
 
 class ChildrenRule(msgspec.Struct, frozen=True, tag_field="rule", tag="children"):
@@ -241,6 +331,8 @@ class DatasetPlan(msgspec.Struct, frozen=True):
         arguments: that these rules are for, as the subscription writes them; "" if there are none.
         on_leave: what becomes of rows that leave, of the tables of which a rule says it; the
             fingerprint does not change with it.
+        every: seconds after which what the rules select is chosen anew; None: none selects. It is
+            the target's business, and no part of the fingerprint.
     """
 
     name: str
@@ -252,6 +344,7 @@ class DatasetPlan(msgspec.Struct, frozen=True):
     required: tuple[Edge, ...] = ()
     arguments: str = ""
     on_leave: tuple[OnLeave, ...] = ()
+    every: float | None = None
 
     @property
     def full_name(self) -> str:
@@ -299,7 +392,17 @@ def fingerprint(
 ) -> str:
     """Hash what decides rows and values of a dataset: SHA-256, first 16 hexadecimal digits."""
     shapes = [(r.label, str(r.table), r.key, r.columns, r.stream) for r in releases]
-    content = (rules, shapes, sorted(map(str, nulls)), sorted(map(str, required)))
+    content = (list(map(_told, rules)), shapes, sorted(map(str, nulls)), sorted(map(str, required)))
+    return _digits(content)
+
+
+def _told(rule: Rule) -> object:
+    """Give a rule's content; rules without a selection are told as before there were any."""
+    content = msgspec.to_builtins(rule)
+    return {name: value for name, value in content.items() if (name, value) != ("selection", None)}
+
+
+def _digits(content: object) -> str:
     return hashlib.sha256(msgspec.json.encode(content)).hexdigest()[:16]
 
 
@@ -314,3 +417,5 @@ def columns_of(condition: Filter | None) -> frozenset[str]:
             return columns_of(part)
         case Compare() | IsNull():
             return frozenset({condition.column})
+        case Sampled() | Listed():
+            return frozenset(condition.columns)

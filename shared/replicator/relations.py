@@ -15,9 +15,7 @@ from replicator.plan import (
     ChildrenRule,
     DatasetPlan,
     Edge,
-    Filter,
     OnLeave,
-    Or,
     ReferencedRule,
     Release,
     RowsRule,
@@ -49,18 +47,6 @@ def steps_of(rule: Rule) -> Iterator[tuple[TableName, TableName]]:
         yield (edge.to, edge.table) if pulled else (edge.table, edge.to)
 
 
-def filter_of(dataset: DatasetPlan, table: TableName) -> Filter | None:
-    """Give the union of the `Rows` rules on a table as one filter; None: every row passes.
-
-    A table that has none gets the filter that no row passes.
-    """
-    filters = [r.filter for r in dataset.rules_of(table) if isinstance(r, RowsRule)]
-    given = tuple(f for f in filters if f is not None)
-    if len(given) < len(filters):
-        return None
-    return given[0] if len(given) == 1 else Or(given)
-
-
 @lru_cache(maxsize=256)
 def whole_tables(dataset: DatasetPlan) -> frozenset[TableName]:
     """Name the tables of which every row belongs, come what may.
@@ -89,7 +75,7 @@ def _grown(dataset: DatasetPlan, kept_out: set[TableName]) -> set[TableName]:
 
 
 def _takes_all(rule: object) -> bool:
-    return isinstance(rule, RowsRule) and rule.filter is None
+    return isinstance(rule, RowsRule) and rule.takes_all
 
 
 def _all_children(dataset: DatasetPlan, rule: object, whole: set[TableName]) -> bool:

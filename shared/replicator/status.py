@@ -95,7 +95,8 @@ class Run(msgspec.Struct, frozen=True):
 class Held(msgspec.Struct, frozen=True):
     """One subscription: how many rows are ours because of it, and whether the settings name it.
 
-    `gate` says why the source does not answer for it, "" if it does.
+    `gate` says why the source does not answer for it, "" if it does; `chosen_age`, how long ago the
+    source was asked which rows it chooses, None if no rule of it selects.
     """
 
     dataset: str
@@ -104,6 +105,7 @@ class Held(msgspec.Struct, frozen=True):
     backfill: Run | None = None
     declared: bool = True
     gate: str = ""
+    chosen_age: float | None = None
 
 
 class DueCalls(msgspec.Struct, frozen=True):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _LOOKUPS = frozenset(get_args(Lookup))
 _PATTERNS = frozenset({"startswith", "contains", "endswith"})
-_COMPARABLE = TEXT_TYPES | {
+COMPARABLE = TEXT_TYPES | {
     "smallint",
     "integer",
     "bigint",
@@ -42,6 +42,7 @@ _COMPARABLE = TEXT_TYPES | {
     "timestamp with time zone",
     "uuid",
 }
+"""Postgres types whose values have one order everywhere."""
 _ALLOWED = (
     "Allowed are exact, in, isnull, lt, lte, gt, gte, range, startswith, contains and endswith "
     "on the model's own, released columns, combined by &, | and ~."
@@ -125,7 +126,7 @@ class _Translation:
             raise self._refuse(
                 f"{field.name} points at rows that have other keys in every environment"
             )
-        if kind not in _COMPARABLE or (lookup in _PATTERNS and kind not in TEXT_TYPES):
+        if kind not in COMPARABLE or (lookup in _PATTERNS and kind not in TEXT_TYPES):
             raise self._refuse(f"{field.name} ({kind}) cannot be compared by {lookup}")
         if _is_expression(value):
             raise self._refuse(f"{field.name} is compared with an expression or a subquery")

@@ -320,6 +320,67 @@ def test_explain_and_why_tell_what_a_dataset_and_a_row_are(pair: Callable[..., P
     assert "This is no key" in both.stage.run("why", "pages.Tag", "x", code=2)
 
 
+NAMES = "SELECT name FROM pages_tag ORDER BY name"
+
+
+def test_the_latest_rows_are_chosen_again_and_again(pair: Callable[..., Pair]) -> None:
+    both = pair(dataset="newest-tags")
+    both.prod.execute("INSERT INTO pages_tag (name) VALUES ('b'), ('d'), ('a'), ('c')")
+    both.prod.start("capture")
+    apply = both.stage.start("apply")
+    both.until_backfilled()
+
+    def here() -> str:
+        return "".join(name for (name,) in both.stage.rows(NAMES))
+
+    assert here() == "bcd"
+    both.prod.execute("INSERT INTO pages_tag (name) VALUES ('e'), ('f')")
+    wait_until(lambda: here() == "def", 20, "the next time others are the latest")
+    reasons = "SELECT DISTINCT reason FROM replicator_backfillrun ORDER BY 1"
+    assert both.stage.rows(reasons) == [("scheduled",), ("subscribed",)]
+    # Nobody need be told that it is under way.
+    told = json.loads(both.stage.run("status", "--json"))
+    assert [stream["problems"] for stream in told["target"]] == [[]]
+    assert told["target"][0]["subscriptions"][0]["chosen_age"] < 60
+    assert re.search(r"chosen +\d", both.stage.run("status"))
+    both.prod.execute("DELETE FROM pages_tag WHERE name = 'f'")
+    wait_until(lambda: here() == "cde", 20, "another one takes its place")
+    assert "0 missing, 0 extra, 0 different" in both.stage.run("verify", "--dataset", "newest-tags")
+    apply.kill9()
+    both.prod.execute("INSERT INTO pages_tag (name) VALUES ('g')")
+    both.prod.execute("UPDATE pages_tag SET name = 'a0' WHERE name = 'd'")
+    both.stage.start("apply")
+    wait_until(lambda: here() == "ceg", 30, "a schedule outlives its worker")
+    told = both.prod.run("explain", "--dataset", "newest-tags")
+    assert "Rows pages.Tag (the 3 latest by name)" in told
+    assert re.search(r"rows that belong\npages\.Tag .* 3\n", told)
+    assert "(the 3 latest by name)" in both.stage.run("why", "pages.Tag", "1", code=1)
+
+
+def test_a_sample_stays_the_same_and_a_backfill_draws_it_anew(pair: Callable[..., Pair]) -> None:
+    both = pair(dataset="a-few-tags")
+    both.prod.execute("INSERT INTO pages_tag (name) SELECT 'a' || n FROM generate_series(1, 40) n")
+    both.prod.start("capture")
+    both.stage.start("apply")
+    both.until_backfilled()
+    before = both.stage.rows(TAGS)
+    assert len(before) == 3
+    both.prod.execute("UPDATE pages_tag SET name = name || '!'")
+    both.prod.execute(f"DELETE FROM pages_tag WHERE id = {before[0][0]}")
+    kept = [(number, f"{name}!") for number, name in before[1:]]
+    wait_until(lambda: both.stage.rows(TAGS) == kept, 20, "rows of the sample are followed")
+    told = both.stage.run("verify", "--dataset", "a-few-tags", code=1)
+    assert "1 missing, 0 extra, 0 different" in told
+    assert "chooses rows of it every 1 day" in told
+    would = both.stage.run("backfill", "--dataset", "a-few-tags", "--dry-run", code=1)
+    assert "insert 1, update 0 and delete 0 of 3 rows" in would
+    assert "Complete: 3 rows read" in both.stage.run("backfill", "--dataset", "a-few-tags")
+    after = both.stage.rows(TAGS)
+    assert len(after) == 3
+    assert set(kept) < set(after)
+    both.stage.run("verify", "--dataset", "a-few-tags")
+
+
 def test_prepare_prints_or_does_what_needs_privileges(pair: Callable[..., Pair]) -> None:
     both = pair()
     assert "CREATE PUBLICATION" in both.prod.run("prepare", "source", "--sql")

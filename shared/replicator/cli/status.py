@@ -126,6 +126,8 @@ def _target(stream: TargetStream) -> Iterator[tuple[str, str]]:
 
 def _held(held: Held) -> Iterator[tuple[str, str]]:
     yield "rows", f"{held.rows:,}"
+    if held.chosen_age is not None:
+        yield "chosen", age(held.chosen_age)
     run_ = held.backfill
     if run_ is not None:
         of = "" if run_.estimated is None else f" of about {run_.estimated:,}"

@@ -1,4 +1,4 @@
-"""True values where NULL stands, calls that are due after apply, and why a stream stands."""
+"""True values where NULL stands, chosen keys, calls that are due, why a stream stands."""
 
 import django.db.models.functions.datetime
 from django.db import migrations, models
@@ -47,6 +47,55 @@ class Migration(migrations.Migration):
             field=models.BigIntegerField(
                 db_default=0, help_text="On the source, where a local row stands under the key."
             ),
+        ),
+        migrations.AddField(
+            model_name="backfillrun",
+            name="light",
+            field=models.BooleanField(
+                db_default=False,
+                help_text="Whether it only chooses rows anew: no receipt becomes suspect.",
+            ),
+        ),
+        migrations.CreateModel(
+            name="ChosenRow",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "rule",
+                    models.CharField(
+                        help_text="The rule's name: hexadecimal digits.", max_length=16
+                    ),
+                ),
+                (
+                    "row_key",
+                    models.TextField(
+                        help_text="JSON array of the key's values, as Postgres' text."
+                    ),
+                ),
+                ("run", models.BigIntegerField(help_text="The run that brought it last.")),
+                (
+                    "subscription",
+                    models.ForeignKey(
+                        on_delete=models.deletion.CASCADE,
+                        related_name="chosen_rows",
+                        to="replicator.subscription",
+                    ),
+                ),
+            ],
+            options={
+                "db_table": "replicator_chosenrow",
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("subscription", "rule", "row_key"),
+                        name="replicator_chosenrow_once",
+                    )
+                ],
+            },
         ),
         migrations.CreateModel(
             name="NulledValue",

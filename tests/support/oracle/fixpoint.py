@@ -24,11 +24,18 @@ class Facts:
 
     Attributes:
         points: by row and edge, the row pointed at.
-        passes: by dataset and number of the rule, the rows that pass its filter.
+        passes: by dataset and number of the rule, the rows that pass its filter, and are selected.
+        eligible: of rules of which the source chooses rows, those that pass the filter.
     """
 
     points: dict[Row, dict[Edge, Row]] = field(default_factory=dict)
     passes: dict[tuple[str, int], set[Row]] = field(default_factory=dict)
+    eligible: dict[tuple[str, int], set[Row]] = field(default_factory=dict)
+
+    def with_chosen(self, chosen: Mapping[tuple[str, int], set[Row]]) -> "Facts":
+        """Give the facts as a target knows them, with the keys that it has for chosen ones."""
+        known = {which: rows & chosen.get(which, set()) for which, rows in self.eligible.items()}
+        return Facts(self.points, {**self.passes, **known}, self.eligible)
 
     @cached_property
     def pointers(self) -> dict[Row, list[tuple[Row, Edge]]]:
@@ -49,6 +56,11 @@ class Meaning:
     """
 
     plans: Mapping[str, DatasetPlan]
+
+    @cached_property
+    def chooses(self) -> bool:
+        """Whether the source chooses rows of some rule, so that a target may lag behind it."""
+        return any(rule.selection for plan in self.plans.values() for rule in plan.paged)
 
     @cached_property
     def edges(self) -> set[Edge]:
@@ -87,9 +99,7 @@ class Meaning:
     def _whole(self, name: str) -> set[str]:
         plan = self.plans[name]
         whole = {
-            plan.table_of(r).name
-            for r in plan.rules
-            if isinstance(r, RowsRule) and r.filter is None
+            plan.table_of(r).name for r in plan.rules if isinstance(r, RowsRule) and r.takes_all
         }
         pulling = {r.edge for r in plan.rules if isinstance(r, ReferencedRule) and not r.filter}
         while out := {

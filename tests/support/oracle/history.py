@@ -24,7 +24,8 @@ Step = list[Any]
 
 Rule = Sequence[Any]
 """`[label, condition]`, or with class and other arguments:
-`[label, condition, "Children", {"of": "question", "null": …, "soft": …}]`."""
+`[label, condition, "Children", {"of": "question", "null": …, "soft": …}]`; a selector is Python
+text: `[label, condition, "Rows", {"keys": [1, 2], "select": "sample(percent=5)"}]`."""
 
 
 @dataclass

@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 from tests.support.oracle.history import History, Rule, Step
+from tests.support.oracle.selecting import SHARE, with_selectors
 from tests.support.oracle.tables import (
     BY_LABEL,
     BY_NAME,
@@ -538,6 +539,10 @@ def invent(seed: int) -> History:
         source=[],
         target=[],
     )
+    # By a chance of their own: what else is drawn is the same with and without selectors.
+    selecting = Random(f"selectors {seed}")
+    if selecting.random() < SHARE:
+        history.datasets = with_selectors(history.datasets, selecting)
     specs = written(history.labels)
     history.source = [
         f"ALTER TABLE {spec.name} REPLICA IDENTITY FULL" for spec in specs if chance.random() < 0.1

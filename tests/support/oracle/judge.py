@@ -8,7 +8,7 @@ from replicator.plan import TableName
 from replicator.relations import on_leave
 from replicator_apply.plan import KEPT, LEFT
 from tests.support.oracle.fixpoint import Row
-from tests.support.oracle.states import SourceState, TargetState
+from tests.support.oracle.states import Keys, SourceState, TargetState, by_dataset
 from tests.support.oracle.system import APART, is_local
 
 _MARK = re.compile(r"\(1,(\d+)\)")
@@ -50,10 +50,12 @@ class Judge:
             return
         state = self.states[number]
         found = list(self._wrong(target, state))
-        if not target.runs:
-            found += self._lacking(target, state)
+        if not target.heavy:
+            # What the source has chosen since is not known yet; all else is.
+            members = self._as_chosen(target, state)
+            found += self._lacking(target, state, members)
             if not any(target.wanted.values()):
-                found += self._excess(target, state)
+                found += self._excess(target, members)
         if found:
             raise Broken(f"after transaction {number}: " + "; ".join(found[:20]))
 
@@ -61,8 +63,8 @@ class Judge:
         """Check what must be true when all is quiet after transaction `number`. Raises Broken."""
         state = self.states[number]
         found = list(self._wrong(target, state))
-        found += self._lacking(target, state)
-        found += self._excess(target, state)
+        found += self._lacking(target, state, state.members)
+        found += self._excess(target, state.members)
         found += self._staying(target, state)
         found += [f"wanted {table} {keys}" for table, keys in target.wanted.items() if keys]
         if found:
@@ -102,13 +104,31 @@ class Judge:
                 values[place] = ""
         return APART.join([text, *values])
 
-    def _excess(self, target: TargetState, state: SourceState) -> Iterator[str]:
+    def _as_chosen(self, target: TargetState, state: SourceState) -> Keys:
+        """Give what belongs if the source chose what the target last heard of."""
+        plans = state.meaning.plans
+        if not state.meaning.chooses:
+            return state.members
+        chosen = {
+            (name, number): {
+                (plan.table_of(rule).name, key)
+                for subscription, told in self.subscriptions.items()
+                if told == name
+                for key in target.chosen.get((subscription, rule.name), ())
+            }
+            for name, plan in plans.items()
+            for number, rule in enumerate(plan.paged)
+            if rule.selection is not None
+        }
+        return by_dataset(state.meaning, state.facts.with_chosen(chosen))
+
+    def _excess(self, target: TargetState, members: Keys) -> Iterator[str]:
         """Look for receipts of rows that do not belong."""
         for table, receipts in target.receipts.items():
             for key, holders in receipts.items():
                 for subscription in holders - {KEPT, LEFT}:
                     name = self.subscriptions[subscription]
-                    if key not in state.members[name].get(table, set()):
+                    if key not in members[name].get(table, set()):
                         yield f"{table} {key} does not belong to {name} and has its receipt"
 
     def _staying(self, target: TargetState, state: SourceState) -> Iterator[str]:
@@ -139,12 +159,12 @@ class Judge:
         """Rows that left were deleted in the target."""
         self.staying.clear()
 
-    def _lacking(self, target: TargetState, state: SourceState) -> Iterator[str]:
+    def _lacking(self, target: TargetState, state: SourceState, members: Keys) -> Iterator[str]:
         """Look for rows that belong, are not there, and of which no fetch is under way."""
         wanted = [(table, key) for table, keys in target.wanted.items() for key in keys]
         coming = state.meaning.closure(state.facts, wanted)
         for subscription, name in self.subscriptions.items():
-            for table, keys in state.members[name].items():
+            for table, keys in members[name].items():
                 for key in keys:
                     if subscription not in target.held(table, key) and (table, key) not in coming:
                         yield f"{table} {key} belongs to {name} and is not here"

@@ -3,14 +3,16 @@
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import psycopg
 from django.db import DatabaseError, connections, transaction
 
 from replicator.compiler import find_model
+from replicator_apply.backfill import next_selecting
 from replicator_apply.runs import begin_verification
-from replicator_apply.state import start_run
+from replicator_apply.state import schedule_run, start_run
 from tests.support.oracle.fixpoint import Meaning, Row
 from tests.support.oracle.history import History, Step
 from tests.support.oracle.invent import may_be_local, written
@@ -173,9 +175,9 @@ class Player:
     def _do_second(self, side: Any) -> None:
         self._system.second(side)
 
-    def _do_verify(self) -> None:
-        """Begin to compare all subscriptions, unless rows may still be missing."""
-        if not self._reader.read().runs:
+    def _do_verify(self, *, at_end: bool = False) -> None:
+        """Begin to compare all subscriptions, unless rows may still be missing, or chosen anew."""
+        if not self._reader.read().runs and (at_end or not self._meaning.chooses):
             for number in self._system.subscriptions():
                 begin_verification(self._system.at_target, number)
                 self._counts["verified"] += 1
@@ -200,11 +202,31 @@ class Player:
     def _do_quiet(self) -> None:
         self._do_resume()
         self._transaction([])
-        target = self._wait_for_quiet(
-            lambda target: not target.runs and not any(target.wanted.values())
-        )
+        target = self._wait_until_settled()
+        if self._meaning.chooses:
+            self._choose_anew()
+            target = self._wait_until_settled()
         self._judge.rest(target, self._number)
         self._check_local()
+
+    def _wait_until_settled(self) -> TargetState:
+        return self._wait_for_quiet(
+            lambda target: not target.runs and not any(target.wanted.values())
+        )
+
+    def _choose_anew(self) -> None:
+        """Begin a run as the schedule does, for each subscription of which rows are chosen."""
+        for number, name in self._system.subscriptions().items():
+            rule = next_selecting(self._system.plans[name].paged)
+            if rule is not None:
+                self._until(
+                    partial(self._begin_choosing, number, rule), lambda: "no scheduled run begins"
+                )
+
+    def _begin_choosing(self, subscription: int, rule: int) -> bool:
+        connection = self._system.at_target
+        with connection.transaction(), connection.cursor() as cursor:
+            return schedule_run(cursor, subscription, rule, every=0)
 
     def _end(self) -> None:
         """Compare; let local rows go that hold rows of ours, and compare again."""
@@ -219,7 +241,8 @@ class Player:
             self._counts["left"] = len(self._let_left_go())
         left = self._wait_for_quiet(lambda target: not _kept(target))
         self._judge.rest(left, self._number)
-        self._do_verify()
+        self._wait_until_settled()
+        self._do_verify(at_end=True)
         self._wait_for_quiet(lambda _: self._verified)
         self._check_verified()
         assert self._watcher is not None

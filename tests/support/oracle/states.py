@@ -1,20 +1,22 @@
 """What stands on either side at one moment, as text: rows, memberships, receipts, wanted rows."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
-from django.db.models import Model, Q
+from django.db.models import Model
 
 from replicator import Children, Referenced
 from replicator import Rows as DeclaredRows
 from replicator.compiler import find_model
+from replicator.declare import Rule as DeclaredRule
 from replicator.declare import declared_datasets, rules_in_full
 from replicator.plan import ChildrenRule, DatasetPlan, Edge, Release, RowsRule, Rule
 from replicator.relations import on_leave
 from replicator_apply.plan import KEPT, LEFT
 from tests.support.oracle.fixpoint import Facts, Meaning, Row
+from tests.support.oracle.selecting import selected
 from tests.support.oracle.system import key_text, row_text
 
 Rows = dict[str, dict[str, str]]
@@ -47,10 +49,16 @@ def source_state(
 ) -> SourceState:
     """Read the source; nobody writes to it meanwhile."""
     facts = read_facts(connection, releases.values(), meaning)
+    rows = read_rows(connection, releases.values(), meaning)
+    return SourceState(rows, by_dataset(meaning, facts), facts, meaning)
+
+
+def by_dataset(meaning: Meaning, facts: Facts) -> Keys:
+    """Give what belongs to each dataset."""
     members: Keys = {name: {} for name in meaning.plans}
     for name, (table, key) in meaning.members(facts):
         members[name].setdefault(table, set()).add(key)
-    return SourceState(read_rows(connection, releases.values(), meaning), members, facts, meaning)
+    return members
 
 
 def read_rows(
@@ -85,9 +93,11 @@ def read_facts(
                 if value is not None
             }
     for name, plan in meaning.plans.items():
-        conditions = _conditions(name, plan)
-        for number, (rule, where) in enumerate(zip(plan.rules, conditions, strict=True)):
-            facts.passes[name, number] = _passing(plan, rule, where)
+        for number, (rule, told) in enumerate(zip(plan.rules, _told(name, plan), strict=True)):
+            facts.passes[name, number] = _passing(plan, rule, told)
+            if isinstance(rule, RowsRule) and rule.selection is not None:
+                assert isinstance(told, DeclaredRows)
+                facts.eligible[name, number] = _passing(plan, rule, replace(told, select=None))
     return facts
 
 
@@ -103,15 +113,13 @@ def _end(edge: Edge) -> str:
     )
 
 
-def _conditions(name: str, plan: DatasetPlan) -> list[Q | None]:
-    """Give the declared condition of each compiled rule; rules of a kind keep their order."""
+def _told(name: str, plan: DatasetPlan) -> list[DeclaredRule | None]:
+    """Give the declared rule of each compiled one; rules of a kind keep their order."""
     declared = rules_in_full(declared_datasets()[name].rules)
-    rows = [r.where for r in declared if isinstance(r, DeclaredRows)]
-    anything = {r.label: r.where for r in declared if isinstance(r, Children) and r.of == "target"}
-    children = [r.where for r in declared if isinstance(r, Children) and r.label not in anything]
-    referenced = {
-        find_model(r.label)._meta.label: r.where for r in declared if isinstance(r, Referenced)
-    }
+    rows: list[DeclaredRule] = [r for r in declared if isinstance(r, DeclaredRows)]
+    anything = {r.label: r for r in declared if isinstance(r, Children) and r.of == "target"}
+    children = [r for r in declared if isinstance(r, Children) and r.label not in anything]
+    referenced = {find_model(r.label)._meta.label: r for r in declared if isinstance(r, Referenced)}
     return [
         rows.pop(0)
         if isinstance(rule, RowsRule)
@@ -122,12 +130,16 @@ def _conditions(name: str, plan: DatasetPlan) -> list[Q | None]:
     ]
 
 
-def _passing(plan: DatasetPlan, rule: Rule, where: Q | None) -> set[Row]:
+def _passing(plan: DatasetPlan, rule: Rule, told: DeclaredRule | None) -> set[Row]:
     model = find_model(rule.label)
     rows = model._base_manager.using("source").all()
-    if where is not None:
-        rows = rows.filter(where)
+    if told is not None and told.where is not None:
+        rows = rows.filter(told.where)
     table = plan.table_of(rule).name
+    if isinstance(told, DeclaredRows) and (told.keys is not None or told.select is not None):
+        found = selected(told, list(rows))
+        names = key_names(model)
+        return {(table, key_of([getattr(row, name) for name in names])) for row in found}
     return {(table, key_of(values)) for values in rows.values_list(*key_names(model))}
 
 
@@ -150,6 +162,8 @@ class TargetState:
         receipts: by table and key, the subscriptions; 0 for kept rows.
         wanted: by table, the keys.
         runs: unfinished backfills.
+        heavy: those of them that make receipts suspect.
+        chosen: by subscription and name of the rule, the keys that the source has chosen.
         position: `N`.
         stopped: why the stream stands.
         marked: by table, keys of rows that are marked as rows that left.
@@ -159,6 +173,8 @@ class TargetState:
     receipts: dict[str, dict[str, set[int]]]
     wanted: dict[str, set[str]]
     runs: int
+    heavy: int
+    chosen: dict[tuple[int, str], set[str]]
     position: int
     stopped: str
     marked: dict[str, set[str]]
@@ -196,8 +212,10 @@ class TargetReader:
         parts = [
             "SELECT '', 'position', next_lsn::text, stopped_reason "
             "FROM public.replicator_streamposition",
-            "SELECT '', 'runs', count(*)::text, '' FROM public.replicator_backfillrun "
-            "WHERE state IN ('running', 'paused', 'waiting')",
+            "SELECT '', 'runs', count(*)::text, count(*) FILTER (WHERE NOT light)::text "
+            "FROM public.replicator_backfillrun WHERE state IN ('running', 'paused', 'waiting')",
+            "SELECT rule, 'chosen', row_key, subscription_id::text "
+            "FROM public.replicator_chosenrow",
             "SELECT table_name, 'wanted', row_key, '' FROM public.replicator_wantedrow",
         ]
         for release in self.releases.values():
@@ -235,7 +253,8 @@ class TargetReader:
         receipts: dict[str, dict[str, set[int]]] = {name: {} for name in self.releases}
         wanted: dict[str, set[str]] = {name: set() for name in self.releases}
         marked: dict[str, set[str]] = {name: set() for name in self.releases}
-        runs, position, stopped = 0, 0, ""
+        chosen: dict[tuple[int, str], set[str]] = {}
+        runs, heavy, position, stopped = 0, 0, 0, ""
         for table, kind, key, value in lines:
             if kind == "row":
                 rows[table][key] = value
@@ -246,7 +265,9 @@ class TargetReader:
             elif kind == "marked":
                 marked[table].add(key)
             elif kind == "runs":
-                runs = int(key)
+                runs, heavy = int(key), int(value)
+            elif kind == "chosen":
+                chosen.setdefault((int(value), table), set()).add(key)
             else:
                 position, stopped = int(key), value
-        return TargetState(rows, receipts, wanted, runs, position, stopped, marked)
+        return TargetState(rows, receipts, wanted, runs, heavy, chosen, position, stopped, marked)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import psycopg
 from django.db.models import Q
 
-from replicator import Children, Dataset, Referenced, Rows, opt_in
+from replicator import Children, Dataset, Referenced, Rows, latest, opt_in, sample
 from replicator.datasets import compile_dataset
 from replicator.declare import declared_datasets, no_declarations
 from replicator.plan import DatasetPlan, Release
@@ -58,6 +58,11 @@ def declared_rule(rule: Rule) -> Rows | Children | Referenced:
     """Make a rule of a history's datasets."""
     label, where, kind, options = (*rule, "Rows", {})[:4]
     kinds: dict[str, Any] = {"Rows": Rows, "Children": Children, "Referenced": Referenced}
+    if "select" in options:
+        options = {
+            **options,
+            "select": eval(options["select"], {"latest": latest, "sample": sample}),
+        }
     made: Rows | Children | Referenced = kinds[kind](label, where=condition(where), **options)
     return made
 

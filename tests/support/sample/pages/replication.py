@@ -2,7 +2,7 @@
 
 from django.db.models import Model, Q
 
-from replicator import Children, Dataset, Rows, opt_in
+from replicator import Children, Dataset, Rows, latest, opt_in, sample
 from tests.support.sample.pages.models import Article, Labelling, Page, Remark, Tag
 
 MODELS: tuple[type[Model], ...] = (Tag, Page, Article, Page.tags.through, Labelling, Remark)
@@ -20,4 +20,6 @@ Dataset(
 )
 Dataset("live-pages", Rows(Page, where=Q(live=True), required=["parent"]))
 Dataset("some-tags", Rows(Tag, where=Q(name__startswith="a")), Rows(Tag, where=Q(pk__lt=10)))
+Dataset("newest-tags", Rows(Tag, select=latest(3, by="name", every="2s")))
+Dataset("a-few-tags", Rows(Tag, where=Q(name__startswith="a"), select=sample(3, every="1d")))
 Dataset("live-roots", Rows(Page, where=Q(parent=None, live=True), required=["parent"]))

@@ -2,7 +2,17 @@
 
 from django.db.models import Q
 
-from replicator import Children, Dataset, Referenced, Rows, dataset, opt_in, opt_out
+from replicator import (
+    Children,
+    Dataset,
+    Referenced,
+    Rows,
+    dataset,
+    latest,
+    opt_in,
+    opt_out,
+    sample,
+)
 from replicator.declare import Rule
 from tests.support.sample.polls.models import Choice, Question, Vote
 
@@ -33,6 +43,32 @@ Dataset(
     Rows("auth.User"),
     Rows(Question, where=Q(question_text__startswith="!") | ~Q(priority=0)),
     Rows(Question, where=Q(published=True, author__isnull=False)),
+)
+Dataset(
+    "picked-polls",
+    Rows(Question, where=Q(published=True), keys=[1, 2, 3]),
+    Children(Choice, of="question"),
+    Referenced("auth.User"),
+)
+Dataset(
+    "half-the-polls",
+    Rows(Question, where=~Q(priority=0), select=sample(percent=50, seed="half")),
+    Children(Choice, of="question"),
+    Referenced("auth.User"),
+)
+Dataset(
+    "latest-polls",
+    Rows(Question, where=Q(published=True), select=latest(3, by="pub_date")),
+    Children(Choice, of="question"),
+    Children(Vote, of="choice"),
+    Referenced("auth.User"),
+)
+Dataset(
+    "some-votes",
+    Rows(Vote, select=sample(4, seed="some", every="6h"), required=["choice"]),
+    Rows(Choice, where=Q(votes__lt=5)),
+    Referenced(Question),
+    Referenced("auth.User"),
 )
 
 

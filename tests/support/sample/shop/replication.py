@@ -2,7 +2,7 @@
 
 from django.db.models import Model, Q
 
-from replicator import Dataset, Rows, opt_in, opt_out
+from replicator import Dataset, Rows, opt_in, opt_out, sample
 from tests.support.sample.shop.models import (
     Draft,
     Member,
@@ -33,6 +33,13 @@ opt_out(Draft)
 
 Dataset("shop", Rows("auth.User"), *(Rows(model) for model in MODELS))
 Dataset("catalogue", Rows(Supplier), Rows(Product, where=Q(active=True), null=["replaced_by"]))
+Dataset(
+    "a-few-watches",
+    Rows("auth.User"),
+    Rows(Supplier),
+    Rows(Product, null=["replaced_by"]),
+    Rows(Watch, select=sample(3)),
+)
 Dataset(
     "current-products",
     Rows(Supplier),
