@@ -21,8 +21,13 @@ WANTED = sql.Identifier("public", "replicator_wantedrow")
 
 def key_text(values: Iterable[Sql]) -> Sql:
     """Write a key as text: a JSON array of the text of each of its values."""
+    return sql.SQL("{}::text").format(key_json(values))
+
+
+def key_json(values: Iterable[Sql]) -> Sql:
+    """Write a key as a jsonb array of the text of each of its values."""
     cells = sql.SQL(", ").join(sql.SQL("{}::text").format(value) for value in values)
-    return sql.SQL("jsonb_build_array({})::text").format(cells)
+    return sql.SQL("jsonb_build_array({})").format(cells)
 
 
 def among(subscriptions: Iterable[int]) -> Sql:
