@@ -9,6 +9,7 @@ from functools import cached_property
 import msgspec
 from psycopg import sql
 
+from replicator.filter_sql import key_json
 from replicator.models import AppliedCall
 from replicator.sql_parts import Sql, column
 from replicator_apply.decode import Cell, Row
@@ -51,8 +52,7 @@ class CallSql(TableText):
 
     def key_json(self, alias: str) -> Sql:
         """Write the key of the row of an alias as a jsonb array of the text of its values."""
-        cells = (sql.SQL("{}::text").format(column(name, alias)) for name in self.table.key)
-        return sql.SQL("jsonb_build_array({})").format(sql.SQL(", ").join(cells))
+        return key_json(column(name, alias) for name in self.table.key)
 
     @cached_property
     def call_for_written(self) -> str:

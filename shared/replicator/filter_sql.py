@@ -73,8 +73,13 @@ def _other(condition: IsNull | Sampled | Listed, column: ColumnSql) -> sql.Compo
 
 def key_text(key: Iterable[sql.Composable]) -> sql.Composable:
     """Write a key as text: a JSON array of the text of each of its values."""
+    return sql.SQL("{}::text").format(key_json(key))
+
+
+def key_json(key: Iterable[sql.Composable]) -> sql.Composable:
+    """Write a key as a jsonb array of the text of each of its values."""
     cells = sql.SQL(", ").join(sql.SQL("{}::text").format(value) for value in key)
-    return sql.SQL("jsonb_build_array({})::text").format(cells)
+    return sql.SQL("jsonb_build_array({})").format(cells)
 
 
 def key_hash(key: Sequence[sql.Composable], seed: str) -> sql.Composable:

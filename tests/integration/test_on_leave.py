@@ -307,6 +307,16 @@ def test_what_stays_and_points_at_a_row_that_makes_way_goes_with_it(
     assert holders(target, "pages_page") == [(4, LEFT), (5, 1)]
 
 
+def test_a_row_that_stayed_and_was_deleted_here_is_forgotten(start: StartTarget) -> None:
+    target, published = start("soft-users")
+    target.reach(published.transaction(user("c", 1), user("c", 2)))
+    target.reach(published.transaction(user("d", 1), user("d", 2)))
+    target.execute("DELETE FROM auth_user WHERE id = 1")
+    target.stop()
+    target.start()
+    target.until(lambda: holders(target, "auth_user") == [(2, LEFT)], "its receipt is gone")
+
+
 def test_a_unique_value_is_free_where_the_index_leaves_marked_rows_out(start: StartTarget) -> None:
     drop = "ALTER TABLE auth_user DROP CONSTRAINT auth_user_username_key"
     index = "CREATE UNIQUE INDEX ON auth_user (username) WHERE last_login IS NULL"
