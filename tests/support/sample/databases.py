@@ -56,8 +56,8 @@ def migrate(conninfo: str) -> None:
 _OTHER_KEYS = """
 BEGIN;
 SET CONSTRAINTS ALL DEFERRED;
-UPDATE auth_permission SET id = id + {0}, content_type_id = content_type_id + {0};
-UPDATE django_content_type SET id = id + {0};
+UPDATE public.auth_permission SET id = id + {0}, content_type_id = content_type_id + {0};
+UPDATE public.django_content_type SET id = id + {0};
 COMMIT
 """
 
