@@ -416,12 +416,29 @@ class CandidateSql(TableText):
     @cached_property
     def settled(self) -> str:
         """Strike off what a fetch has answered, and what is gone."""
+        answered: LiteralString = "v._changed AND NOT v._wanted AND (v._read OR NOT v._present)"
+        mine = (
+            "DELETE FROM {wanted} w {using} WHERE w.source = {source} AND w.stream = {stream} "
+            "AND w.table_name = {name} AND {same}"
+        )
+        if self.table.respelled:
+            return self.compose(
+                mine,
+                wanted=WANTED,
+                using=self.part("USING {candidates} v"),
+                same=all_of([self.same_wanted("v"), sql.SQL(answered)]),
+            )
+        # As an array: each key is looked up. The planner takes wanted rows for few, and compares
+        # each with each where it joins them.
         return self.compose(
-            "DELETE FROM {wanted} w USING {candidates} v WHERE w.source = {source} "
-            "AND w.stream = {stream} AND w.table_name = {name} AND {same} "
-            "AND v._changed AND NOT v._wanted AND (v._read OR NOT v._present)",
+            mine,
             wanted=WANTED,
-            same=self.same_wanted("v"),
+            using=sql.SQL(""),
+            same=self.part(
+                "w.row_key = ANY(ARRAY(SELECT {row_key} FROM {candidates} v WHERE {answered}))",
+                row_key=self.row_key("v"),
+                answered=sql.SQL(answered),
+            ),
         )
 
     @cached_property

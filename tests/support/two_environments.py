@@ -43,7 +43,13 @@ SELECT at, before, number FROM (SELECT at, number, lag(number) OVER (ORDER BY at
 
 
 class Daemon:
-    """A daemon that can be started again and again, and takes faults."""
+    """A daemon that can be started again and again, and takes faults.
+
+    Attributes:
+        module: what is run; `replicator` takes no faults, and has all limits as they are.
+    """
+
+    module = "tests.support.faulty"
 
     def __init__(self, command: str, folder: Path, name: str, env: Mapping[str, str]) -> None:
         self.command, self._log = command, folder / f"{name}.log"
@@ -62,7 +68,7 @@ class Daemon:
     def start(self, *options: str) -> Process:
         """Start it; it must not run."""
         assert not self.running
-        command = [sys.executable, "-m", "tests.support.faulty", self.command, *options]
+        command = [sys.executable, "-m", self.module, self.command, *options]
         self.process = Process(command, self._log, env=self.env)
         return self.process
 

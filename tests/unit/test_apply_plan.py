@@ -29,7 +29,9 @@ from replicator_apply.catalog import Column, Constraint, TableShape
 from replicator_apply.make_plan import make_plan
 from replicator_apply.plan import (
     MAX_IDENTIFIER,
+    Settled,
     SubscribedDataset,
+    Support,
     Table,
     TargetPlan,
     reading_columns,
@@ -353,3 +355,45 @@ def test_where_no_passing_value_is_known_the_remedy_is_told(kind: str) -> None:
     with pytest.raises(Unwritable, match="unique") as caught:
         passing(kind)
     assert "deferrable" in caught.value.remedy
+
+
+def test_what_of_a_child_needs_no_verdict() -> None:
+    rules = (RowsRule("app.parent", RED), ChildrenRule("app.child", (EDGE,)))
+    plan = plan_of(dataset(*rules))
+    child, parent = plan.tables[CHILD].settled, plan.tables[PARENT].settled
+    assert child.supports == child.holders == (Support(1, EDGE, holds=True),)
+    assert child.alone
+    assert child.steady
+    assert child.leaves
+    assert child.tying == ("parent_id",)
+    # Whether a new parent passes is seen by its filter; children go with one that is deleted.
+    assert parent.supports is None
+    assert parent.steady
+    assert not parent.leaves
+
+
+def test_a_filter_on_children_or_two_ways_to_belong_need_a_verdict() -> None:
+    roots = RowsRule("app.parent", RED)
+    some = plan_of(dataset(roots, ChildrenRule("app.child", (EDGE,), BLUE))).tables[CHILD].settled
+    assert some.supports is None
+    assert not some.nobodys
+    too = RowsRule("app.child", BLUE)
+    either = plan_of(dataset(roots, ChildrenRule("app.child", (EDGE,)), too)).tables[CHILD].settled
+    assert either.supports == (Support(1, EDGE, holds=True),)
+    assert either.nobodys
+    assert not either.alone
+
+
+def test_what_pulls_others_in_must_find_them_and_is_not_deleted_lightly() -> None:
+    rules = (RowsRule("app.child", RED), ReferencedRule("app.parent", EDGE))
+    plan = plan_of(dataset(*rules))
+    assert not plan.tables[CHILD].settled.leaves
+    assert plan.tables[PARENT].settled.supports is None
+    assert not plan.tables[PARENT].settled.nobodys
+    free = msgspec.structs.replace(dataset(RowsRule("app.child", RED)), nulls=(EDGE,))
+    assert plan_of(free).tables[CHILD].settled == Settled()
+
+
+def test_a_key_as_text_becomes_that_of_a_record() -> None:
+    table = plan_of(dataset(RowsRule("app.parent"))).tables[PARENT]
+    assert table.record_key(["7"]) == b'["public.parent",7]'
