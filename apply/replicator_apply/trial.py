@@ -87,14 +87,26 @@ def trial(
 
 
 def _leave_wanted_out(cursor: Cursor, text: TableSql) -> int:
-    """Do not expect rows that a fetch is to bring, nor what would come with them."""
-    statement = text.compose(
+    """Do not expect rows that a fetch is to bring, nor what would come with them.
+
+    Of one that is ours the old version stands until then.
+    """
+    was, wanted = text.any_flag("_was"), text.is_wanted("v")
+    outside = text.compose(
         "UPDATE {candidates} v SET {may} WHERE NOT {was} AND {wanted}",
         may=text.shut_out,
-        was=text.any_flag("_was"),
-        wanted=text.is_wanted("v"),
+        was=was,
+        wanted=wanted,
     )
-    return cursor.execute(statement).rowcount
+    held = text.compose(
+        "UPDATE {candidates} v SET _back = true WHERE {was} AND v._present AND {wanted}",
+        was=was,
+        wanted=wanted,
+    )
+    left = cursor.execute(outside).rowcount
+    if back := cursor.execute(held).rowcount:
+        cursor.execute(text.step_back)
+    return left + back
 
 
 def differences(

@@ -106,6 +106,19 @@ def test_a_refusal_ends_the_first_comparison(start: StartTarget) -> None:
     assert target.rows("SELECT FROM replicator_backfillrun") == []
 
 
+def test_what_a_wanted_row_will_bring_is_not_missing(start: StartTarget) -> None:
+    target, published = start("poll-trees")
+    born = (user("c", 4), question("c", 1, published=True, author_id=4))
+    target.reach(published.transaction(*born))
+    # Its author is not here: the old version stands, and both are on their way.
+    target.reach(published.transaction(question("u", 1, published=True, author_id=5)))
+    assert target.wanted == [("public.polls_question", '["1"]')]
+    now = (question("r", 1, published=True, author_id=5), user("r", 5))
+    target.answer(published, begin(target), *now)
+    assert target.rows(RUN) == [("finished", 0, 0, 0, [])]
+    assert here(target) == "q1 u4"
+
+
 def test_equal_trees_are_equal(start: StartTarget) -> None:
     target, published = start("poll-trees")
     born = (
