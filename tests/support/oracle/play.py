@@ -299,7 +299,10 @@ class Player:
 
         def there() -> bool:
             seen[:] = [self._reader.read()]
-            if "unique column" in seen[0].stopped or (self._stays and seen[0].stopped):
+            stopped = seen[0].stopped
+            # An index on expressions has no columns to name.
+            kept = "UniqueViolation" in stopped and any(self._local.values())
+            if "unique column" in stopped or kept or (self._stays and stopped):
                 # A kept row stands in the way of a row of the dataset: a person lets it go.
                 self._let_go()
                 self._let_left_go()
