@@ -145,10 +145,11 @@ class Meaning:
             if member in members or member not in eligible:
                 continue
             members.add(member)
-            todo += self._led_to(facts, members, name, row)
+            todo += self.led_to(facts, members, name, row)
         return members
 
-    def _led_to(self, facts: Facts, members: set[Member], name: str, row: Row) -> Iterator[Member]:
+    def led_to(self, facts: Facts, members: set[Member], name: str, row: Row) -> Iterator[Member]:
+        """Give what goes by some rule with a row that belongs, if these belong as well."""
         for number, rule in enumerate(self.plans[name].rules):
             if isinstance(rule, ReferencedRule):
                 target = facts.points[row].get(rule.edge)

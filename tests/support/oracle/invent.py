@@ -509,6 +509,9 @@ _KNOBS: dict[str, Sequence[int | float]] = {
 }
 
 
+_READING = "tests.support.oracle.system.READING"
+
+
 def written(labels: Sequence[str]) -> list[TableSpec]:
     """List the tables that are written: those named, and all that they point at, first."""
     found: dict[str, TableSpec] = {}
@@ -539,7 +542,8 @@ def invent(seed: int) -> History:
         source=[],
         target=[],
     )
-    # By a chance of their own: what else is drawn is the same with and without selectors.
+    # By chances of their own: what else is drawn is the same with and without them.
+    history.knobs[_READING] = Random(f"reading {seed}").choice([0, 0, 0, 0.02, 0.1])
     selecting = Random(f"selectors {seed}")
     if selecting.random() < SHARE:
         history.datasets = with_selectors(history.datasets, selecting)

@@ -18,7 +18,7 @@ class Broken(AssertionError):
     """The target is not what it must be."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Judge:
     """Compares.
 
@@ -26,11 +26,13 @@ class Judge:
         states: the source after each of its transactions, by number.
         subscriptions: name of the dataset of each.
         staying: rows that were held at an earlier rest, of tables whose rows stay.
+        newest: number of the last transaction that a reader has seen.
     """
 
     states: Mapping[int, SourceState]
     subscriptions: Mapping[int, str]
     staying: set[Row] = field(default_factory=set)
+    newest: int = 0
 
     def mark(self, target: TargetState) -> int | None:
         """Give the number of the last transaction that the target shows; None: not there yet.
@@ -48,11 +50,17 @@ class Judge:
         number = self.mark(target)
         if number is None:
             return
+        if number < self.newest:
+            raise Broken(f"transaction {self.newest} was here, and {number} is")
+        self.newest = number
         state = self.states[number]
         found = list(self._wrong(target, state))
-        if not target.heavy:
-            # What the source has chosen since is not known yet; all else is.
-            members = self._as_chosen(target, state)
+        # What the source has chosen since is not known yet; all else is.
+        members = self._as_chosen(target, state)
+        if target.heavy:
+            # Not all is here, but what is here is whole trees.
+            found += self._torn(target, state, members)
+        else:
             found += self._lacking(target, state, members)
             if not any(target.wanted.values()):
                 found += self._excess(target, members)
@@ -92,6 +100,11 @@ class Judge:
             yield f"{table} {key} is here and gone from the source"
         elif (expected := self._expected(target, row, source, state)) != text:
             yield f"{table} {key} is {text}, and on the source {expected}"
+        for edge, end in state.facts.points.get(row, {}).items():
+            if edge in state.meaning.edges - state.meaning.nulls:
+                to, to_key = end
+                if to_key not in target.rows[to]:
+                    yield f"{table} {key} points at {to} {to_key}, which is not here"
 
     def _expected(self, target: TargetState, row: Row, source: str, state: SourceState) -> str:
         """Write NULL for what the policy says."""
@@ -158,6 +171,31 @@ class Judge:
     def forget_left(self) -> None:
         """Rows that left were deleted in the target."""
         self.staying.clear()
+
+    def _torn(self, target: TargetState, state: SourceState, members: Keys) -> Iterator[str]:
+        """Look for trees of which a part is not here, and no fetch is under way.
+
+        That is for rows that belong, and that by some rule go with a row that is here.
+        """
+        meaning, facts = state.meaning, state.facts
+        belonging = {
+            (name, (table, key))
+            for name, tables in members.items()
+            for table, keys in tables.items()
+            for key in keys
+        }
+        here = {
+            (self.subscriptions[subscription], (table, key))
+            for table, receipts in target.receipts.items()
+            for key, holders in receipts.items()
+            for subscription in holders - {KEPT, LEFT}
+        }
+        wanted = [(table, key) for table, keys in target.wanted.items() for key in keys]
+        coming = meaning.closure(facts, wanted)
+        for name, row in here & belonging:
+            for other in meaning.led_to(facts, here, name, row):
+                if other in belonging - here and other[1] not in coming:
+                    yield f"{row} is here without {other[1]}, which belongs to {name} with it"
 
     def _lacking(self, target: TargetState, state: SourceState, members: Keys) -> Iterator[str]:
         """Look for rows that belong, are not there, and of which no fetch is under way."""

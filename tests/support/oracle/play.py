@@ -24,7 +24,15 @@ from tests.support.oracle.states import (
     read_rows,
     source_state,
 )
-from tests.support.oracle.system import System, declared, is_local, key_text, knobs, session
+from tests.support.oracle.system import (
+    System,
+    declared,
+    is_local,
+    key_text,
+    knobs,
+    session,
+    unhurried_fetches,
+)
 from tests.support.oracle.tables import LOCAL, LOCAL_UUID, TableSpec
 from tests.support.oracle.watch import Watcher
 
@@ -45,6 +53,7 @@ def play(history: History, source: str, target: str, log: str) -> dict[str, int]
     with (
         declared(history, tables) as plans,
         knobs(history.knobs),
+        unhurried_fetches(),
         System(source, target, log, plans) as system,
     ):
         player = Player(history, system)
@@ -90,11 +99,14 @@ class Player:
         self._reader = TargetReader(system.at_target, system.releases, self._meaning)
         self._judge = Judge(self._states, system.subscriptions())
         self._watcher = Watcher(reader)
-        for step in self._history.steps:
-            self._step(step)
-            system.check()
-            self._watcher.judge(self._judge)
-        self._end()
+        for number, step in enumerate([*self._history.steps, ["end"]]):
+            try:
+                self._step(step)
+                system.check()
+                self._watcher.judge(self._judge)
+            except Exception as error:
+                error.add_note(f"Step {number} of {len(self._history.steps)}: {step[0]}")
+                raise
         return {**self._counts, "seen": self._watcher.seen}
 
     def close(self) -> None:
@@ -228,7 +240,7 @@ class Player:
         with connection.transaction(), connection.cursor() as cursor:
             return schedule_run(cursor, subscription, rule, every=0)
 
-    def _end(self) -> None:
+    def _do_end(self) -> None:
         """Compare; let local rows go that hold rows of ours, and compare again."""
         self._do_close()
         self._do_quiet()

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import inspect
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,11 +14,13 @@ from django.db.models import Q
 from replicator import Children, Dataset, Referenced, Rows, latest, opt_in, sample
 from replicator.datasets import compile_dataset
 from replicator.declare import declared_datasets, no_declarations
+from replicator.envelope import Answer
 from replicator.plan import DatasetPlan, Release
 from replicator.postgres import connect, connection_parameters
 from replicator.settings import ReplicatorSettings
 from replicator_apply.state import Place
 from replicator_capture.daemon import Capture
+from replicator_capture.fetch import _RowReader
 from tests.support.apply_run import RunningApply
 from tests.support.capture_run import (
     SOURCE,
@@ -34,6 +37,10 @@ from tests.support.sample.environments import django_database
 Side = Literal["capture", "apply"]
 WITNESS = "witness"
 APART = "\x1f"
+
+READING = 0.0
+"""Seconds between the snapshot of a fetch and the place of its answer: what is committed then is
+not seen, and comes before."""
 
 _RELEASED = {
     "auth.User": {"only": ["id", "username", "email"]},
@@ -92,6 +99,23 @@ def knobs(values: Mapping[str, int | float]) -> Iterator[None]:
             _set_defaults(module, name, value, stack)
             setattr(module, name, value)
         yield
+
+
+@contextlib.contextmanager
+def unhurried_fetches() -> Iterator[None]:
+    """Have fetches take as long as `READING` says."""
+    read = _RowReader.read
+
+    def slowly(reader: _RowReader, request: Any) -> Answer:
+        answer = read(reader, request)
+        time.sleep(READING)
+        return answer
+
+    _RowReader.read = slowly  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        _RowReader.read = read  # type: ignore[method-assign]
 
 
 def _set_defaults(module: Any, name: str, value: float, stack: contextlib.ExitStack) -> None:
