@@ -104,7 +104,8 @@ def test_deadlocks_with_local_traffic(two_environments: Make) -> None:
                     connection.execute("SELECT FROM polls_question ORDER BY id DESC FOR UPDATE")
                     connection.execute("SELECT FROM shop_order FOR UPDATE")
                     connection.commit()
-                    end.wait(0.02)
+                    # On a busy machine apply would else never find the rows free for long enough.
+                    end.wait(0.2)
                 except psycopg.errors.DeadlockDetected:
                     connection.rollback()
 
