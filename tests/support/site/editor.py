@@ -12,7 +12,9 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from django.db.models import QuerySet
+    import random
+
+    from django.db.models import Model, QuerySet
 
 P, R = ParamSpec("P"), TypeVar("R")
 Row = tuple[object, ...]
@@ -309,6 +311,81 @@ def delete_group(name: str) -> None:
     Group.objects.get(name=name).delete()
 
 
+def at_random(seed: int, requests: int) -> list[str]:
+    """Make requests of any kind, each a transaction of its own; give them as texts."""
+    import random
+
+    from django.core.exceptions import ValidationError
+    from django.db import IntegrityError
+
+    chosen = random.Random(seed)
+    done: list[str] = []
+    for number in range(requests):
+        function, arguments = _any_request(chosen, f"r{seed}-{number}", done)
+        done.append(f"{function.__name__}{arguments}")
+        try:
+            function(*arguments)
+        except (IntegrityError, ValidationError) as error:  # As an editor's: nothing is done.
+            done[-1] += f": {error}"
+    return done
+
+
+def _any_request(
+    chosen: "random.Random", new: str, done: list[str]
+) -> tuple[Callable[..., object], tuple[Any, ...]]:
+    from django.contrib.auth.models import Group
+    from wagtail.images import get_image_model
+    from wagtail.models import Page
+
+    from tests.support.site.stories.models import ArticlePage, Clip
+
+    articles = list(ArticlePage.objects.filter(depth__gt=3, alias_of=None))
+    page, other = (chosen.choice(articles) for _ in range(2)) if articles else (None, None)
+    homes = list(Page.objects.filter(depth=3).order_by("path"))
+    parent = chosen.choice([*homes, *articles]).url_path
+    image = chosen.choice([*get_image_model().objects.all(), None])
+    clip = chosen.choice([*Clip.objects.all(), None])
+    group = chosen.choice(list(Group.objects.order_by("pk"))).name
+    tags = tuple(chosen.sample(["t1", "t2", "t3", "t4"], chosen.randrange(3)))
+    people = tuple(chosen.sample(["anna", "bob", "carol", "dora", "emil"], 2))
+    ways: list[tuple[Callable[..., object], tuple[Any, ...]]] = [
+        (upload, (new, tags)),
+        (set_group, (group, ("stories.view_clip",), people)),
+        (set_group, (new, (), people)),
+    ]
+    ways += [(_create, (parent, new, people[0], tags))] * 3
+    if image is not None:
+        ways += [(tag_image, (image.title, tags)), (render, (image.title, f"fill-{len(done)}x9"))]
+    if page is not None:
+        way, url = chosen.choice(["last-child", "first-child"]), page.url_path
+        ways += [
+            (_edit, (url, new, chosen.random() < 0.7, tags)),
+            (unpublish, (url,)),
+            (rename, (url, new)),
+            (delete, (url,)),
+            (add_clip, (url, new, tags)),
+            (restrict, (url, (group,))),
+            (restrict, (url, ())),
+            (allow, (group, url, chosen.choice(["add_page", "change_page", "publish_page"]))),
+            (illustrate, (url, image and image.title)),
+        ]
+        if not parent.startswith(url):
+            ways += [(move, (url, parent, way)), (copy, (url, parent, new))] * 2
+        if other != page and not other.url_path.startswith(url):
+            ways += [(move, (url, other.url_path, "left")), (alias, (url, parent, new))]
+        if clip is not None:
+            ways += [(give_clip, (clip.title, url)), (tag_clip, (clip.title, tags))]
+    return chosen.choice(ways)
+
+
+def _create(parent: str, slug: str, by: str, tags: tuple[str, ...]) -> int:
+    return create(parent, slug, by=by, tags=tags)
+
+
+def _edit(url_path: str, body: str, publish: bool, tags: tuple[str, ...]) -> None:
+    edit(url_path, body, publish=publish, tags=tags)
+
+
 # Looking ------------------------------------------------------------------------------------------
 
 
@@ -321,9 +398,30 @@ def findings() -> list[str]:
 
 def belonging(url_paths: tuple[str, ...]) -> dict[str, dict[object, Row]]:
     """Give what sections are, by the source's ORM: rows by model and key."""
-    return {
+    found = {
         queryset.model._meta.label: _rows(queryset, "default") for queryset in _querysets(url_paths)
     }
+    _leave_null(found)
+    return found
+
+
+def _leave_null(found: dict[str, dict[object, Row]]) -> None:
+    """Write NULL where pages point at what is not there: an alias of a page elsewhere does."""
+    from wagtail.models import Page
+
+    ends = {
+        "live_revision_id": "wagtailcore.Revision",
+        "latest_revision_id": "wagtailcore.Revision",
+        "locked_by_id": "auth.User",
+        "alias_of_id": "wagtailcore.Page",
+    }
+    names = _names(Page)[1:]
+    for key, row in found["wagtailcore.Page"].items():
+        here = {label: set(map(str, found[label])) for label in ends.values()}
+        found["wagtailcore.Page"][key] = tuple(
+            "None" if name in ends and value not in here[ends[name]] else value
+            for name, value in zip(names, row, strict=True)
+        )
 
 
 def held(labels: tuple[str, ...]) -> dict[str, dict[object, Row]]:
@@ -416,6 +514,17 @@ def _querysets(url_paths: tuple[str, ...]) -> "Iterator[QuerySet[Any]]":
 def _rows(queryset: "QuerySet[Any]", alias: str) -> dict[object, Row]:
     """Give rows by key, as released; what has another key in each environment is told by name."""
     model = queryset.model
+    rows = model._base_manager.using(alias)
+    if alias == "default":
+        rows = rows.filter(pk__in=queryset.using(alias).values("pk"))
+    key = model._meta.pk.attname
+    return {row.pop(key): tuple(map(str, row.values())) for row in rows.values(*_names(model))}
+
+
+def _names(model: "type[Model]") -> list[str]:
+    """Name what is compared of a model's rows, the key first."""
+    if model._meta.label == "auth.User":
+        return ["id", "username", "first_name", "last_name", "is_active"]
     named = {
         "contenttypes.ContentType": ("app_label", "model"),
         "auth.Permission": ("content_type__app_label", "codename"),
@@ -425,10 +534,4 @@ def _rows(queryset: "QuerySet[Any]", alias: str) -> dict[object, Row]:
         label = field.related_model._meta.label if field.is_relation else ""
         ends = named.get(label)
         names += [f"{field.name}__{end}" for end in ends] if ends else [field.attname]
-    if model._meta.label == "auth.User":
-        names = ["id", "username", "first_name", "last_name", "is_active"]
-    rows = model._base_manager.using(alias)
-    if alias == "default":
-        rows = rows.filter(pk__in=queryset.using(alias).values("pk"))
-    key = model._meta.pk.attname
-    return {row.pop(key): tuple(map(str, row.values())) for row in rows.values(*names)}
+    return names

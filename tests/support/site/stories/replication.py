@@ -8,12 +8,13 @@ subscribes with `"on_clash": "adopt"`.
 """
 
 from django.db.models import Q
+from wagtail.models import Page, get_page_models
 
 from replicator import Children, Referenced, Rows, dataset, opt_in, opt_out
-from tests.support.site.stories.models import ArticlePage, ArticlePageTag, Clip
+from tests.support.site.stories.models import ArticlePageTag, Clip
 
-opt_in("wagtailcore.Page")
-opt_in(ArticlePage)
+for model in get_page_models():
+    opt_in(model)
 opt_in(ArticlePageTag)
 opt_in(Clip)
 opt_in("wagtailcore.Revision")
@@ -54,17 +55,23 @@ opt_out("wagtailcore.CollectionViewRestriction_groups")
 @dataset("section")
 def section(url_path: str):
     """Give the rules of the pages at and below a path, such as `/home/news/`."""
+    if not (url_path.startswith("/") and url_path.endswith("/")):
+        raise ValueError("write the path as Wagtail does: /home/news/")
     steps = url_path.strip("/").split("/")
     above = ["/", *("/" + "/".join(steps[:n]) + "/" for n in range(1, len(steps)))]
+    types = [model for model in get_page_models() if model is not Page]
     return [
         Rows(
-            "wagtailcore.Page",
+            Page,
             where=Q(url_path__startswith=url_path) | Q(url_path__in=above),
             null=["live_revision", "latest_revision", "locked_by", "alias_of"],
         ),
-        Children(ArticlePage, of="page_ptr"),
-        Children("wagtailcore.Revision", of="stories.ArticlePage._revisions"),
-        Children("wagtailcore.Revision", of="wagtailcore.Page._revisions"),
+        *(Children(model, of=model._meta.pk.name) for model in types),
+        # A revision points at its page by the page's own type.
+        *(
+            Children("wagtailcore.Revision", of=f"{m._meta.label}._revisions")
+            for m in [Page, *types]
+        ),
         Children("wagtailcore.PageViewRestriction", of="page"),
         Children("wagtailcore.PageViewRestriction_groups", of="pageviewrestriction"),
         Children("wagtailcore.GroupPagePermission", of="page"),
@@ -75,7 +82,7 @@ def section(url_path: str):
         Referenced("taggit.Tag"),
         Referenced("wagtailimages.Image"),
         Children("wagtailimages.Rendition", of="image"),
-        # Trees without foreign keys to the parent: all of them.
+        # Few rows; collections are a tree without foreign keys to the parent.
         Rows("wagtailcore.Locale"),
         Rows("wagtailcore.Collection"),
         Children("wagtailcore.GroupCollectionPermission", of="collection"),
