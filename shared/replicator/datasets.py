@@ -26,7 +26,7 @@ from replicator.declare import (
 )
 from replicator.declare import Rule as Declared
 from replicator.errors import WrongDeclaration
-from replicator.generic import generic_edge, generic_key, generic_relation
+from replicator.generic import generic_edge, generic_key, generic_relation, generic_relations
 from replicator.plan import (
     ChildrenRule,
     DatasetPlan,
@@ -233,13 +233,15 @@ class _Compilation:
     def _back_along(self, release: Release, path: str) -> Edge:
         """Resolve a generic relation, `app_label.Model.relation`."""
         label, _, name = path.rpartition(".")
-        key = generic_relation(find_model(label), name)
-        if key is None or key.model is not find_model(release.label):
+        model, child = find_model(label), find_model(release.label)
+        key = generic_relation(model, name)
+        if key is None or key.model is not child:
+            known = [f"{model._meta.label}.{each}" for each in generic_relations(model, child)]
             raise WrongDeclaration(
                 f"Children({release.label}): {path} is no generic relation that leads to it",
                 check_id="replicator.E036",
-                remedy="Name a GenericRelation as app_label.Model.relation, or a foreign key of "
-                f"{release.label}, generic or not, by its name alone.",
+                remedy=f"Those of {model._meta.label} that do: {', '.join(known) or 'none'}. Or "
+                f"name a foreign key of {release.label}, generic or not, by its name alone.",
             )
         parent = self._releases.get(find_model(label)._meta.label)
         if parent is None:

@@ -58,6 +58,13 @@ def generic_relation(model: type[Model], name: str) -> GenericKey | None:
     return None
 
 
+def generic_relations(model: type[Model], child: type[Model]) -> tuple[str, ...]:
+    """Name a model's generic relations that lead to another one's rows."""
+    names = (getattr(field, "name", "") for field in model._meta.private_fields)
+    found = {name: generic_relation(model, name) for name in names}
+    return tuple(name for name, key in found.items() if key is not None and key.model is child)
+
+
 def generic_edge(release: Release, key: GenericKey, parent: Release) -> Edge | None:
     """Give the edge by which rows point at those of one model; None: they cannot.
 

@@ -88,6 +88,10 @@ def test_with_another_parent_both_must_belong() -> None:
     ("rules", "problem"),
     [
         ((Rows("shop.Watch"), Children("pages.Remark", of="shop.Watch.x")), "no generic relation"),
+        (
+            (Rows("pages.Page"), Children("pages.Remark", of="pages.Page.tags")),
+            "Those of pages.Page that do: pages.Page.remarks.",
+        ),
         ((Rows("pages.Tag"), Children("pages.Remark", of="pages.Page.remarks")), "no rule"),
         ((Rows("shop.Supplier"), Children("pages.Remark", of="nothing")), "target"),
         ((Rows("pages.Page"), Children("shop.Note", of="pages.Page.remarks")), "leads to it"),
