@@ -121,6 +121,15 @@ def test_no_link_of_the_documentation_is_dead() -> None:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_the_section_of_a_wagtail_site_is_the_one_that_is_tested() -> None:
+    text = (DOCS / "declarations.md").read_text()
+    part = text.partition("## A section of a Wagtail site\n")[2].partition("\n## ")[0]
+    [shown] = re.findall(r"```python\n(.*?)```", part, re.DOTALL)
+    tested = (ROOT / "tests/support/site/stories/replication.py").read_text()
+    assert shown.startswith("@dataset")
+    assert tested.endswith(shown)
+
+
 def test_every_file_that_the_documentation_names_exists() -> None:
     for page in [*DOCS.glob("*.md"), *ROOT.glob("*.md")]:
         for path in re.findall(

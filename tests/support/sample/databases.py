@@ -54,12 +54,26 @@ def migrate(conninfo: str) -> None:
 
 
 _OTHER_KEYS = """
-BEGIN;
-SET CONSTRAINTS ALL DEFERRED;
-UPDATE auth_permission SET id = id + {0}, content_type_id = content_type_id + {0};
-UPDATE django_content_type SET id = id + {0};
-COMMIT
+DO $$ DECLARE key record; BEGIN
+  SET CONSTRAINTS ALL DEFERRED;
+  FOR key IN
+    SELECT c.conrelid::regclass AS "table", a.attname AS "column" FROM pg_constraint c
+    JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
+    WHERE c.contype = 'f'
+    AND c.confrelid IN ('django_content_type'::regclass, 'auth_permission'::regclass)
+  LOOP
+    EXECUTE format('UPDATE %s SET %I = %I + {0}', key."table", key."column", key."column");
+  END LOOP;
+  UPDATE auth_permission SET id = id + {0};
+  UPDATE django_content_type SET id = id + {0};
+END $$
 """
+
+
+def other_keys(conninfo: str, distance: int) -> None:
+    """Give content types and permissions other keys, as they have in each real environment."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute(_OTHER_KEYS.format(distance).encode())
 
 
 class SampleTemplates:
@@ -78,8 +92,7 @@ class SampleTemplates:
             self._templates[server] = migrated_database(server)
         made = server.create_database(name, template=self._templates[server], **settings)
         self._clones += 1
-        with psycopg.connect(server.conninfo(made), autocommit=True) as connection:
-            connection.execute(_OTHER_KEYS.format(self._clones * 1_000).encode())
+        other_keys(server.conninfo(made), self._clones * 1_000)
         return made
 
 

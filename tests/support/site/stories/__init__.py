@@ -1,0 +1,1 @@
+"""App `stories` of the Wagtail site."""
