@@ -4,7 +4,7 @@ from typing import Any
 
 import psycopg
 
-from replicator.postgres import connect, connection_parameters
+from replicator.postgres import connect, connection_parameters, driver_errors
 from replicator.settings import ReplicatorSettings
 
 
@@ -14,6 +14,9 @@ def connect_target(settings: ReplicatorSettings) -> psycopg.Connection[Any]:
     `synchronous_commit` is off: a crash of the target loses rows and position alike. Names
     are searched as in the project's own sessions, for the triggers and operators (citext) of its
     tables; our statements qualify all of theirs.
+
+    Raises:
+        DatabaseUnavailable: the database is away, or cut the session as it began.
     """
     from django.conf import settings as django  # noqa: PLC0415 (after setup)
 
@@ -21,8 +24,14 @@ def connect_target(settings: ReplicatorSettings) -> psycopg.Connection[Any]:
     connection = connect(
         connection_parameters(database, settings.direct, application="replicator apply")
     )
-    connection.execute("SET synchronous_commit = off; SET lock_timeout = '10s'")
-    # Staged rows are analysed in every large batch, for their number more than for their values.
-    connection.execute("SET temp_buffers = '32MB'; SET default_statistics_target = 5")
-    connection.execute('SET search_path = "$user", public')
+    try:
+        with driver_errors("beginning the session that applies"):
+            connection.execute("SET synchronous_commit = off; SET lock_timeout = '10s'")
+            # Staged rows are analysed in every large batch, for their number more than for their
+            # values.
+            connection.execute("SET temp_buffers = '32MB'; SET default_statistics_target = 5")
+            connection.execute('SET search_path = "$user", public')
+    except BaseException:
+        connection.close()
+        raise
     return connection

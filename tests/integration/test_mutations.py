@@ -33,7 +33,7 @@ CHOSEN = os.environ.get("REPLICATOR_ORACLE_MUTATIONS", "")
 SEED = int(os.environ.get("REPLICATOR_ORACLE_SEED", "0"))
 STORE = os.environ.get("REPLICATOR_ORACLE_STORE", "")
 ATTEMPTS = 60
-QUIET_WITHIN = {"tests.support.oracle.play.QUIET_WITHIN": 15.0}
+QUIET_WITHIN = {"tests.support.oracle.play.QUIET_WITHIN": 30.0}
 """Seconds: what is not quiet by then is caught."""
 STORED = sorted((Path(__file__).parents[1] / "support/oracle/catching").glob("*.json"))
 
@@ -50,6 +50,8 @@ def caught(
     try:
         with mutation.made(), knobs(QUIET_WITHIN):
             play(history, source, target, log)
+    except psycopg.OperationalError:
+        raise
     except (Broken, AssertionError, ReplicatorError, psycopg.Error) as error:
         return error
     return None

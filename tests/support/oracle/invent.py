@@ -357,7 +357,10 @@ def _swap(spec: TableSpec, chance: Random) -> Operation:
 
 
 def _move(spec: TableSpec, chance: Random) -> Operation:
-    """Give a row another primary key, and what points at it along with it."""
+    """Give a row another primary key, and what points at it along with it.
+
+    Now and then that of a row which is deleted for it.
+    """
     if len(spec.key) > 1:
         return _update(spec, chance)
     key, draw = next(iter(spec.key.items()))
@@ -369,25 +372,34 @@ def _move(spec: TableSpec, chance: Random) -> Operation:
         for other, x in referrers(spec.name)
     )
     kind = f"{spec.name}.{key}%TYPE"
+    before = (
+        f"DELETE FROM {spec.name} WHERE {key} = n AND n <> o; " if chance.random() < 0.3 else ""
+    )
     return (
-        f"DO $do$ DECLARE o {kind} := {old}; n {kind} := {new}; BEGIN "
+        f"DO $do$ DECLARE o {kind} := {old}; n {kind} := {new}; BEGIN {before}"
         f"UPDATE {spec.name} SET {key} = n WHERE {key} = o; {follow} END $do$"
     )
 
 
 def _again(spec: TableSpec, chance: Random) -> Operation:
-    """Delete a row and create it again: under its key, or its values under another one."""
+    """Delete a row and create it again: under its key, or its values under another one.
+
+    It may be another one by then: it passes filters that it did not.
+    """
     key = next(iter(spec.key))
     if len(spec.key) > 1 or spec.label == "kinds.Specimen":
         return f"DELETE FROM {spec.name} WHERE {spec.key_where(chance)}"
     draw = spec.key[key]
     change = "" if chance.random() < 0.5 else f"r.{key} := {draw(chance)};"
+    more = ""
+    if chance.random() < 0.4:
+        more = f"UPDATE {spec.name} SET {_assignments(spec, chance)} WHERE {key} = r.{key};"
     return (
         f"DO $do$ DECLARE r {spec.name}%ROWTYPE; BEGIN "
         f"SELECT * INTO r FROM {spec.name} WHERE {key} = {pick(spec.name, key, chance)}; "
         "IF NOT FOUND THEN RETURN; END IF; "
         f"DELETE FROM {spec.name} WHERE {key} = r.{key}; {change} "
-        f"INSERT INTO {spec.name} VALUES (r.*); END $do$"
+        f"INSERT INTO {spec.name} VALUES (r.*); {more} END $do$"
     )
 
 
