@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import chain, repeat
+from typing import NamedTuple
 
 from replicator.errors import Unfit
 from replicator.plan import (
@@ -17,19 +18,35 @@ from replicator_apply.catalog import TableShape
 from replicator_apply.plan import Membership, Need, SubscribedDataset, Table, TargetPlan
 
 
+class Apart(NamedTuple):
+    """Subscriptions whose rules do not count.
+
+    Attributes:
+        frozen: the paused ones.
+        leaving: one that ends, if the plan is made for that.
+        left: the tables of which that one holds rows.
+    """
+
+    frozen: Sequence[int] = ()
+    leaving: int | None = None
+    left: frozenset[TableName] = frozenset()
+
+
 def make_plan(
     subscriptions: Sequence[SubscribedDataset],
     shapes: Mapping[TableName, TableShape],
     defaults: Mapping[TableName, Mapping[str, str]],
     absent: Mapping[TableName, Mapping[str, str]] | None = None,
+    apart: Apart = Apart(),  # noqa: B008 (immutable)
 ) -> TargetPlan:
     """Compile subscriptions against the target's tables.
 
     Raises:
         Unfit: a released column or key does not fit the table here.
     """
-    releases = {r.table: r for s in subscriptions for r in s.dataset.releases}
-    relations = _Relations(subscriptions)
+    releases = {table: _left_behind(shapes[table]) for table in apart.left}
+    releases |= {r.table: r for s in subscriptions for r in s.dataset.releases}
+    relations = _Relations(subscriptions, apart)
     tables = {}
     for number, (name, release) in enumerate(sorted(releases.items())):
         shape = shapes[name]
@@ -40,24 +57,37 @@ def make_plan(
             number,
             release,
             shape,
-            tuple(map(relations.membership, holders, repeat(name))),
+            (*map(relations.membership, holders, repeat(name)), *relations.others),
             adopts=all(s.on_clash == "adopt" for s in holders),
             needs=needs,
             pulling=relations.pulling(name),
             closed=relations.closed(name),
             direct=relations.direct(name, needs),
             looked_at=relations.looked_at(release, shape, needs),
-            defaults=defaults[name],
+            defaults=defaults.get(name, {}),
             absent=(absent or {}).get(name, {}),
         )
-    return TargetPlan(tuple(subscriptions), tables)
+    return TargetPlan(tuple(subscriptions), tables, tuple(apart.frozen))
+
+
+def _left_behind(shape: TableShape) -> Release:
+    """Stand for a table of which nothing is written any more: what others point at matters."""
+    names = {name for key in shape.incoming for name in key.to_columns} - set(shape.key)
+    return Release(str(shape.name), shape.name, shape.key, (*shape.key, *sorted(names)))
 
 
 class _Relations:
-    """What the rules of all subscriptions mean for single tables."""
+    """What the rules of all subscriptions mean for single tables.
 
-    def __init__(self, subscriptions: Sequence[SubscribedDataset]) -> None:
+    Attributes:
+        others: memberships in every table, of subscriptions whose rules do not count.
+    """
+
+    def __init__(self, subscriptions: Sequence[SubscribedDataset], apart: Apart) -> None:
         self._subscriptions = subscriptions
+        self.others = [Membership(n, 0, None, gated=True, frozen=True) for n in apart.frozen]
+        if apart.leaving is not None:
+            self.others.append(Membership(apart.leaving, 0, None, gated=True, leaving=True))
         datasets = [s.dataset for s in subscriptions]
         self._nulls = nulls(datasets)
         self._gates = gates(datasets)
@@ -71,7 +101,9 @@ class _Relations:
     def membership(self, holder: SubscribedDataset, table: TableName) -> Membership:
         rules = holder.dataset.rules_of(table)
         if table in whole_tables(holder.dataset):
-            return Membership(holder.id, holder.generation, None, gated=holder.gated)
+            return Membership(
+                holder.id, holder.generation, None, gated=holder.gated, doubted=holder.doubted
+            )
         return Membership(
             holder.id,
             holder.generation,
@@ -79,6 +111,7 @@ class _Relations:
             tuple(rule for rule in rules if isinstance(rule, ChildrenRule)),
             tuple(rule for rule in rules if isinstance(rule, ReferencedRule)),
             gated=holder.gated,
+            doubted=holder.doubted,
         )
 
     def needs(self, shape: TableShape, release: Release) -> tuple[Need, ...]:
@@ -105,6 +138,8 @@ class _Relations:
         return not any(edge.to == table for edge in edges | self._gates)
 
     def direct(self, table: TableName, needs: Sequence[Need]) -> bool:
+        if self.others:
+            return False
         whole = all(table in whole_tables(s.dataset) for s in self.holders(table))
         datasets = {s.id: s.dataset for s in self._subscriptions}
         pulls_more = any(

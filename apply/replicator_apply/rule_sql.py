@@ -38,11 +38,14 @@ class RuleSql(CandidateSql):
         return any_of([self._candidate(flag("_in", number, "x"), columns, values), untouched])
 
     def is_here(self, columns: Sequence[str], values: Sequence[Sql]) -> Sql:
-        """Whether the row of this table with these values is one of ours in the end."""
+        """Whether the row of this table with these values is one of ours in the end.
+
+        Or a paused subscription's: it stands as long as that is paused.
+        """
         return any_of(
             [
-                self._candidate(self.any_flag("_in", "x"), columns, values),
-                self._untouched(self.part("{ours}"), columns, values),
+                self._candidate(self.stays("x"), columns, values),
+                self._untouched(self.part("{standing}"), columns, values),
             ]
         )
 
@@ -188,8 +191,9 @@ class RuleSql(CandidateSql):
         """Want changed rows that may belong and of which not all is known that hangs on them."""
         return self.compose(
             "UPDATE {candidates} v SET _wanted = true WHERE NOT v._wanted AND v._changed "
-            "AND v._present AND v._complete AND v._verdict <> 'o' AND NOT v._closed "
-            "AND NOT {was} AND {possible}",
+            "AND v._present AND v._complete AND (v._verdict <> 'o' OR NOT {inside}) "
+            "AND NOT v._closed AND NOT {was} AND {possible}",
+            inside=self.any_flag("_in"),
             was=flag("_was", membership.subscription),
             possible=self.may_belong(membership, others, ()),
         )
@@ -203,7 +207,7 @@ class RuleSql(CandidateSql):
             number=sql.Literal(number),
             possible=any_of(
                 self.may_belong(membership, others, missing)
-                for membership in self.table.memberships
+                for membership in self.table.holders
                 if not membership.gated
             ),
         )

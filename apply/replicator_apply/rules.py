@@ -29,10 +29,14 @@ class Rules:
         cursor: in the batch's transaction.
         plan: what the target holds.
         batch: the tables that are staged, and those that may be drawn in.
+        becomes_local: the subscription whose rows stay as local ones as it leaves them.
     """
 
-    def __init__(self, cursor: Cursor, plan: TargetPlan, batch: Batch) -> None:
+    def __init__(
+        self, cursor: Cursor, plan: TargetPlan, batch: Batch, becomes_local: int | None = None
+    ) -> None:
         self._cursor, self._plan, self._batch = cursor, plan, batch
+        self._becomes_local = becomes_local
         self._others: dict[TableName, TableSql] = {n: staged.sql for n, staged in batch.items()}
         self._order, self._rings = plan.in_order(frozenset(batch))
 
@@ -63,6 +67,8 @@ class Rules:
             self._find()
         for staged in self._filled():
             self._run(staged.sql.conclude)
+            if self._becomes_local is not None:
+                self._run(staged.sql.let_stay(self._becomes_local))
         while self._keep():
             pass
 

@@ -1,12 +1,12 @@
 """What must be true of a target, given the states that the source went through. Pure."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from replicator.plan import TableName
 from replicator_apply.plan import KEPT
-from tests.support.oracle.fixpoint import Row
+from tests.support.oracle.fixpoint import Meaning, Member, Row
 from tests.support.oracle.states import SourceState, TargetState
 from tests.support.oracle.system import APART, is_local
 
@@ -23,11 +23,13 @@ class Judge:
 
     Attributes:
         states: the source after each of its transactions, by number.
-        subscriptions: name of the dataset of each.
+        left: rows that became local as a subscription ended.
+        loose: datasets whose subscriptions were once paused.
     """
 
     states: Mapping[int, SourceState]
-    subscriptions: Mapping[int, str]
+    left: Set[Row] = frozenset()
+    loose: Set[str] = frozenset()
 
     def mark(self, target: TargetState) -> int | None:
         """Give the number of the last transaction that the target shows; None: not there yet.
@@ -70,9 +72,13 @@ class Judge:
             for key, row in rows.items():
                 receipts = target.receipts[table].get(key, set())
                 if is_local(key) or not receipts:
-                    if receipts or not is_local(key):
+                    if receipts or not (is_local(key) or (table, key) in self.left):
                         yield f"{table} {key} has receipts {sorted(receipts)}"
-                elif KEPT not in receipts and key not in target.wanted[table]:
+                elif (
+                    KEPT not in receipts
+                    and key not in target.wanted[table]
+                    and target.is_current(table, key, self.loose)
+                ):
                     yield from self._wrong_row(target, (table, key), row, state)
             for key in target.receipts[table].keys() - rows.keys():
                 yield f"{table} {key} has a receipt and is not there"
@@ -84,35 +90,65 @@ class Judge:
         source = state.rows[table].get(key)
         if source is None:
             yield f"{table} {key} is here and gone from the source"
-        elif (expected := self._expected(target, row, source, state)) != text:
+        elif (expected := self._expected(target, row, (source, text), state)) != text:
             yield f"{table} {key} is {text}, and on the source {expected}"
 
-    def _expected(self, target: TargetState, row: Row, source: str, state: SourceState) -> str:
-        """Write NULL for what the policy says."""
-        text, *values = source.split(APART)
+    def _expected(
+        self, target: TargetState, row: Row, texts: tuple[str, str], state: SourceState
+    ) -> str:
+        """Write NULL for what the policy says.
+
+        Args:
+            target: as it is.
+            row: which one.
+            texts: the row on the source, and here.
+            state: of the source.
+        """
+        text, *values = texts[0].split(APART)
+        found = texts[1].split(APART)[1:]
         edges = {edge.columns[0]: end for edge, end in state.facts.points[row].items()}
         names = state.meaning.apart(TableName("public", row[0]))
         for place, name in enumerate(names):
             if name in edges and not target.held(*edges[name]):
-                # A row that is in no dataset, or not here yet.
-                values[place] = ""
+                # A row that is in no dataset, or not here yet. One that was left behind stands,
+                # and may be pointed at where no dataset holds its table.
+                values[place] = found[place] if edges[name] in self.left else ""
         return APART.join([text, *values])
 
     def _excess(self, target: TargetState, state: SourceState) -> Iterator[str]:
         """Look for receipts of rows that do not belong."""
+        members = self._members(target, state)
         for table, receipts in target.receipts.items():
             for key, holders in receipts.items():
-                for subscription in holders - {KEPT}:
-                    name = self.subscriptions[subscription]
-                    if key not in state.members[name].get(table, set()):
-                        yield f"{table} {key} does not belong to {name} and has its receipt"
+                for number in holders - {KEPT}:
+                    one = target.subscribed.get(number)
+                    if one is None:
+                        yield f"{table} {key} has a receipt of {number}, which has ended"
+                    elif not one.paused and (one.dataset, (table, key)) not in members:
+                        yield f"{table} {key} does not belong to {one.dataset} and has its receipt"
 
     def _lacking(self, target: TargetState, state: SourceState) -> Iterator[str]:
         """Look for rows that belong, are not there, and of which no fetch is under way."""
         wanted = [(table, key) for table, keys in target.wanted.items() for key in keys]
-        coming = state.meaning.closure(state.facts, wanted)
-        for subscription, name in self.subscriptions.items():
-            for table, keys in state.members[name].items():
-                for key in keys:
-                    if subscription not in target.held(table, key) and (table, key) not in coming:
-                        yield f"{table} {key} belongs to {name} and is not here"
+        coming = self._meaning(target, state).closure(state.facts, wanted)
+        numbers = {one.dataset: number for number, one in target.subscribed.items()}
+        ending = {one.dataset for one in target.subscribed.values() if one.leaving}
+        for name, (table, key) in self._members(target, state):
+            if name in ending:
+                continue  # Its backfill was broken off.
+            if numbers[name] not in target.held(table, key) and (table, key) not in coming:
+                yield f"{table} {key} belongs to {name} and is not here"
+
+    def _meaning(self, target: TargetState, state: SourceState) -> Meaning:
+        """Give the plan of the subscriptions to whose rows events are applied."""
+        names = frozenset(s.dataset for s in target.subscribed.values() if not s.paused)
+        return state.meaning.of(names)
+
+    def _members(self, target: TargetState, state: SourceState) -> Set[Member]:
+        """Give what belongs to them."""
+        frozen = target.frozen
+        meaning = self._meaning(target, state)
+        key = frozenset(meaning.plans), frozen
+        if key not in state.members:
+            state.members[key] = meaning.members(state.facts, frozen)
+        return state.members[key]

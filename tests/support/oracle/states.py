@@ -1,6 +1,6 @@
 """What stands on either side at one moment, as text: rows, memberships, receipts, wanted rows."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,13 +13,11 @@ from replicator.compiler import find_model
 from replicator.declare import declared_datasets, rules_in_full
 from replicator.plan import ChildrenRule, DatasetPlan, Release, RowsRule, Rule
 from replicator_apply.plan import KEPT
-from tests.support.oracle.fixpoint import Facts, Meaning, Row
+from tests.support.oracle.fixpoint import Facts, Meaning, Member, Row
 from tests.support.oracle.system import key_text, row_text
 
 Rows = dict[str, dict[str, str]]
 """By table and key, both as text."""
-Keys = dict[str, dict[str, set[str]]]
-"""By dataset and table."""
 
 
 @dataclass
@@ -28,13 +26,13 @@ class SourceState:
 
     Attributes:
         rows: all of the released tables.
-        members: of each dataset.
+        members: what belongs, by the datasets of the plan and the rows of paused ones, once asked.
         facts: what decides of that.
         meaning: the datasets.
     """
 
     rows: Rows
-    members: Keys
+    members: dict[tuple[Set[str], Set[Row]], Set[Member]]
     facts: Facts
     meaning: Meaning
 
@@ -46,10 +44,7 @@ def source_state(
 ) -> SourceState:
     """Read the source; nobody writes to it meanwhile."""
     facts = read_facts(connection, releases.values(), meaning)
-    members: Keys = {name: {} for name in meaning.plans}
-    for name, (table, key) in meaning.members(facts):
-        members[name].setdefault(table, set()).add(key)
-    return SourceState(read_rows(connection, releases.values(), meaning), members, facts, meaning)
+    return SourceState(read_rows(connection, releases.values(), meaning), {}, facts, meaning)
 
 
 def read_rows(
@@ -128,6 +123,16 @@ def key_of(values: Iterable[object]) -> str:
 
 
 @dataclass(frozen=True)
+class Subscribed:
+    """A subscription as it stands: its dataset, its generation, whether it is paused or ends."""
+
+    dataset: str
+    generation: int
+    paused: bool
+    leaving: bool
+
+
+@dataclass(frozen=True)
 class TargetState:
     """The target in one snapshot.
 
@@ -138,6 +143,8 @@ class TargetState:
         runs: unfinished backfills.
         position: `N`.
         stopped: why the stream stands.
+        generations: by table, key and subscription, those of the receipts.
+        subscribed: the subscriptions, by number.
     """
 
     rows: Rows
@@ -146,6 +153,34 @@ class TargetState:
     runs: int
     position: int
     stopped: str
+    generations: dict[tuple[str, str, int], int]
+    subscribed: dict[int, Subscribed]
+
+    def is_current(self, table: str, key: str, loose: Set[str]) -> bool:
+        """Whether a row must be as it is on the source.
+
+        Args:
+            table: its table.
+            key: its key.
+            loose: datasets whose subscriptions were once paused.
+        """
+        for number in self.held(table, key):
+            one = self.subscribed.get(number)
+            if one is None or one.dataset not in loose:
+                return True
+            if not one.paused and self.generations[table, key, number] >= one.generation:
+                return True
+        return False
+
+    @property
+    def frozen(self) -> frozenset[Row]:
+        """The rows of paused subscriptions."""
+        return frozenset(
+            (table, key)
+            for table, rows in self.receipts.items()
+            for key, holders in rows.items()
+            if any(n in self.subscribed and self.subscribed[n].paused for n in holders)
+        )
 
     def held(self, table: str, key: str) -> set[int]:
         """Give the subscriptions that hold a row."""
@@ -179,6 +214,9 @@ class TargetReader:
             "SELECT '', 'runs', count(*)::text, '' FROM public.replicator_backfillrun "
             "WHERE state IN ('running', 'paused', 'waiting')",
             "SELECT table_name, 'wanted', row_key, '' FROM public.replicator_wantedrow",
+            "SELECT dataset, 'subscription', id::text, "
+            "concat_ws(' ', generation, paused, leaving <> '') "
+            "FROM public.replicator_subscription",
         ]
         for release in self.releases.values():
             parts += self._parts(release)
@@ -190,7 +228,8 @@ class TargetReader:
             f"SELECT '{name}', 'row', {key_text(release, 't')}, "
             f"{row_text(release, 't', self.meaning.apart(release.table))} "
             f'FROM public."{name}" t',
-            f"SELECT '{name}', 'receipt', {key_text(release, 'r')}, r.subscription_id::text "
+            f"SELECT '{name}', 'receipt', {key_text(release, 'r')}, "
+            f"r.subscription_id || ' ' || r.generation "
             f'FROM replicator."public.{name}" r',
         ]
 
@@ -207,16 +246,23 @@ class TargetReader:
         rows: Rows = {name: {} for name in self.releases}
         receipts: dict[str, dict[str, set[int]]] = {name: {} for name in self.releases}
         wanted: dict[str, set[str]] = {name: set() for name in self.releases}
+        generations: dict[tuple[str, str, int], int] = {}
+        subscribed: dict[int, Subscribed] = {}
         runs, position, stopped = 0, 0, ""
         for table, kind, key, value in lines:
             if kind == "row":
                 rows[table][key] = value
             elif kind == "receipt":
-                receipts[table].setdefault(key, set()).add(int(value))
+                number, generation = map(int, value.split())
+                receipts[table].setdefault(key, set()).add(number)
+                generations[table, key, number] = generation
+            elif kind == "subscription":
+                newest, paused, leaving = value.split()
+                subscribed[int(key)] = Subscribed(table, int(newest), paused == "t", leaving == "t")
             elif kind == "wanted":
                 wanted[table.removeprefix("public.")].add(key)
             elif kind == "runs":
                 runs = int(key)
             else:
                 position, stopped = int(key), value
-        return TargetState(rows, receipts, wanted, runs, position, stopped)
+        return TargetState(rows, receipts, wanted, runs, position, stopped, generations, subscribed)
