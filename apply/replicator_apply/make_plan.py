@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, repeat
+from typing import NamedTuple
 
 from replicator.errors import ConfigurationError, Unfit
 from replicator.plan import (
@@ -40,6 +41,22 @@ from replicator_apply.plan import (
 )
 
 
+class Apart(NamedTuple):
+    """Subscriptions whose rules do not count.
+
+    Attributes:
+        frozen: the paused ones.
+        leaving: one that ends, if the plan is made for that.
+        left: the tables of which that one holds rows.
+        policies: what its rules say of rows that leave; it holds where the others say nothing.
+    """
+
+    frozen: Sequence[int] = ()
+    leaving: int | None = None
+    left: frozenset[TableName] = frozenset()
+    policies: Sequence[OnLeave] = ()
+
+
 def make_plan(  # noqa: PLR0913 (what the target knows of its tables, one by one)
     subscriptions: Sequence[SubscribedDataset],
     shapes: Mapping[TableName, TableShape],
@@ -48,6 +65,7 @@ def make_plan(  # noqa: PLR0913 (what the target knows of its tables, one by one
     absent: Mapping[TableName, Mapping[str, str]] | None = None,
     keys_of: Mapping[TableName, Mapping[str, KeyOf]] | None = None,
     hooks: Mapping[TableName, Sequence[str]] | None = None,
+    apart: Apart = Apart(),  # noqa: B008 (immutable)
 ) -> TargetPlan:
     """Compile subscriptions against the target's tables.
 
@@ -58,13 +76,15 @@ def make_plan(  # noqa: PLR0913 (what the target knows of its tables, one by one
         absent: values of columns that the source does not have yet.
         keys_of: what gives the keys here of rows that travel by name, by column.
         hooks: names of the functions that are called after rows of a table were applied.
+        apart: subscriptions whose rules do not count.
 
     Raises:
         Unfit: a released column or key does not fit the table here.
         ConfigurationError: subscriptions say different things of rows that leave.
     """
-    releases = {r.table: r for s in subscriptions for r in s.dataset.releases}
-    relations = _Relations(subscriptions)
+    releases = {table: _left_behind(shapes[table]) for table in apart.left}
+    releases |= {r.table: r for s in subscriptions for r in s.dataset.releases}
+    relations = _Relations(subscriptions, apart)
     tables = {}
     for number, (name, release) in enumerate(sorted(releases.items())):
         shape = shapes[name]
@@ -73,7 +93,7 @@ def make_plan(  # noqa: PLR0913 (what the target knows of its tables, one by one
         holders = relations.holders(name)
         needs = relations.needs(shape, release)
         called = tuple((hooks or {}).get(name, ()))
-        memberships = tuple(map(relations.membership, holders, repeat(name)))
+        memberships = (*map(relations.membership, holders, repeat(name)), *relations.others)
         tables[name] = Table(
             number,
             release,
@@ -86,24 +106,39 @@ def make_plan(  # noqa: PLR0913 (what the target knows of its tables, one by one
             loose=relations.loose(name),
             direct=relations.direct(name, needs),
             looked_at=relations.looked_at(release, shape, needs),
-            defaults=defaults[name],
+            defaults=defaults.get(name, {}),
             absent=(absent or {}).get(name, {}),
             keys_of=(keys_of or {}).get(name, {}),
-            # Calls are stored, and rows that stay are marked, where verdicts are written.
+            # Calls are stored, rows that stay are marked, and those of a paused subscription are
+            # left alone, where verdicts are written.
             settled=Settled()
-            if stay or called
+            if stay or called or relations.others
             else relations.settled(release, shape, memberships, needs),
             hooks=called,
             stay=stay,
         )
-    return TargetPlan(tuple(subscriptions), tables)
+    return TargetPlan(tuple(subscriptions), tables, tuple(apart.frozen))
+
+
+def _left_behind(shape: TableShape) -> Release:
+    """Stand for a table of which nothing is written any more: what others point at matters."""
+    names = {name for key in shape.incoming for name in key.to_columns} - set(shape.key)
+    return Release(str(shape.name), shape.name, shape.key, (*shape.key, *sorted(names)))
 
 
 class _Relations:
-    """What the rules of all subscriptions mean for single tables."""
+    """What the rules of all subscriptions mean for single tables.
 
-    def __init__(self, subscriptions: Sequence[SubscribedDataset]) -> None:
+    Attributes:
+        others: memberships in every table, of subscriptions whose rules do not count.
+    """
+
+    def __init__(self, subscriptions: Sequence[SubscribedDataset], apart: Apart) -> None:
         self._subscriptions = subscriptions
+        self._apart = apart
+        self.others = [Membership(n, 0, None, gated=True, frozen=True) for n in apart.frozen]
+        if apart.leaving is not None:
+            self.others.append(Membership(apart.leaving, 0, None, gated=True, leaving=True))
         datasets = [s.dataset for s in subscriptions]
         self._nulls = nulls(datasets)
         self._gates = gates(datasets)
@@ -119,7 +154,9 @@ class _Relations:
     def membership(self, holder: SubscribedDataset, table: TableName) -> Membership:
         rules = holder.dataset.rules_of(table)
         if table in whole_tables(holder.dataset):
-            return Membership(holder.id, holder.generation, None, gated=holder.gated)
+            return Membership(
+                holder.id, holder.generation, None, gated=holder.gated, doubted=holder.doubted
+            )
         return Membership(
             holder.id,
             holder.generation,
@@ -127,6 +164,7 @@ class _Relations:
             tuple(rule for rule in rules if isinstance(rule, ChildrenRule)),
             tuple(rule for rule in rules if isinstance(rule, ReferencedRule)),
             gated=holder.gated,
+            doubted=holder.doubted,
         )
 
     def needs(self, shape: TableShape, release: Release) -> tuple[Need, ...]:
@@ -151,6 +189,8 @@ class _Relations:
 
     def stay(self, release: Release) -> OnLeave | None:
         said = on_leave((s.dataset for s in self._subscriptions), release.table)
+        if not said:
+            said = [policy for policy in self._apart.policies if policy.table == release.table]
         if len(said) > 1:
             raise ConfigurationError(
                 f"Subscriptions say different things of rows of {release.label} that leave: "
@@ -166,6 +206,8 @@ class _Relations:
         return any(edge.to == table for edge in self._led - self._guarded)
 
     def direct(self, table: TableName, needs: Sequence[Need]) -> bool:
+        if self.others:
+            return False
         whole = all(table in whole_tables(s.dataset) for s in self.holders(table))
         pulls_more = bool(self._pulled_beyond(table))
         awaited = any(edge.to == table for edge in self._nulls | self._gates)
