@@ -339,8 +339,8 @@ class CandidateSql(TableText):
         """Give the verdict on rows that belong to no subscription, or to paused ones alone."""
         stays = "(CASE WHEN v._way THEN 'l' ELSE 's' END)"
         return self.compose(
-            "UPDATE {candidates} v SET _verdict = CASE WHEN {frozen} THEN 'o'::\"char\" "
-            "WHEN v._held OR v._kept THEN {leaves} ELSE 'n' END WHERE NOT {inside}",
+            "UPDATE {candidates} v SET _verdict = CASE WHEN {frozen} THEN 'o' "
+            "WHEN v._held OR v._kept THEN {leaves}::\"char\" ELSE 'n' END WHERE NOT {inside}",
             frozen=self.any_frozen(),
             leaves=sql.SQL(stays) if self.table.stay else sql.Literal("l"),
             inside=self.any_flag("_in"),
