@@ -37,6 +37,10 @@ class Facts:
         known = {which: rows & chosen.get(which, set()) for which, rows in self.eligible.items()}
         return Facts(self.points, {**self.passes, **known}, self.eligible)
 
+    def with_all_eligible(self) -> "Facts":
+        """Give the facts as if every row that may be chosen were."""
+        return Facts(self.points, {**self.passes, **self.eligible}, self.eligible)
+
     @cached_property
     def pointers(self) -> dict[Row, list[tuple[Row, Edge]]]:
         """Who points at a row, and by which edge."""

@@ -89,6 +89,7 @@ class Player:
         self._watcher: Watcher | None = None
         self._local = {name: {} for name in system.releases}  # type: ignore[var-annotated]
         self._left: dict[Row, str] = {}
+        self._left_at = 0
         self._ever_left: set[Row] = set()
         self._once_paused: set[str] = set()
         self._counts = {
@@ -221,7 +222,7 @@ class Player:
             raise Broken(f"{dataset} left rows behind: {now.keys() - self._left.keys()}")
         self._ever_left.update(now)
         self._judge.forget_local(now.keys())
-        self._left = now
+        self._left, self._left_at = now, self._judge.mark(target) or 1
 
     def _do_pause_subscription(self, dataset: str) -> None:
         known = self._known(dataset)
@@ -441,7 +442,21 @@ class Player:
             if target.receipts[table].get(key):
                 del self._left[table, key]
             elif target.rows[table].get(key) != row:
+                if (table, key) in self._takeable(self._left_at):
+                    # One that fills, and adopts, had it between two looks.
+                    del self._left[table, key]
+                    continue
                 raise Broken(f"{table} {key} was left as {row}: {target.rows[table].get(key)}")
+
+    def _takeable(self, number: int) -> set[Row]:
+        """Give what subscriptions may have held since a transaction, whatever dangles."""
+        meaning = self._meaning.of(frozenset(known.dataset for known in self._applied()))
+        found = set[Row]()
+        for state in (self._states[n] for n in range(number, self._number + 1)):
+            facts = state.facts.with_all_eligible()
+            every = {(name, row) for name in meaning.plans for row in facts.points}
+            found |= {row for _, row in meaning.grounded(facts, every)}
+        return found
 
     @property
     def _stays(self) -> bool:
