@@ -1,6 +1,7 @@
 """Subscriptions, datasets and the target's own tables → the plan of one stream. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, repeat
 from typing import NamedTuple
 
@@ -46,12 +47,14 @@ class Apart(NamedTuple):
 
     Attributes:
         frozen: the paused ones.
+        standing: the tables of which those hold rows; None: it may be any.
         leaving: one that ends, if the plan is made for that.
         left: the tables of which that one holds rows.
-        policies: what its rules say of rows that leave; it holds where the others say nothing.
+        policies: what their rules say of rows that leave; it holds where the others say nothing.
     """
 
     frozen: Sequence[int] = ()
+    standing: frozenset[TableName] | None = None
     leaving: int | None = None
     left: frozenset[TableName] = frozenset()
     policies: Sequence[OnLeave] = ()
@@ -93,7 +96,7 @@ def make_plan(  # noqa: PLR0913 (what the target knows of its tables, one by one
         holders = relations.holders(name)
         needs = relations.needs(shape, release)
         called = tuple((hooks or {}).get(name, ()))
-        memberships = (*map(relations.membership, holders, repeat(name)), *relations.others)
+        memberships = (*map(relations.membership, holders, repeat(name)), *relations.others(name))
         tables[name] = Table(
             number,
             release,
@@ -109,15 +112,21 @@ def make_plan(  # noqa: PLR0913 (what the target knows of its tables, one by one
             defaults=defaults.get(name, {}),
             absent=(absent or {}).get(name, {}),
             keys_of=(keys_of or {}).get(name, {}),
-            # Calls are stored, rows that stay are marked, and those of a paused subscription are
-            # left alone, where verdicts are written.
+            # Calls are stored, and rows that stay are marked, where verdicts are written.
             settled=Settled()
-            if stay or called or relations.others
+            if stay or called
             else relations.settled(release, shape, memberships, needs),
             hooks=called,
             stay=stay,
         )
-    return TargetPlan(tuple(subscriptions), tables, tuple(apart.frozen))
+    plan = TargetPlan(tuple(subscriptions), tables, tuple(apart.frozen))
+    apart_from_rules = [name for name in tables if relations.others(name)]
+    # What stands or leaves though no event tells of it is known to the rules alone.
+    judged = {
+        table.name: replace(table, direct=False, settled=Settled())
+        for table in plan.tied(apart_from_rules)
+    }
+    return replace(plan, tables={**tables, **judged})
 
 
 def _left_behind(shape: TableShape) -> Release:
@@ -127,18 +136,11 @@ def _left_behind(shape: TableShape) -> Release:
 
 
 class _Relations:
-    """What the rules of all subscriptions mean for single tables.
-
-    Attributes:
-        others: memberships in every table, of subscriptions whose rules do not count.
-    """
+    """What the rules of all subscriptions mean for single tables."""
 
     def __init__(self, subscriptions: Sequence[SubscribedDataset], apart: Apart) -> None:
         self._subscriptions = subscriptions
         self._apart = apart
-        self.others = [Membership(n, 0, None, gated=True, frozen=True) for n in apart.frozen]
-        if apart.leaving is not None:
-            self.others.append(Membership(apart.leaving, 0, None, gated=True, leaving=True))
         datasets = [s.dataset for s in subscriptions]
         self._nulls = nulls(datasets)
         self._gates = gates(datasets)
@@ -147,6 +149,18 @@ class _Relations:
         self._led = {e for _, r in self._rules if isinstance(r, ChildrenRule) for e in r.edges}
         self._guarded = {e for d in datasets for r in d.releases for e in edges_of(r)}
         self._edges = {edge for _, rule in self._rules for edge in edges_by(rule)}
+
+    def others(self, table: TableName) -> list[Membership]:
+        """Give the memberships of subscriptions whose rules do not count."""
+        apart = self._apart
+        standing = apart.standing is None or table in apart.standing
+        found = [
+            Membership(number, 0, None, gated=True, frozen=True)
+            for number in (apart.frozen if standing else ())
+        ]
+        if apart.leaving is not None:
+            found.append(Membership(apart.leaving, 0, None, gated=True, leaving=True))
+        return found
 
     def holders(self, table: TableName) -> list[SubscribedDataset]:
         return [s for s in self._subscriptions if s.dataset.rules_of(table)]
@@ -206,8 +220,6 @@ class _Relations:
         return any(edge.to == table for edge in self._led - self._guarded)
 
     def direct(self, table: TableName, needs: Sequence[Need]) -> bool:
-        if self.others:
-            return False
         whole = all(table in whole_tables(s.dataset) for s in self.holders(table))
         pulls_more = bool(self._pulled_beyond(table))
         awaited = any(edge.to == table for edge in self._nulls | self._gates)

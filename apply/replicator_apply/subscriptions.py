@@ -1,9 +1,10 @@
 """Settings, declarations and stored state → the plan of one stream. Blocks on Postgres."""
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from itertools import chain
+from typing import Any, Protocol
 
 import psycopg
 from psycopg import sql
@@ -12,14 +13,15 @@ from replicator.compiler import find_model, table_of
 from replicator.datasets import find_dataset
 from replicator.declare import declared_hooks
 from replicator.errors import ConfigurationError, WrongDeclaration
-from replicator.plan import DatasetPlan, TableName
+from replicator.plan import DatasetPlan, OnLeave, TableName
 from replicator.settings import ReplicatorSettings, Subscription
 from replicator.sql_parts import equal
 from replicator_apply.catalog import read_shapes
 from replicator_apply.defaults import absent_values, defaults
+from replicator_apply.life import receipt_tables
 from replicator_apply.make_plan import Apart, make_plan
 from replicator_apply.names import LocalKeys
-from replicator_apply.plan import LEFT, SubscribedDataset, TargetPlan
+from replicator_apply.plan import LEFT, SubscribedDataset, TargetPlan, receipts_name
 from replicator_apply.prepare import ensure_receipts
 from replicator_apply.state import (
     Place,
@@ -150,7 +152,6 @@ def load_plan(
     with connection.transaction(), connection.cursor() as cursor:
         wanted = wanted_subscriptions(cursor, place, also)
         subscribed = subscribed_datasets(settings, place, wanted)
-        frozen = [stored.id for stored in wanted if stored.paused]
         releases = {r.table: r for one in subscribed for r in one.dataset.releases}
         shapes = read_shapes(connection, sorted(releases))
         filled = {
@@ -171,7 +172,7 @@ def load_plan(
             absent=absent,
             keys_of=keys_of,
             hooks=hooks_of(releases),
-            apart=Apart(frozen),
+            apart=_apart(cursor, wanted, releases),
         )
         ensure_receipts(connection, shapes, may_prepare=settings.auto_prepare)
         _forget_removed(cursor, plan)
@@ -201,6 +202,61 @@ def subscribed_datasets(
         for stored in wanted
         if not stored.paused
     ]
+
+
+def _apart(
+    cursor: psycopg.Cursor[Any],
+    wanted: Iterable[StoredSubscription],
+    tables: Collection[TableName],
+) -> Apart:
+    """Say what stands of the paused ones among some subscriptions."""
+    paused = [stored for stored in wanted if stored.paused]
+    frozen = [stored.id for stored in paused]
+    made = set(receipt_tables(cursor.connection)) if frozen else set()
+    standing = frozenset(
+        table
+        for table in tables
+        if receipts_name(table) in made and _has_receipts(cursor, table, frozen)
+    )
+    return Apart(frozen, standing, policies=policies_of(paused))
+
+
+def _has_receipts(
+    cursor: psycopg.Cursor[Any], table: TableName, subscriptions: Sequence[int]
+) -> bool:
+    row = cursor.execute(
+        sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE subscription_id = ANY(%s))").format(
+            sql.Identifier("replicator", receipts_name(table))
+        ),
+        (list(subscriptions),),
+    ).fetchone()
+    return bool(row and row[0])
+
+
+class Named(Protocol):
+    """What names a subscription's dataset."""
+
+    @property
+    def dataset(self) -> str:
+        """Its name."""
+
+    @property
+    def arguments(self) -> str:
+        """As in `polls:3,4`."""
+
+
+def policies_of(subscriptions: Iterable[Named]) -> tuple[OnLeave, ...]:
+    """Say what becomes of rows that leave some subscriptions, as far as the code has them."""
+    plans = chain.from_iterable(map(compiled, subscriptions))
+    return tuple(dict.fromkeys(policy for plan in plans for policy in plan.on_leave))
+
+
+def compiled(subscription: Named) -> list[DatasetPlan]:
+    """Compile a subscription's dataset; none, if the code does not have it any more."""
+    try:
+        return [find_dataset(subscription.dataset, subscription.arguments)]
+    except WrongDeclaration:
+        return []
 
 
 def _forget_removed(cursor: psycopg.Cursor[Any], plan: TargetPlan) -> None:

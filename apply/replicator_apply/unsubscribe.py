@@ -16,14 +16,12 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from replicator.datasets import find_dataset
-from replicator.errors import WrongDeclaration
 from replicator.models import BackfillRun, ChosenRow, Subscription, VerifyRun
-from replicator.plan import DatasetPlan, OnLeave, TableName
+from replicator.plan import TableName
 from replicator.postgres import is_passing
 from replicator.settings import ReplicatorSettings
 from replicator_apply.catalog import read_shapes
-from replicator_apply.life import Known, known_subscriptions, receipt_tables
+from replicator_apply.life import known_subscriptions, receipt_tables
 from replicator_apply.make_plan import Apart, make_plan
 from replicator_apply.plan import KEPT, LEFT, TargetPlan, receipts_name
 from replicator_apply.prepare import ensure_receipts
@@ -36,7 +34,7 @@ from replicator_apply.state import (
     state_table,
     wanted_subscriptions,
 )
-from replicator_apply.subscriptions import hooks_of, subscribed_datasets
+from replicator_apply.subscriptions import compiled, hooks_of, policies_of, subscribed_datasets
 from replicator_apply.write import unwritable, write
 
 logger = logging.getLogger(__name__)
@@ -228,38 +226,20 @@ def _plan(
     left = frozenset(table for table in tables if receipts_name(table) in receipts)
     held = {release.table for each in subscribed for release in each.dataset.releases}
     shapes = read_shapes(connection, sorted(left | held))
-    apart = Apart(
-        [each.id for each in others if each.paused],
-        ending.subscription,
-        left,
-        _policies(connection, ending),
-    )
+    paused = [each for each in others if each.paused]
+    # What local rows do is no matter of rules.
+    mine = [k for k in known_subscriptions(connection) if k.id == ending.subscription]
+    policies = policies_of([*paused, *([] if ending.keep_rows else mine)])
+    frozen = [each.id for each in paused]
+    apart = Apart(frozen, leaving=ending.subscription, left=left, policies=policies)
     return make_plan(subscribed, shapes, {}, hooks=hooks_of(left | held), apart=apart)
-
-
-def _policies(connection: Connection, ending: Ending) -> tuple[OnLeave, ...]:
-    """Give what the rules of the one that ends say of rows that leave; nothing, if it is gone."""
-    if ending.keep_rows:
-        return ()
-    for known in known_subscriptions(connection):
-        if known.id == ending.subscription:
-            return tuple(policy for plan in _compiled(known) for policy in plan.on_leave)
-    return ()
-
-
-def _compiled(known: Known) -> list[DatasetPlan]:
-    """Compile a subscription's dataset; none, if the code does not have it any more."""
-    try:
-        return [find_dataset(known.dataset, known.arguments)]
-    except WrongDeclaration:
-        return []
 
 
 def _alone(connection: Connection, ending: Ending, receipts: Mapping[str, int]) -> list[str]:
     """List the tables of receipts of the one that ends, of tables that no other one holds."""
     mine, others = set(receipts), set[str]()
     for known in known_subscriptions(connection):
-        tables = {r.table for plan in _compiled(known) for r in plan.releases}
+        tables = {r.table for plan in compiled(known) for r in plan.releases}
         if known.id == ending.subscription:
             mine |= set(map(receipts_name, tables))
         elif known.wanted:

@@ -311,7 +311,8 @@ COMMANDS = (
         "end a subscription, with or without its rows (target)",
         "Ends a subscription that `replicator subscribe` made, or that the settings do not name "
         "any more. Its rows are deleted in one transaction, children first, as if the source had "
-        "deleted them: what other subscriptions hold stays, and so does what local rows point at. "
+        "deleted them: what other subscriptions hold stays, and so does what local rows point at, "
+        "or what the rules keep here as it leaves (on_leave, soft). "
         "With --keep-rows they become local rows. Before rows are deleted it asks, and names their "
         "number.",
         (
