@@ -355,16 +355,17 @@ _NEW_RUN = _compose(
     "INSERT INTO {run} (subscription_id, generation, reason) VALUES (%s, %s, %s) RETURNING id"
 )
 _DUE = _compose(
-    "SELECT 1 FROM {subscription} s WHERE s.id = %(subscription)s AND s.gate = '' AND NOT EXISTS "
-    "(SELECT FROM {run} b WHERE b.subscription_id = s.id AND (b.state IN ('running', 'paused', "
-    "'waiting') OR b.state = 'finished' "
+    "SELECT 1 FROM {subscription} s WHERE s.id = %(subscription)s AND s.gate = '' AND {stands} "
+    "AND NOT EXISTS (SELECT FROM {run} b WHERE b.subscription_id = s.id "
+    "AND (b.state IN ('running', 'paused', 'waiting') OR b.state = 'finished' "
     "AND b.started_at > now() - make_interval(secs => %(every)s)))"
 )
 _SCHEDULE = _compose(
-    # The lock is what a command holds while it begins a run.
+    # The lock is what a command holds while it begins a run, or lets the subscription rest.
     "INSERT INTO {run} (subscription_id, generation, reason, light, rule) "
     "SELECT s.id, s.generation, 'scheduled', true, %(rule)s FROM "
-    "(SELECT id, generation FROM {subscription} WHERE id = %(subscription)s FOR UPDATE) s "
+    "(SELECT s.id, s.generation FROM {subscription} s WHERE s.id = %(subscription)s "
+    "AND {stands} FOR UPDATE) s "
     "ON CONFLICT DO NOTHING"
 )
 _FORGET_SCHEDULED = _compose(

@@ -10,6 +10,7 @@ from replicator_apply.connection import connect_target
 from replicator_apply.life import ask_to_end, leaving, resume, subscribe
 from replicator_apply.plan import LEFT, Settled, TargetPlan
 from replicator_apply.rebase import reset_state
+from replicator_apply.state import schedule_run
 from replicator_apply.subscriptions import load_plan
 from replicator_apply.unsubscribe import Ended, Ending, end_all, foresee
 from tests.integration.conftest import StartTarget
@@ -255,6 +256,9 @@ def test_chosen_keys_stand_with_a_paused_subscription_and_are_chosen_anew(
     number = frozen(target, published, "latest-polls")
     target.execute(AGE)
     settled(target, published, number)
+    with target.connection.cursor() as cursor:
+        # As a worker does that has not seen the pause yet.
+        assert not schedule_run(cursor, number, 0, every=0)
     assert target.rows(RUNS) == [("subscribed", "finished", False)]
     assert target.rows(CHOSEN) == [('["1"]',), ('["2"]',)]
     target.reach(published.transaction(question("u", 2, published=False)))
