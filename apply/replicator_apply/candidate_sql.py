@@ -22,6 +22,9 @@ and for each subscription N that holds rows of the table:
     _same_N    whether what tied it to the subscription is as before, other rows aside
     _may_N     whether it may belong to it now
     _in_N      whether it does, as far as has been found out
+
+What a paused subscription holds is in, whatever the batch tells: its old version stands, unless
+another subscription has it too and takes the new one.
 """
 
 from collections.abc import Sequence
@@ -77,12 +80,24 @@ class CandidateSql(TableText):
         return [m.subscription for m in self.table.memberships]
 
     @cached_property
+    def _holders(self) -> list[int]:
+        return [m.subscription for m in self.table.holders]
+
+    @cached_property
     def _others(self) -> list[str]:
         return [name for name in self.table.looked_at if name not in self.table.key]
 
     def any_flag(self, name: str, alias: str = "v") -> Sql:
-        """Whether a flag is set for one of the subscriptions."""
-        return any_of(flag(name, number, alias) for number in self._subscriptions)
+        """Whether a flag is set for one of the subscriptions, paused ones aside."""
+        return any_of(flag(name, number, alias) for number in self._holders)
+
+    def any_frozen(self, alias: str = "v") -> Sql:
+        """Whether a paused subscription holds a candidate."""
+        return any_of(flag("_in", number, alias) for number in self.table.frozen)
+
+    def stays(self, alias: str) -> Sql:
+        """Whether a candidate is here in the end, for whichever subscription."""
+        return any_of([self.any_flag("_in", alias), self.any_frozen(alias)])
 
     @cached_property
     def create_candidates(self) -> str:
@@ -133,7 +148,7 @@ class CandidateSql(TableText):
     @property
     def _staged_parts(self) -> dict[str, Sql]:
         return {
-            "held": any_of(_has(m) for m in self.table.memberships),
+            "held": any_of(_has(m) for m in self.table.holders),
             "closed": sql.Literal(self.table.closed),
         }
 
@@ -161,6 +176,10 @@ class CandidateSql(TableText):
 
     def _flags(self, membership: Membership) -> list[Sql]:
         was = _has(membership)
+        if membership.frozen:
+            return [was] * len(PER_SUBSCRIPTION)
+        if membership.leaving:
+            return [was, *[sql.SQL("FALSE")] * 3]
         same = all_of([was, self._unchanged(membership)])
         may = sql.SQL(
             "(s._present AND (s._complete AND ({was} OR {closed} OR s._born OR {read}) "
@@ -184,8 +203,10 @@ class CandidateSql(TableText):
         facts = [(self.passed(c, "t"), passes(c, "s")) for c in conditions if c is not None]
         columns = self._edge_columns(membership)
         facts += [(self.true_value(name, "t"), column(name, "s")) for name in columns]
+        receipt, doubted = _receipt(membership.subscription), membership.doubted
         return all_of(
             [
+                *([sql.SQL("{}.generation >= {}").format(receipt, doubted)] if doubted else []),
                 *(sql.SQL("{} IS NOT DISTINCT FROM {}").format(*fact) for fact in facts),
                 sql.SQL("{} IS NOT NULL").format(column(self.table.key[0], "t")),
             ]
@@ -264,12 +285,13 @@ class CandidateSql(TableText):
             which: joins and conditions that choose rows of `t`.
             names: parts of it.
         """
-        columns = ["_held", "_may", "_same", "_was", "_in"]
-        flags = [f"{name}_{n}" for n in self._subscriptions for name in columns[1:]]
+        flags = [f"{name}_{n}" for n in self._subscriptions for name in PER_SUBSCRIPTION]
         receipts = [
-            _exists_receipt(self, number, "t")
-            for number in self._subscriptions
-            for _ in columns[1:]
+            sql.SQL("FALSE")
+            if membership.leaving and name != "_was"
+            else _exists_receipt(self, membership.subscription, "t")
+            for membership in self.table.memberships
+            for name in PER_SUBSCRIPTION
         ]
         values = sql.SQL(", ").join(self.true_value(name, "t") for name in self.table.looked_at)
         return self.compose(
@@ -285,9 +307,9 @@ class CandidateSql(TableText):
 
     @cached_property
     def shut_out(self) -> Sql:
-        """Assign that a candidate may belong to no subscription."""
+        """Assign that a candidate may belong to no subscription, paused ones aside."""
         return sql.SQL(", ").join(
-            sql.SQL("{} = false").format(column(f"_may_{n}")) for n in self._subscriptions
+            sql.SQL("{} = false").format(column(f"_may_{n}")) for n in self._holders
         )
 
     # The fixpoint --------------------------------------------------------------------------------
@@ -314,20 +336,54 @@ class CandidateSql(TableText):
 
     @cached_property
     def conclude(self) -> str:
-        """Give the verdict on rows that belong to no subscription."""
+        """Give the verdict on rows that belong to no subscription, or to paused ones alone."""
         stays = "(CASE WHEN v._way THEN 'l' ELSE 's' END)"
         return self.compose(
-            "UPDATE {candidates} v SET _verdict = CASE WHEN v._held OR v._kept THEN {leaves}::"
-            "\"char\" ELSE 'n' END WHERE NOT {inside}",
+            "UPDATE {candidates} v SET _verdict = CASE WHEN {frozen} THEN 'o' "
+            "WHEN v._held OR v._kept THEN {leaves}::\"char\" ELSE 'n' END WHERE NOT {inside}",
+            frozen=self.any_frozen(),
             leaves=sql.SQL(stays) if self.table.stay else sql.Literal("l"),
             inside=self.any_flag("_in"),
+        )
+
+    def let_stay(self, subscription: int) -> str:
+        """Keep the rows that a subscription leaves behind as local ones."""
+        return self.compose(
+            "UPDATE {candidates} v SET _verdict = 'k' WHERE v._verdict IN ({leaving}) AND {was}",
+            leaving=self.leaving,
+            was=flag("_was", subscription),
+        )
+
+    def count_leaving(self, subscription: int) -> str:
+        """Count what becomes of rows as a subscription ends.
+
+        Of those that it holds: how many are deleted, how many stay for local rows or as such, and
+        by their policy. Of others that leave along: how many are deleted, and how many stay.
+        """
+        return self.compose(
+            "SELECT count(*) FILTER (WHERE {was} AND v._verdict = 'l' AND NOT {elsewhere}), "
+            "count(*) FILTER (WHERE {was} AND v._verdict = 'k'), "
+            "count(*) FILTER (WHERE {was} AND v._verdict = 's' AND NOT {elsewhere}), "
+            "count(*) FILTER (WHERE NOT {was} AND v._held AND v._verdict = 'l' "
+            "AND NOT {elsewhere}), count(*) FILTER (WHERE NOT {was} AND v._held "
+            "AND v._verdict = 's' AND NOT {elsewhere}) FROM {candidates} v",
+            was=flag("_was", subscription),
+            elsewhere=self.is_held_elsewhere("v"),
+        )
+
+    def forget_left(self, subscription: int) -> str:
+        """Drop the marks of rows that a subscription leaves behind: they are local now."""
+        return self.compose(
+            "DELETE FROM {receipts} r USING {candidates} v WHERE {rv} AND {was} "
+            "AND v._verdict = 'k' AND r.subscription_id = {kept}",
+            was=flag("_was", subscription),
         )
 
     @cached_property
     def count_clashes(self) -> str:
         """Count local rows under the keys of rows that enter.
 
-        Rows of a subscription that rests, because nobody declares it any more, are taken over.
+        Rows of a subscription that is paused, or rests because nothing names it, are taken over.
         """
         return self.compose(
             "SELECT count(*) FROM {candidates} v JOIN {table} t ON {tv} WHERE v._verdict = 'w' "

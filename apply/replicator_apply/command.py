@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any
@@ -14,13 +14,20 @@ from replicator.compiler import compile_release, find_model
 from replicator.daemon import run_daemon
 from replicator.datasets import find_dataset
 from replicator.declare import declared_opt_ins
-from replicator.errors import ConfigurationError, Stopped
+from replicator.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    Refused,
+    Stopped,
+    Unfit,
+)
 from replicator.http import Health
 from replicator.postgres import driver_errors
 from replicator.settings import ReplicatorSettings, Subscription, load_settings
 from replicator.stop import Stop, supervise
 from replicator_apply.connection import connect_target
 from replicator_apply.follow import Follower, worker_for
+from replicator_apply.life import all_subscriptions, commanded_places, known_subscriptions
 from replicator_apply.rebase import rebase, reset_state
 from replicator_apply.runs import (
     Backfill,
@@ -41,6 +48,9 @@ from replicator_apply.why import text_of
 from replicator_apply.why_look import look
 from replicator_apply.worker import Worker
 
+LOOK_EVERY = 2.0
+"""Seconds between looks for streams that commands have subscribed to."""
+
 
 def run_apply(_arguments: Arguments) -> int:
     """Apply every stream that this environment subscribed to, until a signal.
@@ -50,39 +60,74 @@ def run_apply(_arguments: Arguments) -> int:
         ReplicatorError: what ended the daemon.
     """
     settings = load_settings()
-    if not places(settings):
-        raise ConfigurationError(
-            "This environment subscribes to nothing.",
-            remedy="Add REPLICATOR['SUBSCRIPTIONS'] = [{'source': …, 'dataset': …}].",
-        )
     return run_daemon("apply", lambda stop, health: apply_all(settings, stop, health), settings)
 
 
 def apply_all(settings: ReplicatorSettings, stop: Stop, health: Health) -> None:
-    """Apply each stream in a thread of its own; the only one in this thread.
+    """Apply each stream in a thread of its own, also those that commands subscribe to meanwhile.
 
     Raises:
+        ConfigurationError: there is nothing to apply.
         ReplicatorError: what ended one of them; the others are stopped.
     """
-    all_places = places(settings)
-    if len(all_places) == 1:
-        Worker(settings, all_places[0], stop, health).run()
-        return
     failures: list[Exception] = []
-    threads = [
-        threading.Thread(
-            target=_guard,
-            args=(settings, place, stop, health.part(place.source), failures.append),
-            name=f"{place.source} {place.stream}",
-        )
-        for place in all_places
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    threads: dict[Place, threading.Thread] = {}
+    try:
+        while not stop.is_set():
+            for place in _places_now(settings, begun=bool(threads)):
+                if place not in threads:
+                    threads[place] = _thread(settings, place, stop, health, failures.append)
+            stop.wait(LOOK_EVERY)
+    finally:
+        for thread in threads.values():
+            thread.join()
     if failures:
         raise failures[0]
+
+
+def _places_now(settings: ReplicatorSettings, *, begun: bool) -> list[Place]:
+    """List the streams that settings or commands subscribe to.
+
+    Args:
+        settings: of this environment.
+        begun: some are applied already; none is no mistake then.
+
+    Raises:
+        ConfigurationError: there is none.
+        DatabaseUnavailable, Unfit: the settings name none, and the database does not tell.
+    """
+    declared = places(settings)
+    try:
+        with connect_target(settings) as connection, driver_errors("looking at subscriptions"):
+            found = list(dict.fromkeys([*declared, *commanded_places(connection)]))
+    except (DatabaseUnavailable, Unfit):
+        if declared or begun:
+            return declared  # Their workers say what is wrong.
+        raise
+    if not found and not begun:
+        raise ConfigurationError(
+            "This environment subscribes to nothing.",
+            remedy="Add REPLICATOR['SUBSCRIPTIONS'] = [{'source': …, 'dataset': …}], or run "
+            "`replicator subscribe`.",
+        )
+    return found
+
+
+def _thread(
+    settings: ReplicatorSettings,
+    place: Place,
+    stop: Stop,
+    health: Health,
+    failed: Callable[[Exception], None],
+) -> threading.Thread:
+    """Begin to apply one stream."""
+    thread = threading.Thread(
+        target=_guard,
+        args=(settings, place, stop, health.part(place.source), failed),
+        name=f"{place.source} {place.stream}",
+    )
+    thread.start()
+    return thread
 
 
 def _guard(
@@ -109,39 +154,54 @@ def run_backfill(arguments: Arguments) -> int:
         DatabaseUnavailable: the target is away.
     """
     if arguments.dry_run:
-        return _verify(arguments, _say_what_a_backfill_would_do)
+        return _verify(arguments, say_what_a_backfill_would_do)
     settings = load_settings()
-    place, subscribed = chosen(settings, arguments.dataset, arguments.source)
     with connect_target(settings) as connection, driver_errors("backfilling"):
-        subscription = _stored(connection, settings, place, subscribed)
+        place, subscribed = chosen(settings, connection, arguments)
+        subscription = stored_id(connection, settings, place, subscribed)
+        must_not_be_paused(connection, subscription)
         with worker_for(settings, connection, place) as must_work:
             run, resumed = begin_backfill(connection, subscription)
             if resumed:
-                _say(f"Going on with run {run}.")
-            what = f"Backfill of {subscribed.dataset}"
-            follower = Follower[Backfill](connection, place, what, must_work)
-            try:
-                last = follower.follow(lambda: look_at_backfill(connection, run))
-            except KeyboardInterrupt:
-                pause_backfill(connection, run)
-                _say(f"Run {run} is paused; the same command goes on with it.")
-                return 1
+                say(f"Going on with run {run}.")
+            return follow_backfill(connection, subscribed, run, must_work)
+
+
+def follow_backfill(
+    connection: psycopg.Connection[Any],
+    subscribed: Subscription,
+    run: int,
+    must_work: Callable[[], None],
+) -> int:
+    """Show a backfill's progress, and tell its end; Ctrl-C pauses it. Gives the exit code.
+
+    Raises:
+        Stopped: the stream stands.
+    """
+    place, what = Place(subscribed.source, subscribed.stream), f"Backfill of {subscribed.dataset}"
+    follower = Follower[Backfill](connection, place, what, must_work)
+    try:
+        last = follower.follow(lambda: look_at_backfill(connection, run))
+    except KeyboardInterrupt:
+        pause_backfill(connection, run)
+        say(f"Run {run} is paused; `replicator backfill` goes on with it.")
+        return 1
     return _tell_end(last, subscribed)
 
 
 def _tell_end(last: Backfill, subscribed: Subscription) -> int:
     if last.state == "finished":
-        _say(f"Complete: {last.rows_done:,} rows read.")
+        say(f"Complete: {last.rows_done:,} rows read.")
         return 0
     if last.state == "waiting":
-        _say(
+        say(
             f"Run {last.id} would ask for {last.suspects or 0:,} rows that the source no longer "
             "shows, more than the fuse allows, and delete those that are gone.\n"
             f"Look at them: replicator verify --dataset {subscribed.dataset} --source "
             f"{subscribed.source}\nlists them as extra. Then: replicator confirm {last.id}"
         )
     else:
-        _say(f"Run {last.id} is {last.state}.")
+        say(f"Run {last.id} is {last.state}.")
     return 1
 
 
@@ -158,33 +218,45 @@ def run_verify(arguments: Arguments) -> int:
 
 def _verify(arguments: Arguments, tell: Callable[[Verification, Subscription], None]) -> int:
     settings = load_settings()
-    place, subscribed = chosen(settings, arguments.dataset, arguments.source)
-    with (
-        connect_target(settings) as connection,
-        driver_errors("comparing"),
-        _nothing_begun(connection, settings, place) as held,
-        ExitStack() as stack,
-    ):
-        subscription = _stored(connection, settings, place, subscribed)
+    with connect_target(settings) as connection, driver_errors("comparing"), ExitStack() as stack:
+        place, subscribed = chosen(settings, connection, arguments)
+        held = stack.enter_context(_nothing_begun(connection, settings, place))
+        subscription = stored_id(connection, settings, place, subscribed)
+        must_not_be_paused(connection, subscription)
         new = subscription in held
         must_work = stack.enter_context(worker_for(settings, connection, place, rehearses=new))
-        run = begin_verification(connection, subscription)
-        what = f"Comparing {subscribed.dataset}"
-        follower = Follower[Verification](connection, place, what, must_work)
-        try:
-            last = follower.follow(lambda: look_at_verification(connection, run))
-        finally:
-            cancel_verification(connection, run)
-    if last.state != "finished":
-        reason = last.findings[-1][1] if last.findings else "it was cancelled"
-        raise Stopped(f"The comparison ended early: {reason}", remedy="See `replicator status`.")
+        last = follow_verification(connection, subscribed, subscription, must_work)
     tell(last, subscribed)
     return 1 if last.differences else 0
 
 
+def follow_verification(
+    connection: psycopg.Connection[Any],
+    subscribed: Subscription,
+    subscription: int,
+    must_work: Callable[[], None],
+) -> Verification:
+    """Compare a subscription with its source, and show the progress.
+
+    Raises:
+        Stopped: the stream stands, or the source refuses.
+    """
+    run = begin_verification(connection, subscription)
+    place, what = Place(subscribed.source, subscribed.stream), f"Comparing {subscribed.dataset}"
+    follower = Follower[Verification](connection, place, what, must_work)
+    try:
+        last = follower.follow(lambda: look_at_verification(connection, run))
+    finally:
+        cancel_verification(connection, run)
+    if last.state != "finished":
+        reason = last.findings[-1][1] if last.findings else "it was cancelled"
+        raise Stopped(f"The comparison ended early: {reason}", remedy="See `replicator status`.")
+    return last
+
+
 def _say_what_differs(last: Verification, subscribed: Subscription) -> None:
     local = f", {last.local:,} under the keys of local rows" if last.local else ""
-    _say(
+    say(
         f"{last.rows_checked:,} rows compared: {last.missing:,} missing, {last.extra:,} extra, "
         f"{last.different:,} different{local}."
     )
@@ -192,22 +264,23 @@ def _say_what_differs(last: Verification, subscribed: Subscription) -> None:
     if last.differences:
         every = find_dataset(subscribed.name, subscribed.arguments).every
         if every is not None:
-            _say(
+            say(
                 f"The source chooses rows of it every {timedelta(seconds=every)}: those chosen "
                 "since show as missing, those chosen no more as extra."
             )
-        _say("`replicator backfill` of the dataset repairs it.")
+        say("`replicator backfill` of the dataset repairs it.")
 
 
-def _say_what_a_backfill_would_do(last: Verification, subscribed: Subscription) -> None:
-    _say(
+def say_what_a_backfill_would_do(last: Verification, subscribed: Subscription) -> None:
+    """Tell what a comparison means for a backfill."""
+    say(
         f"A backfill would insert {last.missing:,}, update {last.different:,} and delete "
         f"{last.extra:,} of {last.rows_checked:,} rows. It was not begun."
     )
     if last.local and subscribed.on_clash == "adopt":
-        _say(f"It would adopt {last.local:,} local rows, with the source's values.")
+        say(f"It would adopt {last.local:,} local rows, with the source's values.")
     elif last.local:
-        _say(
+        say(
             f"{last.local:,} local rows stand under keys of the dataset: it would stop there with "
             "a Clash, and keep what it wrote before.\nRemove or renumber them, or set on_clash to "
             "adopt."
@@ -217,18 +290,18 @@ def _say_what_a_backfill_would_do(last: Verification, subscribed: Subscription) 
 
 def _say_findings(last: Verification) -> None:
     for kind, table, key in last.findings:
-        _say(f"  {kind:<9} {table} {key}")
+        say(f"  {kind:<9} {table} {key}")
     if last.differences > len(last.findings):
-        _say(f"  … and {last.differences - len(last.findings):,} more")
+        say(f"  … and {last.differences - len(last.findings):,} more")
 
 
 def run_confirm(arguments: Arguments) -> int:
     """Let a backfill that waits for a person go on."""
     with connect_target(load_settings()) as connection, driver_errors("confirming"):
         if confirm_run(connection, arguments.run):
-            _say(f"Run {arguments.run} goes on.")
+            say(f"Run {arguments.run} goes on.")
             return 0
-    _say(f"No run {arguments.run} is waiting; `replicator status` shows the runs.")
+    say(f"No run {arguments.run} is waiting; `replicator status` shows the runs.")
     return 1
 
 
@@ -240,17 +313,18 @@ def run_rebase(arguments: Arguments) -> int:
         Refused, LogUnavailable: as `rebase`.
     """
     settings = load_settings()
-    candidates = [p for p in places(settings) if arguments.source in {None, p.source}]
-    if len(candidates) != 1:
-        raise ConfigurationError(
-            "It is not clear which stream to rebase.",
-            remedy=f"Give --source, one of: {', '.join(p.source for p in places(settings))}.",
-        )
     with connect_target(settings) as connection, driver_errors("rebasing"):
+        every = list(dict.fromkeys([*places(settings), *commanded_places(connection)]))
+        candidates = [p for p in every if arguments.source in {None, p.source}]
+        if len(candidates) != 1:
+            raise ConfigurationError(
+                "It is not clear which stream to rebase.",
+                remedy=f"Give --source, one of: {', '.join(p.source for p in every)}.",
+            )
         if not rebase(connection, settings, candidates[0]):
-            _say("There is no gap: the log has what comes next. Nothing was changed.")
+            say("There is no gap: the log has what comes next. Nothing was changed.")
             return 1
-    _say("Rebased. Every subscription is backfilled; see `replicator status`.")
+    say("Rebased. Every subscription is backfilled; see `replicator status`.")
     return 0
 
 
@@ -259,16 +333,16 @@ def run_reset_state(arguments: Arguments) -> int:
     settings = load_settings()
     with connect_target(settings) as connection, driver_errors("resetting the state"):
         info = connection.info
-        _say(
+        say(
             f"This removes positions, receipts and runs in database {info.dbname} on "
             f"{info.host}:{info.port} (environment {settings.environment}).\n"
             "Rows of your tables stay; replicated ones become local rows."
         )
-        if not arguments.yes and _typed("Type the database's name to go on: ") != info.dbname:
-            _say("Nothing was changed.")
+        if not arguments.yes and typed("Type the database's name to go on: ") != info.dbname:
+            say("Nothing was changed.")
             return 1
         reset_state(connection)
-    _say("The state is gone.")
+    say("The state is gone.")
     return 0
 
 
@@ -284,45 +358,64 @@ def run_why(arguments: Arguments) -> int:
     label = find_model(arguments.model)._meta.label
     declared = {each.label.lower(): each for each in declared_opt_ins()}.get(label.lower())
     if declared is None:
-        _say(f"{label} is not opted in: all of its rows here are local.")
+        say(f"{label} is not opted in: all of its rows here are local.")
         return 1
     release = compile_release(declared)
     alone = len(release.key) == 1
     values = [arguments.key] if alone else arguments.key.split(",")
     with connect_target(settings) as connection:
         found = look(connection, release, values)
-    _say(text_of(found).rstrip())
+    say(text_of(found).rstrip())
     return 0 if found.replicated else 1
 
 
-def _typed(question: str) -> str:
+def typed(question: str) -> str:
     """Ask a person; nothing, where there is none."""
     try:
         return input(question)
     except EOFError:
-        _say("")
+        say("")
         return ""
 
 
 def chosen(
-    settings: ReplicatorSettings, dataset: str, source: str | None
+    settings: ReplicatorSettings, connection: psycopg.Connection[Any], arguments: Arguments
 ) -> tuple[Place, Subscription]:
-    """Give the subscription that a command names.
+    """Give the subscription that a command names, of settings or made by a command.
 
     Raises:
         ConfigurationError: there is none, or more than one.
     """
-    found = [
-        s for s in settings.subscriptions if s.dataset == dataset and source in {None, s.source}
-    ]
+    every = all_subscriptions(settings, connection)
+    found = choose(every, arguments.dataset, arguments.source)
+    return Place(found.source, found.stream), found
+
+
+def choose(every: Sequence[Subscription], dataset: str, source: str | None) -> Subscription:
+    """Give the one of some subscriptions that is meant. Pure.
+
+    Raises:
+        ConfigurationError: there is none, or more than one.
+    """
+    found = [s for s in every if s.dataset == dataset and source in {None, s.source}]
     if len(found) == 1:
-        return Place(found[0].source, found[0].stream), found[0]
-    known = ", ".join(sorted(f"{s.dataset} (from {s.source})" for s in settings.subscriptions))
+        return found[0]
+    known = ", ".join(sorted(f"{s.dataset} (from {s.source})" for s in every))
     of = "" if source is None else f" from {source!r}"
     raise ConfigurationError(
         f"This environment subscribes to {'more than one' if found else 'no'} {dataset!r}{of}.",
         remedy=f"Its subscriptions are: {known or 'none'}." + (" Give --source." if found else ""),
     )
+
+
+def must_not_be_paused(connection: psycopg.Connection[Any], subscription: int) -> None:
+    """Refuse what a paused subscription cannot do. Raises Refused."""
+    for known in known_subscriptions(connection):
+        if known.id == subscription and known.paused:
+            raise Refused(
+                f"The subscription to {known.name} is paused: its rows stand as they are.",
+                remedy=f"Run `replicator resume {known.name}`, which backfills it.",
+            )
 
 
 @contextmanager
@@ -346,7 +439,7 @@ def _nothing_begun(
             forget_backfill(connection, run.id)
 
 
-def _stored(
+def stored_id(
     connection: psycopg.Connection[Any],
     settings: ReplicatorSettings,
     place: Place,
@@ -360,6 +453,7 @@ def _stored(
     return found
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Write a line to standard output, at once."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()

@@ -206,12 +206,31 @@ def worker_for(
     does = "compares, and applies nothing" if rehearses else "applies the stream meanwhile"
     sys.stdout.write(f"No apply worker runs here; this command {does}.\n")
     kind = Rehearsal if rehearses else Worker
+    with _running(lambda stop: kind(settings, place, stop, Health())) as must_work:
+        yield must_work
+
+
+@contextmanager
+def rehearsal_of(
+    settings: ReplicatorSettings, place: Place, subscription: int
+) -> Iterator[Callable[[], None]]:
+    """Compare a subscription that nobody wants yet while the body runs, beside what applies.
+
+    Gives what raises the error that ended the comparison, if one did.
+    """
+    with _running(lambda stop: Rehearsal(settings, place, stop, Health(), subscription)) as works:
+        yield works
+
+
+@contextmanager
+def _running(make: Callable[[Stop], Worker]) -> Iterator[Callable[[], None]]:
+    """Run a worker in a thread, again when a service was away."""
     stop = Stop()
     failures: list[Exception] = []
 
     def run() -> None:
         try:
-            supervise(lambda: kind(settings, place, stop, Health()).run(), stop)
+            supervise(lambda: make(stop).run(), stop)
         except Exception as error:  # noqa: BLE001 (the thread's top frame: raised by `must_work`)
             failures.append(error)
 

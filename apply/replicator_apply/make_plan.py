@@ -1,7 +1,9 @@
 """Subscriptions, datasets and the target's own tables → the plan of one stream. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, repeat
+from typing import NamedTuple
 
 from replicator.errors import ConfigurationError, Unfit
 from replicator.plan import (
@@ -40,6 +42,24 @@ from replicator_apply.plan import (
 )
 
 
+class Apart(NamedTuple):
+    """Subscriptions whose rules do not count.
+
+    Attributes:
+        frozen: the paused ones.
+        standing: the tables of which those hold rows; None: it may be any.
+        leaving: one that ends, if the plan is made for that.
+        left: the tables of which that one holds rows.
+        policies: what their rules say of rows that leave; it holds where the others say nothing.
+    """
+
+    frozen: Sequence[int] = ()
+    standing: frozenset[TableName] | None = None
+    leaving: int | None = None
+    left: frozenset[TableName] = frozenset()
+    policies: Sequence[OnLeave] = ()
+
+
 def make_plan(  # noqa: PLR0913 (what the target knows of its tables, one by one)
     subscriptions: Sequence[SubscribedDataset],
     shapes: Mapping[TableName, TableShape],
@@ -48,6 +68,7 @@ def make_plan(  # noqa: PLR0913 (what the target knows of its tables, one by one
     absent: Mapping[TableName, Mapping[str, str]] | None = None,
     keys_of: Mapping[TableName, Mapping[str, KeyOf]] | None = None,
     hooks: Mapping[TableName, Sequence[str]] | None = None,
+    apart: Apart = Apart(),  # noqa: B008 (immutable)
 ) -> TargetPlan:
     """Compile subscriptions against the target's tables.
 
@@ -58,13 +79,15 @@ def make_plan(  # noqa: PLR0913 (what the target knows of its tables, one by one
         absent: values of columns that the source does not have yet.
         keys_of: what gives the keys here of rows that travel by name, by column.
         hooks: names of the functions that are called after rows of a table were applied.
+        apart: subscriptions whose rules do not count.
 
     Raises:
         Unfit: a released column or key does not fit the table here.
         ConfigurationError: subscriptions say different things of rows that leave.
     """
-    releases = {r.table: r for s in subscriptions for r in s.dataset.releases}
-    relations = _Relations(subscriptions)
+    releases = {table: _left_behind(shapes[table]) for table in apart.left}
+    releases |= {r.table: r for s in subscriptions for r in s.dataset.releases}
+    relations = _Relations(subscriptions, apart)
     tables = {}
     for number, (name, release) in enumerate(sorted(releases.items())):
         shape = shapes[name]
@@ -73,7 +96,7 @@ def make_plan(  # noqa: PLR0913 (what the target knows of its tables, one by one
         holders = relations.holders(name)
         needs = relations.needs(shape, release)
         called = tuple((hooks or {}).get(name, ()))
-        memberships = tuple(map(relations.membership, holders, repeat(name)))
+        memberships = (*map(relations.membership, holders, repeat(name)), *relations.others(name))
         tables[name] = Table(
             number,
             release,
@@ -86,7 +109,7 @@ def make_plan(  # noqa: PLR0913 (what the target knows of its tables, one by one
             loose=relations.loose(name),
             direct=relations.direct(name, needs),
             looked_at=relations.looked_at(release, shape, needs),
-            defaults=defaults[name],
+            defaults=defaults.get(name, {}),
             absent=(absent or {}).get(name, {}),
             keys_of=(keys_of or {}).get(name, {}),
             # Calls are stored, and rows that stay are marked, where verdicts are written.
@@ -96,14 +119,28 @@ def make_plan(  # noqa: PLR0913 (what the target knows of its tables, one by one
             hooks=called,
             stay=stay,
         )
-    return TargetPlan(tuple(subscriptions), tables)
+    plan = TargetPlan(tuple(subscriptions), tables, tuple(apart.frozen))
+    apart_from_rules = [name for name in tables if relations.others(name)]
+    # What stands or leaves though no event tells of it is known to the rules alone.
+    judged = {
+        table.name: replace(table, direct=False, settled=Settled())
+        for table in plan.tied(apart_from_rules)
+    }
+    return replace(plan, tables={**tables, **judged})
+
+
+def _left_behind(shape: TableShape) -> Release:
+    """Stand for a table of which nothing is written any more: what others point at matters."""
+    names = {name for key in shape.incoming for name in key.to_columns} - set(shape.key)
+    return Release(str(shape.name), shape.name, shape.key, (*shape.key, *sorted(names)))
 
 
 class _Relations:
     """What the rules of all subscriptions mean for single tables."""
 
-    def __init__(self, subscriptions: Sequence[SubscribedDataset]) -> None:
+    def __init__(self, subscriptions: Sequence[SubscribedDataset], apart: Apart) -> None:
         self._subscriptions = subscriptions
+        self._apart = apart
         datasets = [s.dataset for s in subscriptions]
         self._nulls = nulls(datasets)
         self._gates = gates(datasets)
@@ -113,13 +150,27 @@ class _Relations:
         self._guarded = {e for d in datasets for r in d.releases for e in edges_of(r)}
         self._edges = {edge for _, rule in self._rules for edge in edges_by(rule)}
 
+    def others(self, table: TableName) -> list[Membership]:
+        """Give the memberships of subscriptions whose rules do not count."""
+        apart = self._apart
+        standing = apart.standing is None or table in apart.standing
+        found = [
+            Membership(number, 0, None, gated=True, frozen=True)
+            for number in (apart.frozen if standing else ())
+        ]
+        if apart.leaving is not None:
+            found.append(Membership(apart.leaving, 0, None, gated=True, leaving=True))
+        return found
+
     def holders(self, table: TableName) -> list[SubscribedDataset]:
         return [s for s in self._subscriptions if s.dataset.rules_of(table)]
 
     def membership(self, holder: SubscribedDataset, table: TableName) -> Membership:
         rules = holder.dataset.rules_of(table)
         if table in whole_tables(holder.dataset):
-            return Membership(holder.id, holder.generation, None, gated=holder.gated)
+            return Membership(
+                holder.id, holder.generation, None, gated=holder.gated, doubted=holder.doubted
+            )
         return Membership(
             holder.id,
             holder.generation,
@@ -127,6 +178,7 @@ class _Relations:
             tuple(rule for rule in rules if isinstance(rule, ChildrenRule)),
             tuple(rule for rule in rules if isinstance(rule, ReferencedRule)),
             gated=holder.gated,
+            doubted=holder.doubted,
         )
 
     def needs(self, shape: TableShape, release: Release) -> tuple[Need, ...]:
@@ -151,6 +203,8 @@ class _Relations:
 
     def stay(self, release: Release) -> OnLeave | None:
         said = on_leave((s.dataset for s in self._subscriptions), release.table)
+        if not said:
+            said = [policy for policy in self._apart.policies if policy.table == release.table]
         if len(said) > 1:
             raise ConfigurationError(
                 f"Subscriptions say different things of rows of {release.label} that leave: "

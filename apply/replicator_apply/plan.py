@@ -53,6 +53,7 @@ class SubscribedDataset:
         on_clash: what becomes of a local row under a replicated row's key, `refuse` or `adopt`.
         fuse: most suspects that a sweep may ask for unconfirmed; None: the default.
         gated: the source refuses it for now: nothing is asked for it.
+        doubted: receipts below this generation may not fit their rows.
     """
 
     id: int
@@ -61,6 +62,12 @@ class SubscribedDataset:
     on_clash: str = "refuse"
     fuse: int | None = None
     gated: bool = False
+    doubted: int = 0
+
+    @property
+    def new(self) -> bool:
+        """Whether it was never backfilled: rows of others that are its, too, are not missing."""
+        return self.generation == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,9 @@ class Membership:
         filter: the union of the `Rows` rules on the table; None: every row.
         children, referenced: the other rules on the table.
         gated: the source refuses the subscription: what a fetch reads is not closed for it.
+        frozen: the subscription is paused: whatever it holds, it holds as it is.
+        leaving: the subscription ends: it holds nothing any more.
+        doubted: receipts below this generation do not tell that a row was tied to it as it is.
     """
 
     subscription: int
@@ -81,6 +91,9 @@ class Membership:
     children: tuple[ChildrenRule, ...] = ()
     referenced: tuple[ReferencedRule, ...] = ()
     gated: bool = False
+    frozen: bool = False
+    leaving: bool = False
+    doubted: int = 0
 
     @property
     def related(self) -> bool:
@@ -229,6 +242,16 @@ class Table:
         return self.release.key
 
     @cached_property
+    def holders(self) -> tuple[Membership, ...]:
+        """The memberships of subscriptions that are not paused."""
+        return tuple(each for each in self.memberships if not each.frozen)
+
+    @cached_property
+    def frozen(self) -> tuple[int, ...]:
+        """The paused subscriptions that may hold rows of it."""
+        return tuple(each.subscription for each in self.memberships if each.frozen)
+
+    @cached_property
     def respelled(self) -> bool:
         """Whether two texts may be one key: 1.0 and 1.00 as numeric, `a` and `A` as citext."""
         return any(
@@ -272,10 +295,17 @@ class Table:
 
 @dataclass(frozen=True)
 class TargetPlan:
-    """All that this target holds of one stream."""
+    """All that this target holds of one stream.
+
+    Attributes:
+        subscriptions: those to whose rows events are applied.
+        tables: theirs.
+        frozen: the paused subscriptions.
+    """
 
     subscriptions: tuple[SubscribedDataset, ...]
     tables: Mapping[TableName, Table]
+    frozen: tuple[int, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:

@@ -3,23 +3,27 @@
 E140 the role may not make temporary tables
 E141 the schema `replicator` is missing and the role may not create it
 E142 another environment has written the replication state: the database is a copy
+E143 a command subscribed to a dataset that the code does not have any more
 W140 the log has no topic of the source yet
 W141 a table has triggers of its own, which fire for replicated rows too
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 import psycopg
 from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as Advice
 
 from replicator.datasets import find_dataset
+from replicator.errors import WrongDeclaration
 from replicator.log.port import open_log
 from replicator.models import StreamPosition
 from replicator.plan import Release, TableName
 from replicator.postgres import driver_errors
 from replicator.preflight import TableFacts, read_tables, server_messages, table_messages
 from replicator.settings import ReplicatorSettings, Subscription, stream_topic
+from replicator_apply.life import subscriptions_here
 from replicator_apply.state import copied, owners
 
 PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE")
@@ -32,26 +36,43 @@ def probe(settings: ReplicatorSettings, connection: psycopg.Connection) -> list[
     Raises:
         DatabaseUnavailable, LogUnavailable: it is away.
     """
-    releases = _releases(settings)
-    tables = sorted({release.table for release in releases})
-    named = sorted(frozenset[TableName]().union(*(each.named_by for each in releases)))
     with driver_errors("probing the target"):
         messages = list(server_messages(connection))
         messages += _database(connection)
         messages += _state(settings, connection)
+        every = subscriptions_here(settings, connection)
+        messages += _lost(settings, every)
+        releases = _releases(every)
+        tables = sorted({release.table for release in releases})
+        named = sorted(frozenset[TableName]().union(*(each.named_by for each in releases)))
         for facts in read_tables(connection, tables, PRIVILEGES):
             messages += table_messages(facts)
             messages += trigger_checks(facts)
         # What rows point at by name is made here where it is not.
         for facts in read_tables(connection, named, ["SELECT", "INSERT"]):
             messages += table_messages(facts)
-    for subscription in settings.subscriptions:
+    for subscription in every:
         messages += _topic(settings, subscription)
     return messages
 
 
-def _releases(settings: ReplicatorSettings) -> list[Release]:
-    plans = [find_dataset(each.name, each.arguments) for each in settings.subscriptions]
+def _lost(settings: ReplicatorSettings, every: Iterable[Subscription]) -> Iterator[CheckMessage]:
+    """Find what commands subscribed to and the code does not have any more."""
+    for each in every:
+        try:
+            find_dataset(each.name, each.arguments)
+        except WrongDeclaration as error:
+            if each not in settings.subscriptions:
+                text = f"A command subscribed to {each.dataset}, and it cannot be applied: {error}"
+                hint = f"Bring it back, or run `replicator unsubscribe {each.dataset}`."
+                yield Error(text, hint, id="replicator.E143")
+
+
+def _releases(every: Iterable[Subscription]) -> list[Release]:
+    plans = []
+    for each in every:
+        with suppress(WrongDeclaration):
+            plans.append(find_dataset(each.name, each.arguments))
     return [release for plan in plans for release in plan.releases]
 
 
@@ -96,8 +117,8 @@ def _state(settings: ReplicatorSettings, connection: psycopg.Connection) -> Iter
 
 def _topic(settings: ReplicatorSettings, subscription: Subscription) -> Iterator[CheckMessage]:
     name = stream_topic(subscription.source, subscription.stream)
-    url, options = settings.log_of(subscription)
-    if not open_log(url, options).state(name).exists:
+    place = subscription.source, subscription.stream
+    if not open_log(*settings.log_of_stream(*place)).state(name).exists:
         text = "The log has no such topic: nothing has been published yet."
         hint = f"Start `replicator capture` in {subscription.source}; apply waits for it."
         yield Advice(text, hint, obj=name, id="replicator.W140")

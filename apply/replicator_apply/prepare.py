@@ -17,6 +17,7 @@ from replicator.plan import TableName
 from replicator.postgres import connect, connection_parameters, driver_errors
 from replicator.settings import ReplicatorSettings, requests_topic
 from replicator_apply.catalog import TableShape, read_shapes
+from replicator_apply.life import subscriptions_here
 from replicator_apply.plan import receipts_name
 
 Connection = psycopg.Connection[Any]
@@ -93,9 +94,10 @@ def prepare_target(
     """
     entry = settings.entry_of(databases)
     parameters = connection_parameters(entry, settings.direct, application="replicator prepare")
-    datasets = [find_dataset(each.name, each.arguments) for each in settings.subscriptions]
-    tables = {release.table for dataset in datasets for release in dataset.releases}
     with connect(parameters) as connection, driver_errors("preparing the target"):
+        every = subscriptions_here(settings, connection)
+        datasets = [find_dataset(each.name, each.arguments) for each in every]
+        tables = {release.table for dataset in datasets for release in dataset.releases}
         shapes = read_shapes(connection, sorted(tables))
         statements = receipts_statements(connection, shapes.values())
         texts = [f"{statement.as_string(connection)};" for statement in statements]
@@ -110,12 +112,7 @@ def prepare_target(
                 "The role may not make the tables of receipts.",
                 remedy="Run it as the owner of the database, or give --sql to an administrator.",
             ) from error
-    _create_topics(settings)
-    return texts
-
-
-def _create_topics(settings: ReplicatorSettings) -> None:
-    for each in settings.subscriptions:
-        url, options = settings.log_of(each)
+    for each in every:
         topic = requests_topic(each.source, each.stream, settings.environment)
-        open_log(url, options).create(topic)
+        open_log(*settings.log_of_stream(each.source, each.stream)).create(topic)
+    return texts

@@ -32,7 +32,6 @@ from replicator_apply.state import (
     stop_of,
     stored_subscriptions,
 )
-from replicator_apply.subscriptions import declared_at
 
 Connection = psycopg.Connection[Any]
 _GAPS = {Hole.__name__, BadRecord.__name__}
@@ -53,8 +52,7 @@ def rebase(connection: Connection, settings: ReplicatorSettings, place: Place) -
             stands for another reason than a gap: what waits would be thrown away.
         LogUnavailable: the log is away or has no whole transaction.
     """
-    url, options = settings.log_of(declared_at(settings, place)[0])
-    log, topic = open_log(url, options), stream_topic(*place)
+    log, topic = open_log(*settings.log_of_stream(*place)), stream_topic(*place)
     with connection.transaction(), connection.cursor() as cursor:
         stored = load_position(cursor, place, settings.environment)
         if stored is None:

@@ -11,7 +11,8 @@ from replicator_apply.plan import receipts_name
 from replicator_apply.state import state_table
 
 _SUBSCRIPTIONS = sql.SQL(
-    "SELECT id, source, arguments, declared FROM {} WHERE dataset = %s ORDER BY id"
+    "SELECT id, source, arguments, declared OR by_command, paused FROM {} "
+    "WHERE dataset = %s ORDER BY id"
 ).format(state_table(Subscription))
 
 
@@ -25,14 +26,18 @@ def count(connection: psycopg.Connection, plan: DatasetPlan) -> tuple[Count, ...
     with driver_errors("counting receipts"):
         found = connection.execute(_SUBSCRIPTIONS, (plan.name,)).fetchall()
         return tuple(
-            Count(_title(source, arguments, declared=declared), _held(connection, plan, number))
-            for number, source, arguments, declared in found
+            Count(
+                _title(source, arguments, wanted=wanted, paused=paused),
+                _held(connection, plan, number),
+            )
+            for number, source, arguments, wanted, paused in found
         )
 
 
-def _title(source: str, arguments: str, *, declared: bool) -> str:
+def _title(source: str, arguments: str, *, wanted: bool, paused: bool) -> str:
     which = f" ({arguments})" if arguments else ""
-    return f"held from {source}{which}" + ("" if declared else ", not declared any more")
+    how = ", paused" if paused else "" if wanted else ", not declared any more"
+    return f"held from {source}{which}{how}"
 
 
 def _held(connection: psycopg.Connection, plan: DatasetPlan, subscription: int) -> dict[str, int]:

@@ -24,7 +24,7 @@ class ReferenceSql(CallSql, RuleSql):
             "JOIN {parents} p ON {same} WHERE p._held AND NOT {stays} AND {held}",
             parents=to.table.candidates,
             same=equal(key.columns, "t", key.to_columns, "p"),
-            stays=to.any_flag("_in", "p"),
+            stays=to.stays("p"),
             held=self.is_held("t"),
         )
 
@@ -67,24 +67,29 @@ class ReferenceSql(CallSql, RuleSql):
 
     @once
     def keep_for_ours(self, key: Constraint, referrer: "ReferenceSql") -> str:
-        """Keep leaving rows that local, kept or another stream's rows of a table point at.
+        """Keep leaving rows that rows of a table point at which stand as they are.
 
-        A row that stays by its policy counts as a local one, unless NULL may be written in it.
+        Those are local ones, kept ones, another stream's, and a paused subscription's. A row that
+        stays by its policy counts as a local one, unless NULL may be written in it.
         """
         table = referrer.table
         null = table.nulls(key)
-        known = [m.subscription for m in table.memberships]
+        known = [m.subscription for m in table.holders]
         stay = sql.SQL("IN ('k', 's')" if table.stay and not null else "= 'k'")
         return self.compose(
             "UPDATE {candidates} v SET _verdict = 'k' WHERE v._verdict = 'l' AND EXISTS "
             "(SELECT FROM {referrer} x WHERE {xv} AND NOT EXISTS (SELECT FROM {others_} y "
-            "WHERE {yx} AND (y._verdict IN ('w', 'o') OR y._verdict = 'l' AND NOT {elsewhere})) "
+            "WHERE {yx} AND (y._verdict IN ('w', 'o') AND {yin} "
+            "OR y._verdict = 'l' AND NOT {elsewhere})) "
             "AND ({elsewhere} OR EXISTS (SELECT FROM {others_} z "
-            "WHERE {zx} AND z._verdict {stay}) OR NOT EXISTS (SELECT FROM {other_receipts} q "
+            "WHERE {zx} AND (z._verdict {stay} OR z._verdict = 'o' AND NOT {zin})) "
+            "OR NOT EXISTS (SELECT FROM {other_receipts} q "
             "WHERE {qx} AND q.subscription_id {theirs})))",
             elsewhere=referrer.is_held_elsewhere("x"),
             theirs=among([*known, LEFT] if table.stay and null else known),
             stay=stay,
+            yin=referrer.any_flag("_in", "y"),
+            zin=referrer.any_flag("_in", "z"),
             referrer=table.identifier,
             others_=table.candidates,
             other_receipts=table.receipts,

@@ -9,7 +9,7 @@ from psycopg import sql
 from replicator.models import StreamPosition, Subscription, WantedRow
 from replicator.plan import full_name
 from replicator.requests import MAX_ERRORS, Report, ReportedError
-from replicator_apply.state import Place, state_table
+from replicator_apply.state import STANDS, Place, state_table
 
 Cursor = psycopg.Cursor[Any]
 
@@ -24,8 +24,9 @@ _WANTED = (
 
 
 _GATES = (
-    "SELECT dataset, arguments, gate FROM {} "
-    "WHERE source = %(source)s AND stream = %(stream)s AND declared AND gate <> '' ORDER BY id"
+    "SELECT dataset, arguments, gate FROM {} s "
+    "WHERE source = %(source)s AND stream = %(stream)s AND {} "
+    "AND gate <> '' ORDER BY id"
 )
 
 
@@ -68,7 +69,9 @@ def make_report(cursor: Cursor, place: Place, environment: str, *, dry: bool) ->
 
 def _refused(cursor: Cursor, place: Place) -> list[ReportedError]:
     """Report the datasets that the source itself refuses."""
-    rows = cursor.execute(sql.SQL(_GATES).format(state_table(Subscription)), place.parameters)
+    rows = cursor.execute(
+        sql.SQL(_GATES).format(state_table(Subscription), STANDS), place.parameters
+    )
     return [
         ReportedError(
             error="refused",

@@ -41,11 +41,14 @@ class RuleSql(CandidateSql):
         return any_of([self._candidate(flag("_in", number, "x"), columns, values), untouched])
 
     def is_here(self, columns: Sequence[str], values: Sequence[Sql], quiet: Quiet = NONE) -> Sql:
-        """Whether the row of this table with these values is one of ours in the end."""
-        untouched = self._untouched(self.part("{ours}"), columns, values, quiet)
+        """Whether the row of this table with these values is one of ours in the end.
+
+        Or a paused subscription's: it stands as long as that is paused.
+        """
+        untouched = self._untouched(self.part("{standing}"), columns, values, quiet)
         if self.table.name in quiet:
             return untouched
-        return any_of([self._candidate(self.any_flag("_in", "x"), columns, values), untouched])
+        return any_of([self._candidate(self.stays("x"), columns, values), untouched])
 
     def _candidate(self, inside: Sql, columns: Sequence[str], values: Sequence[Sql]) -> Sql:
         """Whether a candidate that is in has these values."""
@@ -186,8 +189,9 @@ class RuleSql(CandidateSql):
         """Want changed rows that may belong and of which not all is known that hangs on them."""
         return self.compose(
             "UPDATE {candidates} v SET _wanted = true WHERE NOT v._wanted AND v._changed "
-            "AND v._present AND v._complete AND v._verdict <> 'o' AND NOT v._closed "
-            "AND NOT {was} AND {possible}",
+            "AND v._present AND v._complete AND (v._verdict <> 'o' OR NOT {inside}) "
+            "AND NOT v._closed AND NOT {was} AND {possible}",
+            inside=self.any_flag("_in"),
             was=flag("_was", membership.subscription),
             possible=self.may_belong(membership, others, ()),
         )
@@ -202,7 +206,7 @@ class RuleSql(CandidateSql):
                     sql.SQL("NOT {}").format(flag("_was", m.subscription)),
                 ]
             )
-            for m in self.table.memberships
+            for m in self.table.holders
             if not m.gated
         ]
         return self.compose(
@@ -220,7 +224,7 @@ class RuleSql(CandidateSql):
             number=sql.Literal(number),
             possible=any_of(
                 self.may_belong(membership, others, missing)
-                for membership in self.table.memberships
+                for membership in self.table.holders
                 if not membership.gated
             ),
         )

@@ -32,16 +32,23 @@ class Rules:
         plan: what the target holds.
         batch: the tables that are staged, and those that may be drawn in.
         choices: the pages among it of rules with a selection; their keys are noted.
+        becomes_local: the subscription whose rows stay as local ones as it leaves them.
 
     Attributes:
         made_way: rows that left and do not stay, whatever their policy, by table.
     """
 
     def __init__(
-        self, cursor: Cursor, plan: TargetPlan, batch: Batch, choices: Sequence[Choice] = ()
+        self,
+        cursor: Cursor,
+        plan: TargetPlan,
+        batch: Batch,
+        choices: Sequence[Choice] = (),
+        becomes_local: int | None = None,
     ) -> None:
         self._cursor, self._plan, self._batch = cursor, plan, batch
         self._choices = [choice for choice in choices if choice.drops]
+        self._becomes_local = becomes_local
         self._others: dict[TableName, TableSql] = {n: staged.sql for n, staged in batch.items()}
         self._order, self._rings = plan.in_order(frozenset(batch))
         self.made_way: dict[TableName, int] = {}
@@ -75,6 +82,8 @@ class Rules:
             self._find()
         for staged in self._filled():
             self._run(staged.sql.conclude)
+            if self._becomes_local is not None:
+                self._run(staged.sql.let_stay(self._becomes_local))
         while self._keep():
             pass
 

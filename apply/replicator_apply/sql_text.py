@@ -3,14 +3,14 @@
 Aliases everywhere: `t` the table, `s` its staging table, `v` its candidates, `r` its receipts.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
 from psycopg import sql
 
 from replicator.filter_sql import key_text
-from replicator.sql_parts import Sql, all_of, column, equal, identifiers
+from replicator.sql_parts import Sql, all_of, any_of, column, equal, identifiers
 from replicator_apply.plan import KEPT, LEFT, Table
 
 GONE = sql.SQL("0, false, true, false, false, false")
@@ -21,13 +21,14 @@ WANTED = sql.Identifier("public", "replicator_wantedrow")
 
 
 def among(subscriptions: Iterable[int]) -> Sql:
-    """Write the test for a receipt of one of some subscriptions."""
-    return sql.SQL("IN ({})").format(sql.SQL(", ").join(map(sql.Literal, subscriptions)))
+    """Write the test for a receipt of one of some subscriptions; without any, none is."""
+    numbers = list(map(sql.Literal, subscriptions)) or [sql.Literal(None)]
+    return sql.SQL("IN ({})").format(sql.SQL(", ").join(numbers))
 
 
 _OTHER_STREAMS = sql.SQL(
-    "SELECT o.id FROM public.replicator_subscription o "
-    "WHERE o.declared AND (o.source, o.stream) <> ({}, {})"
+    "SELECT o.id FROM public.replicator_subscription o WHERE "
+    "(o.declared OR o.by_command OR o.leaving <> '') AND (o.source, o.stream) <> ({}, {})"
 )
 
 
@@ -91,7 +92,8 @@ class TableText:
             "tr": self.same_key("t", "r"),
             "kept": sql.Literal(KEPT),
             "left": sql.Literal(LEFT),
-            "ours": among(m.subscription for m in table.memberships),
+            "ours": among(m.subscription for m in table.holders),
+            "standing": among(m.subscription for m in table.memberships),
             "known": among([KEPT, *(m.subscription for m in table.memberships)]),
             "name": sql.Literal(str(table.name)),
             "source": sql.Literal(source),
@@ -119,10 +121,14 @@ class TableText:
         """Whether the row of an alias has a subscription's receipt."""
         return self._has_receipt(alias, f"r.subscription_id = {int(subscription)}")
 
+    def any_receipt(self, alias: str, subscriptions: Sequence[int]) -> Sql:
+        """Whether the row of an alias has a receipt of one of some subscriptions."""
+        return any_of(self.is_held_by(number, alias) for number in subscriptions)
+
     def is_held_elsewhere(self, alias: str) -> Sql:
         """Whether the row of an alias is another stream's too.
 
-        A subscription that rests, because nobody declares it any more, holds no row here.
+        A subscription that rests, because nothing names it any more, holds no row here.
         """
         return self._has_receipt(alias, "r.subscription_id IN ({other_streams})")
 

@@ -20,7 +20,7 @@ from psycopg import sql
 
 from replicator.sql_parts import Sql, column, identifiers
 from replicator_apply.copytext import OPTIONS
-from replicator_apply.sql_text import TableText
+from replicator_apply.sql_text import TableText, among
 
 CONTROL = (
     "_set smallint, _round integer, _present boolean, _complete boolean, _read boolean, "
@@ -75,6 +75,19 @@ class StagingSql(TableText):
             "INSERT INTO {stage} ({loaded}, {key}) "
             "SELECT -2, {gone}, {rkey} FROM {receipts} r "
             "WHERE r.subscription_id = {kept} AND NOT EXISTS (SELECT FROM {stage} s WHERE {rs})"
+        )
+
+    def stage_leaving(self, subscription: int) -> str:
+        """Stage what a subscription that ends holds alone; no event told of it (set -2)."""
+        return self.compose(
+            "INSERT INTO {stage} ({loaded}, {key}) "
+            "SELECT -2, {gone}, {rkey} FROM {receipts} r WHERE r.subscription_id = {number} "
+            "AND NOT EXISTS (SELECT FROM {receipts} o WHERE {same} AND o.subscription_id {others})",
+            number=sql.Literal(subscription),
+            same=self.same_key("o", "r"),
+            others=among(
+                m.subscription for m in self.table.holders if m.subscription != subscription
+            ),
         )
 
     @cached_property

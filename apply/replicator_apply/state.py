@@ -4,7 +4,7 @@ All of it is written in the transaction that writes the rows, so that a crash le
 The tables are Django models (`replicator.models`), read and written here by SQL.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -16,7 +16,14 @@ from psycopg.types.json import Jsonb
 
 from replicator.envelope import Mark
 from replicator.errors import Refused, ReplicatorError
-from replicator.models import BackfillRun, ChosenRow, StreamPosition, Subscription, WantedRow
+from replicator.models import (
+    BackfillRun,
+    ChosenRow,
+    NulledValue,
+    StreamPosition,
+    Subscription,
+    WantedRow,
+)
 from replicator.plan import TableName, full_name
 from replicator.positions import EpochId, Lsn, Offset, Position
 from replicator.settings import Subscription as DeclaredSubscription
@@ -51,13 +58,19 @@ class StoredPosition:
     offset: Offset
 
 
+STANDS = sql.SQL("(s.declared OR s.by_command) AND NOT s.paused AND s.leaving = ''")
+"""Condition on the subscription `s`: that events are applied to its rows."""
+
+
 def _compose(text: str) -> sql.Composed:
     return sql.SQL(text).format(
         position=state_table(StreamPosition),
         subscription=state_table(Subscription),
         wanted=state_table(WantedRow),
+        nulled=state_table(NulledValue),
         run=state_table(BackfillRun),
         chosen=state_table(ChosenRow),
+        stands=STANDS,
         at=sql.SQL("WHERE source = %(source)s AND stream = %(stream)s"),
     )
 
@@ -177,7 +190,7 @@ def note_report(cursor: Cursor, place: Place, mark: Mark) -> None:
 
 @dataclass(frozen=True, slots=True)
 class StoredSubscription:
-    """A row of `replicator_subscription`."""
+    """A row of `replicator_subscription` that the settings name, or that the command made."""
 
     id: int
     dataset: str
@@ -186,30 +199,54 @@ class StoredSubscription:
     generation: int
     on_clash: str
     gate: str
+    declared: bool
+    paused: bool
+    doubted: int
+
+    @property
+    def name(self) -> str:
+        """The dataset with its arguments."""
+        return full_name(self.dataset, self.arguments)
 
 
 GATE_FOR = 300.0
 """Seconds after which a subscription that the source refused is asked for again."""
 _SUBSCRIPTIONS = _compose(
-    "SELECT id, dataset, arguments, fingerprint, generation, on_clash, gate FROM {subscription} "
-    "{at} AND declared ORDER BY id"
+    "SELECT id, dataset, arguments, fingerprint, generation, on_clash, gate, declared, paused, "
+    "doubted FROM {subscription} {at} AND ((declared OR by_command) AND leaving = '' "
+    "OR id = %(also)s) ORDER BY id"
 )
 _UNDECLARE = _compose(
     "UPDATE {subscription} SET declared = false {at} AND declared AND id <> ALL(%(kept)s) "
-    "RETURNING id, dataset, arguments"
+    "RETURNING id, dataset, arguments, by_command"
 )
+_REFINGERPRINT = _compose("UPDATE {subscription} SET fingerprint = %s WHERE id = %s")
 _SUBSCRIBE = _compose(
     "INSERT INTO {subscription} (source, stream, dataset, arguments, fingerprint, declared, "
     "on_clash) VALUES (%(source)s, %(stream)s, %(dataset)s, %(arguments)s, %(fingerprint)s, "
     "true, %(on_clash)s) ON CONFLICT (source, stream, dataset, arguments) DO UPDATE SET "
-    "fingerprint = EXCLUDED.fingerprint, declared = true, on_clash = EXCLUDED.on_clash"
+    "fingerprint = EXCLUDED.fingerprint, declared = true, on_clash = EXCLUDED.on_clash, "
+    "leaving = ''"
 )
 
 
-def stored_subscriptions(cursor: Cursor, place: Place) -> list[StoredSubscription]:
-    """Read the subscriptions of a stream that the settings declare, oldest first."""
-    rows = cursor.execute(_SUBSCRIPTIONS, place.parameters)
+def wanted_subscriptions(
+    cursor: Cursor, place: Place, also: int | None = None
+) -> list[StoredSubscription]:
+    """Read the subscriptions of a stream, those of settings and of the command, oldest first.
+
+    Args:
+        cursor: of the target.
+        place: the stream.
+        also: one that nobody wants yet.
+    """
+    rows = cursor.execute(_SUBSCRIPTIONS, {**place.parameters, "also": also})
     return [StoredSubscription(*row) for row in rows]
+
+
+def stored_subscriptions(cursor: Cursor, place: Place) -> list[StoredSubscription]:
+    """Read those of them that are not paused: to their rows, events are applied."""
+    return [each for each in wanted_subscriptions(cursor, place) if not each.paused]
 
 
 _GATE = _compose(
@@ -217,7 +254,8 @@ _GATE = _compose(
     "AND arguments = %(arguments)s"
 )
 _UNGATE = _compose(
-    "UPDATE {subscription} SET gate = '', gated_at = NULL {at} AND gate <> '' "
+    "UPDATE {subscription} s SET gate = '', gated_at = NULL {at} AND gate <> '' "
+    "AND {stands} "
     "AND (gated_at < now() - make_interval(secs => %(since)s)) IS NOT FALSE RETURNING id"
 )
 
@@ -263,14 +301,20 @@ def forget_chosen(cursor: Cursor, subscription: int, rules: Collection[str]) -> 
 
 
 def undeclare_others(cursor: Cursor, place: Place, kept: Collection[int]) -> list[str]:
-    """Let subscriptions rest that the settings declare no more; gives their names.
+    """Let subscriptions rest that nothing names any more; gives their names.
 
-    Their rows and receipts stay. Declared again, they are backfilled.
+    Their rows and receipts stay. Named again, they are backfilled.
     """
     found = cursor.execute(_UNDECLARE, {**place.parameters, "kept": list(kept)}).fetchall()
-    for subscription, _, _ in found:
-        cursor.execute(_CANCEL, (subscription,))
-    return [full_name(dataset, arguments) for _, dataset, arguments in found]
+    rest = [row for row in found if not row[3]]
+    for subscription, *_ in rest:
+        cancel_run(cursor, subscription)
+    return [full_name(dataset, arguments) for _, dataset, arguments, _ in rest]
+
+
+def store_fingerprint(cursor: Cursor, subscription: int, fingerprint: str) -> None:
+    """Store of which rules a subscription's rows are."""
+    cursor.execute(_REFINGERPRINT, (fingerprint, subscription))
 
 
 # Backfill runs -----------------------------------------------------------------------------------
@@ -296,7 +340,7 @@ _RUNS = _compose(
     "SELECT b.id, b.subscription_id, b.generation, b.state, b.rule, b.after_key, b.sweeping, "
     "b.confirmed, b.rows_done, b.light "
     "FROM {run} b JOIN {subscription} s ON s.id = b.subscription_id "
-    "WHERE s.source = %(source)s AND s.stream = %(stream)s AND s.declared "
+    "WHERE s.source = %(source)s AND s.stream = %(stream)s AND {stands} "
     "AND b.state IN ('running', 'paused', 'waiting') ORDER BY b.id"
 )
 _CANCEL = _compose(
@@ -306,20 +350,22 @@ _CANCEL = _compose(
 _NEW_GENERATION = _compose(
     "UPDATE {subscription} SET generation = generation + 1 WHERE id = %s RETURNING generation"
 )
+_DOUBT = _compose("UPDATE {subscription} SET doubted = generation WHERE id = %s")
 _NEW_RUN = _compose(
     "INSERT INTO {run} (subscription_id, generation, reason) VALUES (%s, %s, %s) RETURNING id"
 )
 _DUE = _compose(
-    "SELECT 1 FROM {subscription} s WHERE s.id = %(subscription)s AND s.gate = '' AND NOT EXISTS "
-    "(SELECT FROM {run} b WHERE b.subscription_id = s.id AND (b.state IN ('running', 'paused', "
-    "'waiting') OR b.state = 'finished' "
+    "SELECT 1 FROM {subscription} s WHERE s.id = %(subscription)s AND s.gate = '' AND {stands} "
+    "AND NOT EXISTS (SELECT FROM {run} b WHERE b.subscription_id = s.id "
+    "AND (b.state IN ('running', 'paused', 'waiting') OR b.state = 'finished' "
     "AND b.started_at > now() - make_interval(secs => %(every)s)))"
 )
 _SCHEDULE = _compose(
-    # The lock is what a command holds while it begins a run.
+    # The lock is what a command holds while it begins a run, or lets the subscription rest.
     "INSERT INTO {run} (subscription_id, generation, reason, light, rule) "
     "SELECT s.id, s.generation, 'scheduled', true, %(rule)s FROM "
-    "(SELECT id, generation FROM {subscription} WHERE id = %(subscription)s FOR UPDATE) s "
+    "(SELECT s.id, s.generation FROM {subscription} s WHERE s.id = %(subscription)s "
+    "AND {stands} FOR UPDATE) s "
     "ON CONFLICT DO NOTHING"
 )
 _FORGET_SCHEDULED = _compose(
@@ -355,11 +401,26 @@ def unfinished_runs(cursor: Cursor, place: Place) -> list[Run]:
     return [Run(*row) for row in cursor.execute(_RUNS, place.parameters)]
 
 
-def start_run(cursor: Cursor, subscription: int, reason: str) -> int:
-    """Begin a backfill: all receipts of the subscription become suspect. Gives the run's id."""
-    cursor.execute(_CANCEL, (subscription,))
+def start_run(cursor: Cursor, subscription: int, reason: str, *, doubts: bool = False) -> int:
+    """Begin a backfill: all receipts of the subscription become suspect. Gives the run's id.
+
+    Args:
+        cursor: of the target.
+        subscription: its id.
+        reason: why.
+        doubts: events were not applied to it for a while, and rows that others hold as well have
+            changed: what ties them to it is not known any more.
+    """
+    cancel_run(cursor, subscription)
     generation = _only(cursor.execute(_NEW_GENERATION, (subscription,)))
+    if doubts:
+        cursor.execute(_DOUBT, (subscription,))
     return _only(cursor.execute(_NEW_RUN, (subscription, generation, reason)))
+
+
+def cancel_run(cursor: Cursor, subscription: int) -> None:
+    """End a subscription's backfill that is not through, if there is one."""
+    cursor.execute(_CANCEL, (subscription,))
 
 
 def schedule_run(cursor: Cursor, subscription: int, rule: int, every: float) -> bool:
@@ -429,6 +490,8 @@ _WANTED_REFUSED = _compose(
     "UPDATE {position} SET wanted_refused = %(reason)s {at} AND wanted_refused <> %(reason)s"
 )
 _ASK_AGAIN = _compose("UPDATE {wanted} SET asked_at = NULL {at}")
+_FORGET_WANTED = _compose("DELETE FROM {wanted} {at} AND table_name <> ALL(%(tables)s::text[])")
+_FORGET_NULLED = _compose("DELETE FROM {nulled} {at} AND table_name <> ALL(%(tables)s::text[])")
 _WANTED_TABLES = _compose("SELECT table_name, count(*) FROM {wanted} {at} GROUP BY table_name")
 _WANTED_OF = _compose(
     "SELECT t.name, (SELECT count(*) FROM (SELECT FROM {wanted} {at} AND table_name = t.name "
@@ -463,6 +526,16 @@ def note_wanted_refusal(cursor: Cursor, place: Place, reason: str) -> None:
 def ask_again(cursor: Cursor, place: Place) -> None:
     """Forget that wanted rows were asked for: who was asked has gone."""
     cursor.execute(_ASK_AGAIN, place.parameters)
+
+
+def forget_other_tables(cursor: Cursor, place: Place, tables: Iterable[TableName]) -> None:
+    """Forget what is noted of other tables than those that subscriptions hold.
+
+    Nobody asks for wanted rows of theirs. When one comes to hold them again, it is backfilled.
+    """
+    held = list(map(str, tables))
+    for statement in (_FORGET_WANTED, _FORGET_NULLED):
+        cursor.execute(statement, {**place.parameters, "tables": held})
 
 
 def wanted_by_table(cursor: Cursor, place: Place) -> dict[str, int]:

@@ -51,6 +51,7 @@ def collect(
         held = _held(connection, settings)
         due = _due(connection)
     declared = {Place(each.source, each.stream) for each in settings.subscriptions}
+    declared |= {Place(*place) for place, subs in held.items() if any(map(_is_wanted, subs))}
     places = sorted({*map(Place._make, (*positions, *held)), *declared})
     return tuple(
         _stream(
@@ -69,12 +70,17 @@ def collect(
     )
 
 
+def _is_wanted(held: Held) -> bool:
+    """Whether a worker has to do with it."""
+    return held.declared or held.by_command or bool(held.leaving)
+
+
 class _Look(NamedTuple):
     """What is known of a stream beside its position.
 
     Attributes:
         environment: this one.
-        declared: the settings subscribe to something of it.
+        declared: settings or commands subscribe to something of it.
         active: a worker applies it here.
         held: its subscriptions, declared or not.
         due: calls of functions that are still to be made.
@@ -178,8 +184,9 @@ def _of_calls(look: _Look) -> Iterator[Problem]:
 def _of_subscriptions(held: tuple[Held, ...]) -> list[Problem]:
     found = []
     for each in held:
-        if not each.declared:
+        if not _is_wanted(each):
             found.append(_undeclared(each))
+        if each.paused or each.leaving or not _is_wanted(each):
             continue
         if each.gate:
             what = f"The source refuses {each.dataset}: {each.gate}"
@@ -196,7 +203,10 @@ def _of_subscriptions(held: tuple[Held, ...]) -> list[Problem]:
 
 def _undeclared(held: Held) -> Problem:
     what = f"Subscription {held.dataset} is not declared any more; its rows stay as they are."
-    remedy = "Declare it again in SUBSCRIPTIONS; see docs/operations.md for what else there is."
+    remedy = (
+        "Declare it again in SUBSCRIPTIONS, or run `replicator subscribe` or `replicator "
+        f"unsubscribe {held.dataset}`."
+    )
     return Problem(what, remedy)
 
 
@@ -230,6 +240,9 @@ def _held(
             (*place, row["dataset"], row["arguments"]) in declared,
             row["gate"],
             chosen.get(row["id"]),
+            row["by_command"],
+            row["paused"],
+            row["leaving"],
         )
         found[place] = (*found.get(place, ()), held)
     return found
@@ -299,7 +312,8 @@ _WANTED = _compose(
     WantedRow,
 )
 _SUBSCRIPTIONS = _compose(
-    "SELECT id, source, stream, dataset, arguments, generation, gate FROM {} ORDER BY id",
+    "SELECT id, source, stream, dataset, arguments, generation, gate, by_command,"
+    " paused, leaving FROM {} ORDER BY id",
     Subscription,
 )
 _RUNS = _compose(

@@ -1,32 +1,39 @@
 """Settings, declarations and stored state → the plan of one stream. Blocks on Postgres."""
 
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
+from itertools import chain
+from typing import Any, Protocol
 
 import psycopg
 from psycopg import sql
 
+from replicator.compiler import find_model, table_of
 from replicator.datasets import find_dataset
 from replicator.declare import declared_hooks
-from replicator.errors import ConfigurationError
-from replicator.plan import DatasetPlan, Release, TableName
+from replicator.errors import ConfigurationError, WrongDeclaration
+from replicator.plan import DatasetPlan, OnLeave, TableName
 from replicator.settings import ReplicatorSettings, Subscription
 from replicator.sql_parts import equal
 from replicator_apply.catalog import read_shapes
 from replicator_apply.defaults import absent_values, defaults
-from replicator_apply.make_plan import make_plan
+from replicator_apply.life import receipt_tables
+from replicator_apply.make_plan import Apart, make_plan
 from replicator_apply.names import LocalKeys
-from replicator_apply.plan import LEFT, SubscribedDataset, TargetPlan
+from replicator_apply.plan import LEFT, SubscribedDataset, TargetPlan, receipts_name
 from replicator_apply.prepare import ensure_receipts
 from replicator_apply.state import (
     Place,
     StoredSubscription,
     forget_chosen,
+    forget_other_tables,
     start_run,
+    store_fingerprint,
     store_subscription,
     stored_subscriptions,
     undeclare_others,
+    wanted_subscriptions,
 )
 
 logger = logging.getLogger(__name__)
@@ -47,22 +54,49 @@ def declared_at(settings: ReplicatorSettings, place: Place) -> list[Subscription
 def store_declared(connection: Connection, settings: ReplicatorSettings, place: Place) -> None:
     """Store what the settings declare; begin a backfill of what is new or has changed its rules.
 
-    What they declare no more rests: the code may not have its dataset any more either.
+    What they declare no more rests, unless the command made it: the code may not have its dataset
+    any more either.
+
+    Raises:
+        ConfigurationError: there is no such dataset, or it is not of the stream.
     """
     with connection.transaction(), connection.cursor() as cursor:
-        before = {(s.dataset, s.arguments): s for s in stored_subscriptions(cursor, place)}
+        before = {(s.dataset, s.arguments): s for s in wanted_subscriptions(cursor, place)}
         for subscription in declared_at(settings, place):
             dataset = find_dataset(subscription.name, subscription.arguments)
             _must_be_of(dataset, subscription)
             store_subscription(cursor, place, subscription, dataset.fingerprint)
             _begin(cursor, place, before.get((dataset.name, dataset.arguments)), dataset)
         _rest_others(cursor, settings, place)
+        for stored in wanted_subscriptions(cursor, place):
+            if not stored.declared and not stored.paused:
+                dataset = dataset_of(stored)
+                store_fingerprint(cursor, stored.id, dataset.fingerprint)
+                _begin(cursor, place, stored, dataset)
+
+
+def dataset_of(stored: StoredSubscription) -> DatasetPlan:
+    """Compile the dataset of a subscription.
+
+    Raises:
+        ConfigurationError: there is none, or it does not take the arguments.
+    """
+    try:
+        return find_dataset(stored.dataset, stored.arguments)
+    except WrongDeclaration as error:
+        if stored.declared:
+            raise
+        raise ConfigurationError(
+            f"The subscription to {stored.name}, made by `replicator subscribe`, cannot be "
+            f"applied: {error}.",
+            remedy=f"Bring the dataset back, or run `replicator unsubscribe {stored.name}`.",
+        ) from error
 
 
 def _rest_others(cursor: psycopg.Cursor[Any], settings: ReplicatorSettings, place: Place) -> None:
     """Apply no more what the settings do not declare, and say so once."""
     declared = {(s.name, s.arguments) for s in declared_at(settings, place)}
-    stored = stored_subscriptions(cursor, place)
+    stored = wanted_subscriptions(cursor, place)
     kept = [s.id for s in stored if (s.dataset, s.arguments) in declared]
     for dataset in undeclare_others(cursor, place, kept):
         logger.warning(
@@ -81,11 +115,14 @@ def _begin(
 ) -> None:
     if before is not None and before.fingerprint == dataset.fingerprint:
         return
+    if before is not None and before.paused:
+        forget_chosen(cursor, before.id, [rule.name for rule in dataset.paged])
+        return  # Resumed, it is backfilled.
     reason = "subscribed" if before is None else "rules changed"
     for stored in stored_subscriptions(cursor, place):
         if (stored.dataset, stored.arguments) == (dataset.name, dataset.arguments):
             forget_chosen(cursor, stored.id, [rule.name for rule in dataset.paged])
-            start_run(cursor, stored.id, reason)
+            start_run(cursor, stored.id, reason, doubts=before is None)
 
 
 def _must_be_of(dataset: DatasetPlan, subscription: Subscription) -> None:
@@ -97,26 +134,24 @@ def _must_be_of(dataset: DatasetPlan, subscription: Subscription) -> None:
         )
 
 
-def load_plan(connection: Connection, settings: ReplicatorSettings, place: Place) -> TargetPlan:
-    """Compile the declared subscriptions against the tables here; make their receipts.
+def load_plan(
+    connection: Connection, settings: ReplicatorSettings, place: Place, also: int | None = None
+) -> TargetPlan:
+    """Compile the subscriptions against the tables here; make their receipts.
+
+    Args:
+        connection: of the target.
+        settings: of this environment.
+        place: the stream.
+        also: a subscription that nobody wants yet.
 
     Raises:
         ConfigurationError: a dataset is not declared, or does not take the arguments.
         Unfit: a table does not fit.
     """
-    fuses = {(s.name, s.arguments): s.fuse for s in declared_at(settings, place)}
     with connection.transaction(), connection.cursor() as cursor:
-        subscribed = [
-            SubscribedDataset(
-                stored.id,
-                find_dataset(stored.dataset, stored.arguments),
-                stored.generation,
-                stored.on_clash,
-                fuses.get((stored.dataset, stored.arguments)),
-                gated=bool(stored.gate),
-            )
-            for stored in stored_subscriptions(cursor, place)
-        ]
+        wanted = wanted_subscriptions(cursor, place, also)
+        subscribed = subscribed_datasets(settings, place, wanted)
         releases = {r.table: r for one in subscribed for r in one.dataset.releases}
         shapes = read_shapes(connection, sorted(releases))
         filled = {
@@ -137,10 +172,91 @@ def load_plan(connection: Connection, settings: ReplicatorSettings, place: Place
             absent=absent,
             keys_of=keys_of,
             hooks=hooks_of(releases),
+            apart=_apart(cursor, wanted, releases),
         )
         ensure_receipts(connection, shapes, may_prepare=settings.auto_prepare)
         _forget_removed(cursor, plan)
+        forget_other_tables(cursor, place, plan.tables)
     return plan
+
+
+def subscribed_datasets(
+    settings: ReplicatorSettings, place: Place, wanted: Iterable[StoredSubscription]
+) -> list[SubscribedDataset]:
+    """Compile the datasets of those subscriptions that are not paused.
+
+    Raises:
+        ConfigurationError: a dataset is not declared, or does not take the arguments.
+    """
+    fuses = {(s.name, s.arguments): s.fuse for s in declared_at(settings, place)}
+    return [
+        SubscribedDataset(
+            stored.id,
+            dataset_of(stored),
+            stored.generation,
+            stored.on_clash,
+            fuses.get((stored.dataset, stored.arguments)),
+            gated=bool(stored.gate),
+            doubted=stored.doubted,
+        )
+        for stored in wanted
+        if not stored.paused
+    ]
+
+
+def _apart(
+    cursor: psycopg.Cursor[Any],
+    wanted: Iterable[StoredSubscription],
+    tables: Collection[TableName],
+) -> Apart:
+    """Say what stands of the paused ones among some subscriptions."""
+    paused = [stored for stored in wanted if stored.paused]
+    frozen = [stored.id for stored in paused]
+    made = set(receipt_tables(cursor.connection)) if frozen else set()
+    standing = frozenset(
+        table
+        for table in tables
+        if receipts_name(table) in made and _has_receipts(cursor, table, frozen)
+    )
+    return Apart(frozen, standing, policies=policies_of(paused))
+
+
+def _has_receipts(
+    cursor: psycopg.Cursor[Any], table: TableName, subscriptions: Sequence[int]
+) -> bool:
+    row = cursor.execute(
+        sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE subscription_id = ANY(%s))").format(
+            sql.Identifier("replicator", receipts_name(table))
+        ),
+        (list(subscriptions),),
+    ).fetchone()
+    return bool(row and row[0])
+
+
+class Named(Protocol):
+    """What names a subscription's dataset."""
+
+    @property
+    def dataset(self) -> str:
+        """Its name."""
+
+    @property
+    def arguments(self) -> str:
+        """As in `polls:3,4`."""
+
+
+def policies_of(subscriptions: Iterable[Named]) -> tuple[OnLeave, ...]:
+    """Say what becomes of rows that leave some subscriptions, as far as the code has them."""
+    plans = chain.from_iterable(map(compiled, subscriptions))
+    return tuple(dict.fromkeys(policy for plan in plans for policy in plan.on_leave))
+
+
+def compiled(subscription: Named) -> list[DatasetPlan]:
+    """Compile a subscription's dataset; none, if the code does not have it any more."""
+    try:
+        return [find_dataset(subscription.dataset, subscription.arguments)]
+    except WrongDeclaration:
+        return []
 
 
 def _forget_removed(cursor: psycopg.Cursor[Any], plan: TargetPlan) -> None:
@@ -157,9 +273,12 @@ def _forget_removed(cursor: psycopg.Cursor[Any], plan: TargetPlan) -> None:
             )
 
 
-def hooks_of(releases: Mapping[TableName, Release]) -> dict[TableName, list[str]]:
+def hooks_of(tables: Collection[TableName]) -> dict[TableName, list[str]]:
     """Name the functions that are called after rows of some tables were applied."""
-    return {
-        table: [h.name for h in declared_hooks() if h.label.lower() == release.label.lower()]
-        for table, release in releases.items()
-    }
+    found: dict[TableName, list[str]] = {}
+    for hook in declared_hooks():
+        with suppress(WrongDeclaration):  # Checks tell of it.
+            table = table_of(find_model(hook.label))
+            if table in tables:
+                found.setdefault(table, []).append(hook.name)
+    return found

@@ -130,7 +130,7 @@ def differences(
         if number not in memberships:
             continue
         name, text = str(staged.table.name), staged.sql
-        statements = [_by_candidates(text, number)]
+        statements = [_by_candidates(text, subscription)]
         if staged.table is paged[0]:
             statements.append(_unread(text, number, paged[1]))
         statements += _unread_children(text, subscription, batch)
@@ -142,9 +142,9 @@ def differences(
     return list(dict.fromkeys(found)), checked
 
 
-def _by_candidates(text: TableSql, subscription: int) -> str:
+def _by_candidates(text: TableSql, subscribed: SubscribedDataset) -> str:
     """Compare what was read with what is held."""
-    table = text.table
+    table, subscription = text.table, subscribed.id
     held = sql.SQL(", ").join(text.true_value(name, "t") for name in table.columns)
     read = sql.SQL(", ").join(column(name, "s") for name in table.columns)
     return text.compose(
@@ -154,10 +154,11 @@ def _by_candidates(text: TableSql, subscription: int) -> str:
         "WHEN {inside} AND v._verdict = 'w' AND v._complete AND EXISTS "
         "(SELECT FROM {table} t, {stage} s WHERE {tv} AND {sv} AND s._set = 0 "
         "AND ROW({held})::text <> ROW({read})::text) THEN 'different' END AS kind "
-        "FROM {candidates} v WHERE NOT {wanted}) found WHERE kind IS NOT NULL",
+        "FROM {candidates} v WHERE NOT {wanted} AND NOT {others}) found WHERE kind IS NOT NULL",
         row_key=text.row_key("v"),
         inside=flag("_in", subscription),
         was=flag("_was", subscription),
+        others=column("_held", "v") if subscribed.new else sql.SQL("FALSE"),
         local=text.is_local("v"),
         held=held,
         read=read,

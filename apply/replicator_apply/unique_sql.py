@@ -207,10 +207,15 @@ class UniqueSql(WriteSql, CandidateSql):
         }
 
     def count_local_values(self, columns: Sequence[str]) -> str:
-        """Count local or kept rows that stand on a unique value; no other is left there by now."""
+        """Count rows that stand on a unique value: local, kept or paused ones, and paused ones.
+
+        No other is left there by now.
+        """
         return self.compose(
-            "SELECT count(*) FROM {stage} s JOIN {table} t ON {conflict} "
+            "SELECT count(*), count(*) FILTER (WHERE {frozen}) "
+            "FROM {stage} s JOIN {table} t ON {conflict} "
             "WHERE NOT EXISTS (SELECT FROM {stage} o WHERE {ot} AND o._verdict IN ('w', 'l'))",
+            frozen=self.any_receipt("t", self.table.frozen),
             conflict=self._conflict(columns),
             ot=self.same_key("o", "t"),
         )

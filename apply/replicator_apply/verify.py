@@ -55,10 +55,10 @@ class Check:
 
 
 _OPEN = (
-    "SELECT v.id, v.subscription_id, v.rule, v.after_key, v.findings FROM {} v "
+    "SELECT v.id, v.subscription_id, v.rule, v.after_key, v.findings FROM {check} v "
     "JOIN public.replicator_subscription s ON s.id = v.subscription_id "
-    "WHERE s.source = %(source)s AND s.stream = %(stream)s AND s.declared "
-    "AND v.state = 'running' ORDER BY v.id"
+    "WHERE s.source = %(source)s AND s.stream = %(stream)s "
+    "AND v.subscription_id = ANY(%(known)s) AND v.state = 'running' ORDER BY v.id"
 )
 _SAVE = (
     "UPDATE {} SET rule = %(rule)s, after_key = %(after_key)s, state = %(state)s::text, "
@@ -70,10 +70,11 @@ _SAVE = (
 )
 
 
-def open_checks(cursor: Cursor, place: Place) -> list[Check]:
-    """Read the verify runs of a stream that are under way."""
-    statement = sql.SQL(_OPEN).format(state_table(VerifyRun))
-    return [Check(*row) for row in cursor.execute(statement, place.parameters)]
+def open_checks(cursor: Cursor, place: Place, plan: TargetPlan) -> list[Check]:
+    """Read the verify runs under way of a stream's subscriptions, as the plan has them."""
+    statement = sql.SQL(_OPEN).format(check=state_table(VerifyRun))
+    known = [each.id for each in plan.subscriptions]
+    return [Check(*row) for row in cursor.execute(statement, {**place.parameters, "known": known})]
 
 
 def check_id(check: Check) -> str:
@@ -104,7 +105,7 @@ def compare(cursor: Cursor, place: Place, applier: Applier, transaction: Transac
     answer, plan = transaction.answer, applier.plan
     if answer is None or answer.plan != plan.fingerprint:
         return False
-    for check in open_checks(cursor, place):
+    for check in open_checks(cursor, place, plan):
         if check_id(check) == answer.request:
             if answer.refused is not None:
                 if not answer.refused_datasets:  # else it is asked for without them, or ended
@@ -225,11 +226,13 @@ def _difference(
         "FROM {table} t JOIN {receipts} r ON {tr} AND r.subscription_id = {subscription} "
         "WHERE {belongs} AND {span}) t FULL JOIN pg_temp.replicator_hashes h ON {same} "
         "WHERE t._hash IS DISTINCT FROM h._hash AND NOT EXISTS "
-        "(SELECT FROM pg_temp.replicator_exempt e WHERE {exempt}) AND NOT EXISTS "
+        "(SELECT FROM pg_temp.replicator_exempt e WHERE {exempt}) "
+        "AND NOT (t._hash IS NULL AND {others}) AND NOT EXISTS "
         "(SELECT FROM {wanted} w WHERE w.table_name = {name} AND w.row_key = {key})"
     ).format(
         wanted=state_table(WantedRow),
         local=text.is_local("h"),
+        others=text.is_held("h") if subscription.new else sql.SQL("FALSE"),
         subscription=sql.Literal(subscription.id),
         name=sql.Literal(str(table.name)),
         key=_either_key(table),

@@ -48,6 +48,7 @@ class Claim(msgspec.Struct, frozen=True):
         newest: generation of its newest backfill; receipts below it are suspect.
         rules: the rules on the row's model; none if the dataset is not declared any more.
         backfill: number and state of an unfinished backfill.
+        paused: its rows stand as they are.
     """
 
     source: str
@@ -57,6 +58,7 @@ class Claim(msgspec.Struct, frozen=True):
     newest: int
     rules: tuple[Judged, ...] = ()
     backfill: tuple[int, str] | None = None
+    paused: bool = False
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -132,7 +134,9 @@ def _summary(why: Why) -> str:
 def _claim(claim: Claim, *, present: bool) -> Iterator[str]:
     yield f"{claim.dataset} from {claim.source}: {_held(claim)}"
     if not claim.declared:
-        yield "  The settings do not subscribe to it any more: its rows stay as they are."
+        yield "  Nothing subscribes to it any more: its rows stay as they are."
+    elif claim.paused:
+        yield "  It is paused: its rows stand as they are."
     for judged in claim.rules:
         yield from _judged(judged, present=present)
     if claim.backfill is not None:

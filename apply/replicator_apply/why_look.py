@@ -86,6 +86,7 @@ class _Stored(NamedTuple):
     arguments: str
     generation: int
     declared: bool
+    paused: bool
 
     @property
     def place(self) -> Place:
@@ -93,7 +94,8 @@ class _Stored(NamedTuple):
 
 
 _STORED = sql.SQL(
-    "SELECT id, source, stream, dataset, arguments, generation, declared FROM {} "
+    "SELECT id, source, stream, dataset, arguments, generation, declared OR by_command, paused "
+    "FROM {} "
     "ORDER BY source, stream, id"
 ).format(state_table(Subscription))
 _RUN = sql.SQL(
@@ -216,16 +218,25 @@ class _Look:
         run = self._connection.execute(_RUN, (stored.id,)).fetchone()
         backfill = None if run is None else (int(run[0]), str(run[1]))
         declared = stored.declared
-        return Claim(stored.source, name, declared, generation, stored.generation, rules, backfill)
+        return Claim(
+            stored.source,
+            name,
+            declared,
+            generation,
+            stored.generation,
+            rules,
+            backfill,
+            stored.paused,
+        )
 
     def _plan(self, stored: Sequence[_Stored]) -> TargetPlan:
-        """Compile what the code still has of the declared subscriptions of one stream."""
+        """Compile what the code still has of the subscriptions of one stream that stand."""
         subscribed = []
         for each in stored:
             with suppress(WrongDeclaration):
                 dataset = find_dataset(each.dataset, each.arguments)
                 names = {receipts_name(release.table) for release in dataset.releases}
-                if each.declared and names <= self._receipts:
+                if each.declared and not each.paused and names <= self._receipts:
                     subscribed.append(SubscribedDataset(each.id, dataset, each.generation))
         tables = {release.table for each in subscribed for release in each.dataset.releases}
         shapes: dict[TableName, TableShape] = read_shapes(self._connection, sorted(tables))

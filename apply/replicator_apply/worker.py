@@ -33,6 +33,7 @@ from replicator_apply.connection import connect_target
 from replicator_apply.consume import Consumer, NewEpoch, consumer_at
 from replicator_apply.lock import try_lock
 from replicator_apply.marks import take_mark
+from replicator_apply.plan import TargetPlan
 from replicator_apply.reports import make_report
 from replicator_apply.state import (
     FEW,
@@ -52,8 +53,10 @@ from replicator_apply.state import (
     unsettled_tables,
     wanted_by_table,
     wanted_records,
+    wanted_subscriptions,
 )
-from replicator_apply.subscriptions import declared_at, load_plan, store_declared
+from replicator_apply.subscriptions import load_plan, store_declared
+from replicator_apply.unsubscribe import end_all, endings
 from replicator_apply.verify import check_id, check_request, compare, end_check, open_checks
 from replicator_apply.write import Written
 
@@ -184,13 +187,12 @@ class Worker:
 
     def _apply_stream(self, connection: psycopg.Connection[Any]) -> None:
         settings, place = self._settings, self._place
-        url, options = settings.log_of(declared_at(settings, place)[0])
-        log = open_log(url, options)
+        log = open_log(*settings.log_of_stream(*place))
         topic = stream_topic(*place)
         with driver_errors("preparing the target"):
-            store_declared(connection, settings, place)
-            plan = load_plan(connection, settings, place)
-        if not self._wait_for_topic(log, topic):
+            self._settle_subscriptions(connection)
+            plan = self._load_plan(connection)
+        if not self._wait_for_topic(connection, log, topic):
             return
         requests = requests_topic(*place, settings.environment)
         log.create(requests)
@@ -213,8 +215,17 @@ class Worker:
             with driver_errors("applying"):
                 self._loop(connection, reader)
 
-    def _wait_for_topic(self, log: Log, topic: str) -> bool:
-        """Wait until the source has published something; False if told to stop."""
+    def _settle_subscriptions(self, connection: psycopg.Connection[Any]) -> None:
+        """Store what the settings declare, and end what is to end."""
+        store_declared(connection, self._settings, self._place)
+        end_all(connection, self._settings, self._place, self._health.turned)
+        self._callers.tell()
+
+    def _load_plan(self, connection: psycopg.Connection[Any]) -> TargetPlan:
+        return load_plan(connection, self._settings, self._place)
+
+    def _wait_for_topic(self, connection: psycopg.Connection[Any], log: Log, topic: str) -> bool:
+        """Wait until the source has published something; False if told to stop, or end one."""
         told = False
         while not self._stop.is_set():
             state = log.state(topic)
@@ -227,6 +238,9 @@ class Worker:
                     topic,
                     extra={"event": "waiting_for_capture"},
                 )
+            with driver_errors("looking at subscriptions"), connection.cursor() as cursor:
+                if endings(cursor, self._place):
+                    return False
             self._health.ready(False, "waiting for the source's capture")
             self._health.turned()
             self._stop.wait(0.5)
@@ -421,11 +435,9 @@ class Worker:
             self._applier.unsettled = kept | unsettled_tables(cursor, self._place, plan, many)
             self._ungate(cursor, every=False)
             self._schedule(cursor)
-            stored = stored_subscriptions(cursor, self._place)
-            if {(s.id, s.generation, bool(s.gate)) for s in stored} != {
-                (s.id, s.generation, s.gated) for s in plan.subscriptions
-            }:
+            if self._changed(cursor):
                 return True
+            stored = stored_subscriptions(cursor, self._place)
             asked = self._asker.ask(cursor, plan)
             asked += self._ask_checks(cursor, {s.id: s.gate for s in stored})
             if now >= self._report_due:
@@ -469,6 +481,16 @@ class Worker:
                     extra={"event": "scheduled_run", "dataset": dataset.full_name},
                 )
 
+    def _changed(self, cursor: psycopg.Cursor[Any]) -> bool:
+        """Whether other subscriptions stand, or otherwise, than the plan knows."""
+        plan, wanted = self._applier.plan, wanted_subscriptions(cursor, self._place)
+        standing = {(s.id, s.generation, bool(s.gate)) for s in wanted if not s.paused}
+        return (
+            standing != {(s.id, s.generation, s.gated) for s in plan.subscriptions}
+            or {s.id for s in wanted if s.paused} != set(plan.frozen)
+            or bool(endings(cursor, self._place))
+        )
+
     def _ask_checks(self, cursor: psycopg.Cursor[Any], gates: Mapping[int, str]) -> int:
         """Ask for what is compared; give the number of requests.
 
@@ -477,7 +499,7 @@ class Worker:
             gates: by subscription of the plan, why the source refuses it, "" if it does not.
         """
         plan, asked = self._applier.plan, 0
-        for check in open_checks(cursor, self._place):
+        for check in open_checks(cursor, self._place, plan):
             gate = gates.get(check.subscription)
             if gate:
                 end_check(cursor, check, gate)

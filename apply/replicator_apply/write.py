@@ -98,7 +98,7 @@ def parents_first(batch: Mapping[TableName, Staged]) -> list[Staged]:
 
 
 def _receipts(cursor: Cursor, staged: Staged) -> None:
-    for membership in staged.table.memberships:
+    for membership in staged.table.holders:
         cursor.execute(staged.sql.receipts_enter(membership))
         cursor.execute(staged.sql.receipts_leave(membership))
     cursor.execute(staged.sql.receipts_kept, prepare=False)
@@ -194,6 +194,13 @@ def _free_unique_values(cursor: Cursor, staged: Staged) -> bool:
 
 def _refuse_local_values(cursor: Cursor, staged: Staged, columns: Sequence[str]) -> None:
     found = cursor.execute(staged.sql.count_local_values(columns)).fetchone()
+    if found and found[1]:
+        raise Clash(
+            f"{found[1]} row(s) of table {staged.table.name}, of a paused subscription, still hold "
+            f"values of the unique column(s) {', '.join(columns)} that rows of the others have "
+            "now. Nothing of this batch was written.",
+            remedy="Run `replicator resume` for the paused subscription that holds the table.",
+        )
     if found and found[0]:
         which = (
             "local row(s), or row(s) that left and stay," if staged.table.stay else "local row(s)"

@@ -76,7 +76,10 @@ class StreamPosition(models.Model):
 
 
 class Subscription(models.Model):
-    """Target: one dataset of one source that this environment wants."""
+    """Target: one dataset of one source that this environment wants.
+
+    It is wanted if the settings name it, or if the command made it; one that neither wants rests.
+    """
 
     id = models.AutoField(primary_key=True)
     source = models.CharField(max_length=63, help_text="The environment that publishes.")
@@ -91,7 +94,24 @@ class Subscription(models.Model):
     generation = models.IntegerField(
         db_default=0, help_text="Grows with every backfill; receipts below it are suspect."
     )
+    doubted = models.IntegerField(
+        db_default=0,
+        help_text="Receipts below this generation may not fit their rows: while it was paused, "
+        "others changed them.",
+    )
     declared = models.BooleanField(help_text="Whether the settings name it.")
+    by_command = models.BooleanField(
+        db_default=False, help_text="Whether `replicator subscribe` made it."
+    )
+    paused = models.BooleanField(
+        db_default=False, help_text="Whether its rows stand as they are until it is resumed."
+    )
+    leaving = models.CharField(
+        max_length=6,
+        db_default="",
+        blank=True,
+        help_text="What becomes of its rows, as it is being ended: remove or keep; else empty.",
+    )
     gate = models.TextField(
         db_default="", blank=True, help_text="Why the source does not answer for it."
     )
@@ -111,6 +131,10 @@ class Subscription(models.Model):
             models.CheckConstraint(
                 condition=Q(on_clash__in=["refuse", "adopt"]),
                 name="replicator_subscription_on_clash",
+            ),
+            models.CheckConstraint(
+                condition=Q(leaving__in=["", "remove", "keep"]),
+                name="replicator_subscription_leaving",
             ),
         ]
 

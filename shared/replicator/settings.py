@@ -249,6 +249,17 @@ class ReplicatorSettings(_Part):
             return self.log, self.log_options if options is None else options
         return subscription.log, subscription.log_options or {}
 
+    def log_of_stream(self, source: str, stream: str) -> tuple[str, Mapping[str, Any]]:
+        """Give URL and client options of the log that carries a stream of a source.
+
+        It is that of a declared subscription to the stream, or else to the source, or else this
+        environment's LOG.
+        """
+        near = [each for each in self.subscriptions if each.source == source]
+        same = [each for each in near if each.stream == stream]
+        found = next(iter([*same, *near]), None)
+        return (self.log, self.log_options) if found is None else self.log_of(found)
+
     def entry_of(self, databases: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
         """Give the entry of `settings.DATABASES` that is captured or written.
 

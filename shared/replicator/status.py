@@ -93,10 +93,19 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Held(msgspec.Struct, frozen=True):
-    """One subscription: how many rows are ours because of it, and whether the settings name it.
+    """One subscription.
 
-    `gate` says why the source does not answer for it, "" if it does; `chosen_age`, how long ago the
-    source was asked which rows it chooses, None if no rule of it selects.
+    Attributes:
+        dataset: with its arguments.
+        rows: how many are ours because of it.
+        generation: number of its newest backfill.
+        backfill: the one that has not finished, if there is one.
+        declared: the settings name it.
+        gate: why the source does not answer for it, "" if it does.
+        chosen_age: how long ago the source was asked which rows it chooses; None: no rule selects.
+        by_command: `replicator subscribe` made it.
+        paused: its rows stand as they are.
+        leaving: it is being ended: "remove" or "keep" its rows; else "".
     """
 
     dataset: str
@@ -106,6 +115,9 @@ class Held(msgspec.Struct, frozen=True):
     declared: bool = True
     gate: str = ""
     chosen_age: float | None = None
+    by_command: bool = False
+    paused: bool = False
+    leaving: str = ""
 
 
 class DueCalls(msgspec.Struct, frozen=True):

@@ -395,3 +395,95 @@ def test_prepare_prints_or_does_what_needs_privileges(pair: Callable[..., Pair])
         (False,)
     ]
     assert "CREATE" not in both.stage.run("prepare", "target", "--sql")
+
+
+QUESTIONS = """
+INSERT INTO polls_question (id, question_text, body, published, pub_date)
+SELECT n, '?', '', true, now() FROM generate_series(3, 5) n;
+INSERT INTO polls_choice (id, choice_text, rank, votes, question_id) VALUES (1, 'c', 1, 0, 3)
+"""
+LOCKED = (
+    "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND database = "
+    "(SELECT oid FROM pg_database WHERE datname = current_database()))"
+)
+QUESTION_IDS = "SELECT id FROM polls_question ORDER BY id"
+CHOICE_IDS = "SELECT id FROM polls_choice ORDER BY id"
+
+
+def test_a_dataset_comes_and_goes_while_both_daemons_run(pair: Callable[..., Pair]) -> None:
+    both = pair()
+    both.prod.execute("INSERT INTO pages_tag (name) VALUES ('apple'), ('banana')")
+    both.prod.execute(QUESTIONS)
+    both.prod.start("capture")
+    both.stage.start("apply")
+    both.until_backfilled()
+    would = both.stage.run("subscribe", "polls-by-id:3,4", "--dry-run", code=1)
+    assert "insert 3, update 0 and delete 0" in would
+    assert both.stage.rows("SELECT count(*) FROM replicator_subscription") == [(1,)]
+    assert "Complete" in both.stage.run("subscribe", "polls-by-id:3,4")
+    assert both.stage.rows(QUESTION_IDS) == [(3,), (4,)]
+    assert "already" in both.stage.run("subscribe", "polls-by-id:3,4", code=1)
+    both.prod.execute(
+        "INSERT INTO polls_choice (id, choice_text, rank, votes, question_id) "
+        "VALUES (2, 'c', 1, 0, 4), (3, 'd', 1, 0, 5)"
+    )
+    wait_until(lambda: both.stage.rows(CHOICE_IDS) == [(1,), (2,)], 30, "it streams")
+    told = both.stage.run("status")
+    assert "replicator subscribe" in told
+    assert "0 missing" in both.stage.run("verify", "--dataset", "polls-by-id:3,4")
+    would = both.stage.run("unsubscribe", "polls-by-id:3,4", "--dry-run", code=1)
+    assert "deletes 4 rows (public.polls_choice 2, public.polls_question 2)" in would
+    assert "Give --yes" in both.stage.run("unsubscribe", "polls-by-id:3,4", code=2)
+    assert "is unsubscribed" in both.stage.run("unsubscribe", "polls-by-id:3,4", "--yes")
+    assert both.stage.rows(QUESTION_IDS) == []
+    assert both.stage.rows("SELECT dataset FROM replicator_subscription") == [("some-tags",)]
+    both.stage.run("subscribe", "polls-by-id:3,4")
+    kept = both.stage.run("unsubscribe", "polls-by-id:3,4", "--keep-rows")
+    assert "4 rows become local ones" in kept
+    assert both.stage.rows(QUESTION_IDS) == [(3,), (4,)]
+    assert "declare" in both.stage.run("unsubscribe", "some-tags", code=2)
+    assert both.stage.run("status")
+
+
+def test_a_paused_subscription_stands_still_and_is_brought_up_to_date(
+    pair: Callable[..., Pair],
+) -> None:
+    both = pair()
+    both.prod.execute("INSERT INTO pages_tag (name) VALUES ('apple'), ('abacus')")
+    both.prod.start("capture")
+    apply = both.stage.start("apply")
+    both.until_backfilled()
+    assert "2 rows would stand" in both.stage.run("pause", "some-tags", "--dry-run")
+    assert "Paused: 2 rows" in both.stage.run("pause", "some-tags")
+    assert "already" in both.stage.run("pause", "some-tags", code=1)
+    assert apply.terminate(10) == 0
+    both.stage.start("apply")
+    wait_until(lambda: both.stage.rows(LOCKED) == [(True,)], 30, "apply runs")
+    both.prod.execute("UPDATE pages_tag SET name = 'avocado' WHERE name = 'apple'")
+    both.prod.execute("DELETE FROM pages_tag WHERE name = 'abacus'")
+    assert "paused" in both.stage.run("status")
+    held = json.loads(both.stage.run("status", "--json"))["target"][0]["subscriptions"][0]
+    assert (held["paused"], held["rows"]) == (True, 2)
+    assert "is paused" in both.stage.run("backfill", "--dataset", "some-tags", code=3)
+    time.sleep(1)
+    assert [name for _, name in both.stage.rows(TAGS)] == ["apple", "abacus"]
+    assert "look at 2 rows" in both.stage.run("resume", "some-tags", "--dry-run")
+    assert "Complete" in both.stage.run("resume", "some-tags")
+    both.until_equal()
+    assert "not paused" in both.stage.run("resume", "some-tags", code=1)
+
+
+def test_a_subscription_comes_and_goes_where_no_apply_runs(pair: Callable[..., Pair]) -> None:
+    both = pair()
+    both.prod.execute(QUESTIONS)
+    both.prod.start("capture")
+    assert "insert 3," in both.stage.run("subscribe", "polls-by-id:3,4", "--dry-run", code=1)
+    assert both.stage.rows("SELECT count(*) FROM replicator_streamposition") == [(0,)]
+    assert "goes on" not in both.stage.run("subscribe", "polls-by-id:3,4", "--no-wait")
+    assert both.stage.rows(QUESTION_IDS) == []
+    both.stage.run("backfill", "--dataset", "polls-by-id:3,4")
+    assert both.stage.rows(QUESTION_IDS) == [(3,), (4,)]
+    both.stage.run("unsubscribe", "polls-by-id:3,4", "--yes")
+    assert both.stage.rows(QUESTION_IDS) == []
+    assert "no subscription" in both.stage.run("unsubscribe", "polls-by-id:3,4", code=2)
+    assert "no dataset" in both.stage.run("subscribe", "nothing:1", code=2)

@@ -75,6 +75,13 @@ def test_a_source_counts_what_belongs(source: str, tmp_path: Path, name: str, ro
     assert found.counts == (Count("rows that belong", rows),)
 
 
+@pytest.mark.usefixtures("source")
+def test_who_neither_publishes_nor_subscribes_counts_nothing(tmp_path: Path) -> None:
+    found = explained("poll-trees", settings(tmp_path))
+    assert found.counts == ()
+    assert "neither publishes" in found.note
+
+
 def test_counting_ends_when_its_time_is_up(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(members, "LIMIT", 0.05)
     with psycopg.connect(source, autocommit=True) as connection:
@@ -99,7 +106,6 @@ def test_a_database_that_is_away_is_a_note(tmp_path: Path, monkeypatch: pytest.M
     found = explained("poll-trees", settings(tmp_path, TARGETS={"there": ["*"]}))
     assert found.counts == ()
     assert found.note.startswith("Postgres failed while connecting")
-    assert "neither publishes" in explained("poll-trees", settings(tmp_path)).note
 
 
 def test_a_target_counts_what_subscriptions_hold(

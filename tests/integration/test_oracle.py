@@ -1,6 +1,7 @@
 """The one property that the product lives by, on random histories; see `tests.support.oracle`.
 
 REPLICATOR_ORACLE_HISTORIES   how many are played
+REPLICATOR_ORACLE_LIVES       how many are, in which subscriptions come and go
 REPLICATOR_ORACLE_SEED        seed of the first
 REPLICATOR_ORACLE_SCRIPT      plays one history that failed, as it was stored
 """
@@ -14,10 +15,11 @@ import pytest
 from tests.conftest import SampleFactory
 from tests.support.kafka import KafkaBroker
 from tests.support.oracle.history import History
-from tests.support.oracle.invent import invent
+from tests.support.oracle.invent import invent, invent_life
 from tests.support.oracle.play import play
 
 HISTORIES = int(os.environ.get("REPLICATOR_ORACLE_HISTORIES", "15"))
+LIVES = int(os.environ.get("REPLICATOR_ORACLE_LIVES", str(max(1, HISTORIES // 2))))
 SEED = int(os.environ.get("REPLICATOR_ORACLE_SEED", "0"))
 ON_KAFKA = max(1, HISTORIES // 10)
 CORPUS = sorted((Path(__file__).parents[1] / "support/oracle/corpus").glob("*.json"))
@@ -60,6 +62,13 @@ def test_script(sample_database: SampleFactory, tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(SEED, SEED + HISTORIES))
 def test_random_history(seed: int, sample_database: SampleFactory, tmp_path: Path) -> None:
     run(invent(seed), sample_database, f"sqlite:///{tmp_path}/log.sqlite3", tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(SEED, SEED + LIVES))
+def test_random_history_of_subscriptions(
+    seed: int, sample_database: SampleFactory, tmp_path: Path
+) -> None:
+    run(invent_life(seed), sample_database, f"sqlite:///{tmp_path}/log.sqlite3", tmp_path)
 
 
 @pytest.mark.parametrize("seed", range(SEED + 10**6, SEED + 10**6 + ON_KAFKA))

@@ -17,7 +17,7 @@ COMMANDS = {
     "apply": "replicator_",
     "verify --dataset some-tags": "replicator_",
     "backfill --dataset some-tags": "replicator_subscription",
-    "rebase": "replicator_streamposition",
+    "rebase": "replicator_subscription",
     "confirm 1": "replicator_backfillrun",
     "reset-state --yes": "replicator_",
 }

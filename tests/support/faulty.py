@@ -135,6 +135,8 @@ POINTS: Mapping[str, Point] = {
     "apply.before_position": Point(f"{_BATCH}:advance", "before", _DRIVER),
     "apply.before_commit": Point(f"{_BATCH}:advance", "after", _DRIVER),
     "apply.committed": Point(f"{_BATCH}:Applier.apply", "after", _DRIVER),
+    "apply.end_evaluated": Point("replicator_apply.unsubscribe:_Work.count", "after", _DRIVER),
+    "apply.end_written": Point("replicator_apply.unsubscribe:_Work.finish", "after", _DRIVER),
     "apply.sweep_advanced": Point("replicator_apply.asking:advance_sweep", "after", _DRIVER),
     "apply.asking": Point("replicator_apply.asking:Asker._send", "before", _NO_LOG),
     "apply.asked": Point("replicator_apply.asking:Asker._send", "after", _NO_LOG),

@@ -9,7 +9,7 @@ import pytest
 from replicator.errors import ConfigurationError, Refused
 from replicator.settings import ReplicatorSettings
 from replicator_apply import follow
-from replicator_apply.command import chosen
+from replicator_apply.command import choose
 from replicator_apply.state import Place
 
 
@@ -61,12 +61,12 @@ def test_a_subscription_that_is_not_there_is_named_with_its_source() -> None:
     settings = ReplicatorSettings.model_validate(
         {"ENVIRONMENT": "stage", "LOG": "sqlite:////x", "SUBSCRIPTIONS": wishes}
     )
-    assert chosen(settings, "polls", "dev")[0] == Place("dev", "main")
+    assert choose(settings.subscriptions, "polls", "dev").source == "dev"
     for dataset, source, problem in (
         ("polls", "nope", "subscribes to no 'polls' from 'nope'."),
         ("users", None, "subscribes to no 'users'."),
         ("polls", None, "subscribes to more than one 'polls'."),
     ):
         with pytest.raises(ConfigurationError, match=re.escape(problem)) as caught:
-            chosen(settings, dataset, source)
+            choose(settings.subscriptions, dataset, source)
         assert "polls (from dev), polls (from prod)" in caught.value.remedy

@@ -4,7 +4,7 @@
     replicator_apply.preflight:probe(settings, connection)        -> list[CheckMessage]
 
 A side is probed if the settings say that this environment is one: TARGETS make it a source,
-SUBSCRIPTIONS a target.
+SUBSCRIPTIONS a target; without TARGETS it may be one by what commands subscribed to.
 """
 
 from importlib import import_module
@@ -50,7 +50,7 @@ def probes(settings: ReplicatorSettings) -> list[CheckMessage]:
             log = open_log(settings.log, settings.log_options)
             source = import_module("replicator_capture.preflight")
             messages += source.probe(settings, connection, log)
-        if settings.subscriptions:
+        if settings.subscriptions or not settings.targets:
             messages += import_module("replicator_apply.preflight").probe(settings, connection)
     return messages
 

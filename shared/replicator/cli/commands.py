@@ -11,6 +11,13 @@ this package imports neither side:
     confirm       replicator_apply.command:run_confirm        RUN
     rebase        replicator_apply.command:run_rebase         --source
     reset-state   replicator_apply.command:run_reset_state    --yes
+    subscribe     replicator_apply.life_command:run_subscribe    DATASET --source --on-clash
+                                                              --no-wait --dry-run
+    unsubscribe   replicator_apply.life_command:run_unsubscribe  DATASET --source --keep-rows
+                                                              --yes --dry-run
+    pause         replicator_apply.life_command:run_pause        DATASET --source --dry-run
+    resume        replicator_apply.life_command:run_resume       DATASET --source --no-wait
+                                                              --dry-run
     status        replicator.cli.status:run                   --json
     explain       replicator.cli.explain:run                  --dataset --mermaid --json
     why           replicator_apply.command:run_why            MODEL KEY
@@ -105,6 +112,50 @@ def _backfill(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="only say how many rows would be inserted, updated and deleted",
     )
+
+
+def _subscription(parser: argparse.ArgumentParser, would: str) -> None:
+    parser.add_argument(
+        "dataset",
+        metavar="DATASET[:ARGUMENTS]",
+        help="for example published-polls or polls:3,4",
+    )
+    _source(parser)
+    parser.add_argument("--dry-run", action="store_true", help=f"only say {would}")
+
+
+def _no_wait(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-wait", action="store_true", help="leave the backfill to the apply worker, and end"
+    )
+
+
+def _subscribe(parser: argparse.ArgumentParser) -> None:
+    _subscription(parser, "how many rows would be inserted, adopted, or are in the way")
+    parser.add_argument(
+        "--on-clash",
+        choices=["refuse", "adopt"],
+        default="refuse",
+        help="what becomes of local rows under the dataset's keys (default: refuse)",
+    )
+    _no_wait(parser)
+
+
+def _unsubscribe(parser: argparse.ArgumentParser) -> None:
+    _subscription(parser, "how many rows would go, and how many stay")
+    parser.add_argument(
+        "--keep-rows", action="store_true", help="leave its rows behind, as local ones"
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask before rows are deleted")
+
+
+def _pause(parser: argparse.ArgumentParser) -> None:
+    _subscription(parser, "how many rows it concerns")
+
+
+def _resume(parser: argparse.ArgumentParser) -> None:
+    _subscription(parser, "how many rows it concerns")
+    _no_wait(parser)
 
 
 def _confirm(parser: argparse.ArgumentParser) -> None:
@@ -227,6 +278,86 @@ COMMANDS = (
         (("replicator confirm 12", "let run 12 delete its rows"),),
         _confirm,
         ((0, "the run goes on"), (1, "no such run is waiting"), _AWAY),
+    ),
+    Command(
+        "subscribe",
+        "replicator_apply.life_command:run_subscribe",
+        "subscribe to a dataset while everything runs (target)",
+        "Subscribes this environment to one more dataset, beside those of the settings, and fills "
+        "it by a backfill while the stream keeps flowing; a running apply takes it up within "
+        "seconds, without a restart. The subscription is stored in the database: other settings "
+        "do not end it, `replicator unsubscribe` does. Ctrl-C pauses the backfill.",
+        (
+            ("replicator subscribe polls:5", "from the only source that there is"),
+            (
+                "replicator subscribe polls:5 --source prod --dry-run",
+                "what would be inserted; nothing is stored",
+            ),
+        ),
+        _subscribe,
+        (
+            (0, "subscribed; without --no-wait: and complete"),
+            (
+                1,
+                "subscribed to before; or the backfill is paused or waits; --dry-run: there are "
+                "rows to write",
+            ),
+            (3, "stopped; the remedy is printed"),
+        ),
+    ),
+    Command(
+        "unsubscribe",
+        "replicator_apply.life_command:run_unsubscribe",
+        "end a subscription, with or without its rows (target)",
+        "Ends a subscription that `replicator subscribe` made, or that the settings do not name "
+        "any more. Its rows are deleted in one transaction, children first, as if the source had "
+        "deleted them: what other subscriptions hold stays, and so does what local rows point at, "
+        "or what the rules keep here as it leaves (on_leave, soft). "
+        "With --keep-rows they become local rows. Before rows are deleted it asks, and names their "
+        "number.",
+        (
+            ("replicator unsubscribe polls:5", "and delete its rows"),
+            ("replicator unsubscribe polls:5 --keep-rows", "and leave its rows behind"),
+            ("replicator unsubscribe polls:5 --dry-run", "what would go and stay"),
+        ),
+        _unsubscribe,
+        (
+            (0, "unsubscribed; --dry-run: no row would change"),
+            (1, "not confirmed, or interrupted; --dry-run: rows would change"),
+            (3, "stopped or refused; the remedy is printed"),
+        ),
+    ),
+    Command(
+        "pause",
+        "replicator_apply.life_command:run_pause",
+        "let the rows of a subscription stand as they are (target)",
+        "Events change, insert or delete no row of the subscription any more until it is resumed; "
+        "rows that others hold as well follow them. It survives restarts, also of a subscription "
+        "that the settings name. Should another subscription need a unique value that a row of "
+        "this one still has, the stream stands until this one is resumed.",
+        (
+            ("replicator pause polls:5", "while the other subscriptions go on"),
+            ("replicator pause polls:5 --dry-run", "how many rows it concerns"),
+        ),
+        _pause,
+        ((0, "paused"), (1, "paused already"), _AWAY),
+    ),
+    Command(
+        "resume",
+        "replicator_apply.life_command:run_resume",
+        "bring a paused subscription up to date (target)",
+        "Ends the pause of a subscription: a backfill brings what has changed meanwhile, and "
+        "removes what the source has no more, within the fuse. Ctrl-C pauses that backfill.",
+        (
+            ("replicator resume polls:5", "and follow its backfill"),
+            ("replicator resume polls:5 --no-wait", "and leave it to the apply worker"),
+        ),
+        _resume,
+        (
+            (0, "resumed; without --no-wait: and complete"),
+            (1, "not paused; or the backfill is paused, or waits for `replicator confirm`"),
+            (3, "stopped; the remedy is printed"),
+        ),
     ),
     Command(
         "status",

@@ -3,8 +3,7 @@
     replicator_capture.members:count(connection, plan) -> tuple[Count, …]
     replicator_apply.receipts:count(connection, plan)  -> tuple[Count, …]
 
-A side counts if the settings say that this environment is one: TARGETS make it a source,
-SUBSCRIPTIONS to the dataset a target.
+TARGETS make an environment a source; a target it is if it has a subscription to the dataset.
 """
 
 import sys
@@ -48,14 +47,9 @@ def counted(
     explanation: Explanation, plan: DatasetPlan, settings: ReplicatorSettings
 ) -> Explanation:
     """Add the numbers of rows, or why they could not be had."""
-    sides = []
-    if settings.targets:
-        sides.append("replicator_capture.members")
-    if any(each.name == plan.name for each in settings.subscriptions):
-        sides.append("replicator_apply.receipts")
-    if not sides:
-        note = "this environment neither publishes (TARGETS) nor subscribes to it (SUBSCRIPTIONS)."
-        return replace(explanation, note=note)
+    sides = ["replicator_capture.members"] if settings.targets else []
+    # Commands subscribe, too: only the database knows.
+    sides.append("replicator_apply.receipts")
     counts: tuple[Count, ...] = ()
     try:
         with open_database(settings, "replicator explain") as connection:
@@ -64,4 +58,7 @@ def counted(
     except ReplicatorError as error:
         # What was asked for is the drawing; the numbers are beside it.
         return replace(explanation, counts=counts, note=f"{error} {error.remedy}".strip())
+    if not counts and not settings.targets:
+        note = "this environment neither publishes (TARGETS) nor subscribes to it (SUBSCRIPTIONS)."
+        return replace(explanation, note=note)
     return replace(explanation, counts=counts)

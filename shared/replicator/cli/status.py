@@ -125,9 +125,14 @@ def _target(stream: TargetStream) -> Iterator[tuple[str, str]]:
 
 
 def _held(held: Held) -> Iterator[tuple[str, str]]:
-    yield "rows", f"{held.rows:,}"
+    paused = ", which stand as they are: paused" if held.paused else ""
+    yield "rows", f"{held.rows:,}{paused}"
     if held.chosen_age is not None:
         yield "chosen", age(held.chosen_age)
+    if held.by_command:
+        yield "made by", "replicator subscribe"
+    if held.leaving:
+        yield "ends", "its rows go" if held.leaving == "remove" else "its rows become local"
     run_ = held.backfill
     if run_ is not None:
         of = "" if run_.estimated is None else f" of about {run_.estimated:,}"

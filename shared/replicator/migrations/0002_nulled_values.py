@@ -1,4 +1,4 @@
-"""True values where NULL stands, chosen keys, calls that are due, why a stream stands."""
+"""True values where NULL stands, chosen keys, due calls, subscriptions that come and go."""
 
 import django.db.models.functions.datetime
 from django.db import migrations, models
@@ -40,6 +40,48 @@ class Migration(migrations.Migration):
             model_name="subscription",
             name="gated_at",
             field=models.DateTimeField(null=True, help_text="When the source last refused it."),
+        ),
+        migrations.AddField(
+            model_name="subscription",
+            name="by_command",
+            field=models.BooleanField(
+                db_default=False, help_text="Whether `replicator subscribe` made it."
+            ),
+        ),
+        migrations.AddField(
+            model_name="subscription",
+            name="paused",
+            field=models.BooleanField(
+                db_default=False,
+                help_text="Whether its rows stand as they are until it is resumed.",
+            ),
+        ),
+        migrations.AddField(
+            model_name="subscription",
+            name="leaving",
+            field=models.CharField(
+                blank=True,
+                db_default="",
+                help_text="What becomes of its rows, as it is being ended: remove or keep; "
+                "else empty.",
+                max_length=6,
+            ),
+        ),
+        migrations.AddField(
+            model_name="subscription",
+            name="doubted",
+            field=models.IntegerField(
+                db_default=0,
+                help_text="Receipts below this generation may not fit their rows: while it was "
+                "paused, others changed them.",
+            ),
+        ),
+        migrations.AddConstraint(
+            model_name="subscription",
+            constraint=models.CheckConstraint(
+                condition=models.Q(leaving__in=["", "remove", "keep"]),
+                name="replicator_subscription_leaving",
+            ),
         ),
         migrations.AddField(
             model_name="verifyrun",

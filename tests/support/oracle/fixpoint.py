@@ -6,7 +6,7 @@ there for the foreign keys of all.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -37,6 +37,10 @@ class Facts:
         known = {which: rows & chosen.get(which, set()) for which, rows in self.eligible.items()}
         return Facts(self.points, {**self.passes, **known}, self.eligible)
 
+    def with_all_eligible(self) -> "Facts":
+        """Give the facts as if every row that may be chosen were."""
+        return Facts(self.points, {**self.passes, **self.eligible}, self.eligible)
+
     @cached_property
     def pointers(self) -> dict[Row, list[tuple[Row, Edge]]]:
         """Who points at a row, and by which edge."""
@@ -56,6 +60,17 @@ class Meaning:
     """
 
     plans: Mapping[str, DatasetPlan]
+
+    def of(self, names: Set[str]) -> "Meaning":
+        """Give the plan of some of its datasets."""
+        if names not in self._parts:
+            some = {name: plan for name, plan in self.plans.items() if name in names}
+            self._parts[frozenset(names)] = Meaning(some)
+        return self._parts[frozenset(names)]
+
+    @cached_property
+    def _parts(self) -> dict[Set[str], "Meaning"]:
+        return {}
 
     @cached_property
     def chooses(self) -> bool:
@@ -164,13 +179,19 @@ class Meaning:
                     ):
                         yield name, child
 
-    def members(self, facts: Facts) -> set[Member]:
-        """Give what belongs: the largest set that is grounded and in which nothing dangles."""
+    def members(self, facts: Facts, frozen: Set[Row] = frozenset()) -> set[Member]:
+        """Give what belongs: the largest set that is grounded and in which nothing dangles.
+
+        Args:
+            facts: of a state of the source.
+            frozen: rows of paused subscriptions; they stand, and may be pointed at.
+        """
         eligible = {(name, row) for name in self.plans for row in facts.points}
         while True:
             members = self.grounded(facts, eligible)
             present = {row for _, row in members}
-            bad = {row for row in present if self._dangles(facts, row, present)}
+            here = present | frozen
+            bad = {row for row in present if self._dangles(facts, row, here)}
             if not bad:
                 return members
             eligible = {member for member in eligible if member[1] not in bad}

@@ -17,6 +17,9 @@ Step = list[Any]
 ["restart", side]            stop a daemon and start it again
 ["kill", side]               cut all of its connections
 ["second", side]             start another one and stop the first
+["subscribe", dataset]       as the command does, and so are these:
+["unsubscribe", dataset, keep rows]
+["pause_subscription", dataset], ["resume_subscription", dataset]
 ["wait", seconds]
 ["quiet"]                    wait until everything has arrived, and compare
 """
@@ -39,6 +42,7 @@ class History:
         knobs: constants of the product that are set to other values, `module.NAME`.
         source: statements that prepare the source before it starts.
         target: statements that prepare the target, local rows among them.
+        begins: datasets that the settings name, where others come and go; None: all of them.
     """
 
     seed: int
@@ -47,6 +51,7 @@ class History:
     source: list[str]
     target: list[str]
     steps: list[Step] = field(default_factory=list)
+    begins: list[str] | None = None
 
     def dump(self, path: Path) -> None:
         """Write it as JSON."""

@@ -581,6 +581,43 @@ def invent(seed: int) -> History:
     return history
 
 
+def invent_life(seed: int) -> History:
+    """Draw a history in which subscriptions come and go, and are paused."""
+    history = invent(seed)
+    chance = Random(f"life {seed}")
+    if len(history.datasets) == 1:
+        history.datasets["d1"] = _another(history, chance)
+    history.begins = [name for name in history.datasets if chance.random() < 0.4]
+    specs = written(history.labels)
+    history.steps = _steps(history, specs, chance)
+    for _ in range(chance.choice([3, 6, 10])):
+        name = chance.choice(list(history.datasets))
+        step: Step = chance.choices(
+            [
+                ["subscribe", name],
+                ["unsubscribe", name, chance.random() < 0.4],
+                ["pause_subscription", name],
+                ["resume_subscription", name],
+            ],
+            [4, 3, 2, 2],
+        )[0]
+        history.steps.insert(chance.randrange(len(history.steps) + 1), step)
+    for name in history.datasets:
+        if name not in history.begins and chance.random() < 0.7:
+            history.steps.insert(0, ["subscribe", name])
+    return history
+
+
+def _another(history: History, chance: Random) -> Rules:
+    """Draw a second dataset, about the same tables."""
+    while True:
+        drawn = _related(chance) if history.seed % 2 else _datasets(chance)
+        rules = next(iter(drawn.values()))
+        labels = {label for label, *_ in rules}
+        if labels & set(history.labels) and labels <= {s.label for s in written(history.labels)}:
+            return rules
+
+
 def _steps(history: History, specs: Sequence[TableSpec], chance: Random) -> list[Step]:
     steps: list[Step] = []
     locals_too = chance.random() < 0.5

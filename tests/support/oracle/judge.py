@@ -1,14 +1,14 @@
 """What must be true of a target, given the states that the source went through. Pure."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from replicator.plan import TableName
 from replicator.relations import on_leave
 from replicator_apply.plan import KEPT, LEFT
-from tests.support.oracle.fixpoint import Row
-from tests.support.oracle.states import Keys, SourceState, TargetState, by_dataset
+from tests.support.oracle.fixpoint import Meaning, Member, Row
+from tests.support.oracle.states import SourceState, TargetState
 from tests.support.oracle.system import APART, is_local
 
 _MARK = re.compile(r"\(1,(\d+)\)")
@@ -24,13 +24,15 @@ class Judge:
 
     Attributes:
         states: the source after each of its transactions, by number.
-        subscriptions: name of the dataset of each.
+        left: rows that became local as a subscription ended.
+        loose: datasets whose subscriptions were once paused.
         staying: rows that were held at an earlier rest, of tables whose rows stay.
         newest: number of the last transaction that a reader has seen.
     """
 
     states: Mapping[int, SourceState]
-    subscriptions: Mapping[int, str]
+    left: Set[Row] = frozenset()
+    loose: Set[str] = frozenset()
     staying: set[Row] = field(default_factory=set)
     newest: int = 0
 
@@ -71,8 +73,9 @@ class Judge:
         """Check what must be true when all is quiet after transaction `number`. Raises Broken."""
         state = self.states[number]
         found = list(self._wrong(target, state))
-        found += self._lacking(target, state, state.members)
-        found += self._excess(target, state.members)
+        members = self._members(target, state)
+        found += self._lacking(target, state, members)
+        found += self._excess(target, members)
         found += self._staying(target, state)
         found += [f"wanted {table} {keys}" for table, keys in target.wanted.items() if keys]
         if found:
@@ -84,9 +87,13 @@ class Judge:
             for key, row in rows.items():
                 receipts = target.receipts[table].get(key, set())
                 if is_local(key) or not receipts:
-                    if receipts or not is_local(key):
+                    if receipts or not (is_local(key) or (table, key) in self.left):
                         yield f"{table} {key} has receipts {sorted(receipts)}"
-                elif not receipts & {KEPT, LEFT} and key not in target.wanted[table]:
+                elif (
+                    not receipts & {KEPT, LEFT}
+                    and key not in target.wanted[table]
+                    and target.is_current(table, key, self.loose)
+                ):
                     yield from self._wrong_row(target, (table, key), row, state)
             for key in target.receipts[table].keys() - rows.keys():
                 yield f"{table} {key} has a receipt and is not there"
@@ -98,7 +105,7 @@ class Judge:
         source = state.rows[table].get(key)
         if source is None:
             yield f"{table} {key} is here and gone from the source"
-        elif (expected := self._expected(target, row, source, state)) != text:
+        elif (expected := self._expected(target, row, (source, text), state)) != text:
             yield f"{table} {key} is {text}, and on the source {expected}"
         for edge, end in state.facts.points.get(row, {}).items():
             if edge in state.meaning.edges - state.meaning.nulls:
@@ -106,43 +113,55 @@ class Judge:
                 if to_key not in target.rows[to]:
                     yield f"{table} {key} points at {to} {to_key}, which is not here"
 
-    def _expected(self, target: TargetState, row: Row, source: str, state: SourceState) -> str:
-        """Write NULL for what the policy says."""
-        text, *values = source.split(APART)
+    def _expected(
+        self, target: TargetState, row: Row, texts: tuple[str, str], state: SourceState
+    ) -> str:
+        """Write NULL for what the policy says.
+
+        Args:
+            target: as it is.
+            row: which one.
+            texts: the row on the source, and here.
+            state: of the source.
+        """
+        text, *values = texts[0].split(APART)
+        found = texts[1].split(APART)[1:]
         edges = {edge.columns[0]: end for edge, end in state.facts.points[row].items()}
         names = state.meaning.apart(TableName("public", row[0]))
         for place, name in enumerate(names):
             if name in edges and not target.held(*edges[name]):
-                # A row that is in no dataset, or not here yet.
-                values[place] = ""
+                # A row that is in no dataset, or not here yet. One that was left behind stands,
+                # and may be pointed at where no dataset holds its table.
+                values[place] = found[place] if edges[name] in self.left else ""
         return APART.join([text, *values])
 
-    def _as_chosen(self, target: TargetState, state: SourceState) -> Keys:
+    def _as_chosen(self, target: TargetState, state: SourceState) -> Set[Member]:
         """Give what belongs if the source chose what the target last heard of."""
-        plans = state.meaning.plans
-        if not state.meaning.chooses:
-            return state.members
+        meaning = self._meaning(target, state)
+        if not meaning.chooses:
+            return self._members(target, state)
+        numbers = {one.dataset: number for number, one in target.subscribed.items()}
         chosen = {
             (name, number): {
                 (plan.table_of(rule).name, key)
-                for subscription, told in self.subscriptions.items()
-                if told == name
-                for key in target.chosen.get((subscription, rule.name), ())
+                for key in target.chosen.get((numbers[name], rule.name), ())
             }
-            for name, plan in plans.items()
+            for name, plan in meaning.plans.items()
             for number, rule in enumerate(plan.paged)
             if rule.selection is not None
         }
-        return by_dataset(state.meaning, state.facts.with_chosen(chosen))
+        return meaning.members(state.facts.with_chosen(chosen), target.frozen)
 
-    def _excess(self, target: TargetState, members: Keys) -> Iterator[str]:
+    def _excess(self, target: TargetState, members: Set[Member]) -> Iterator[str]:
         """Look for receipts of rows that do not belong."""
         for table, receipts in target.receipts.items():
             for key, holders in receipts.items():
-                for subscription in holders - {KEPT, LEFT}:
-                    name = self.subscriptions[subscription]
-                    if key not in members[name].get(table, set()):
-                        yield f"{table} {key} does not belong to {name} and has its receipt"
+                for number in holders - {KEPT, LEFT}:
+                    one = target.subscribed.get(number)
+                    if one is None:
+                        yield f"{table} {key} has a receipt of {number}, which has ended"
+                    elif not one.paused and (one.dataset, (table, key)) not in members:
+                        yield f"{table} {key} does not belong to {one.dataset} and has its receipt"
 
     def _staying(self, target: TargetState, state: SourceState) -> Iterator[str]:
         """Look for rows that left and did not stay, or that are not marked as they must be."""
@@ -160,8 +179,15 @@ class Judge:
                 # Else it may have made way for another row.
                 yield from (f"{table} {key} left, and did not stay" for key in before - held - left)
             if any(policy.column for policy in said):
-                marked = {key for key in target.marked[table] if not is_local(key)}
-                yield from (f"{table} {key} is marked wrongly" for key in marked ^ left)
+                # One that became local, marked, is marked still.
+                marked = {
+                    key
+                    for key in target.marked[table]
+                    if not is_local(key) and (table, key) not in self.left
+                }
+                unmarked = {key for key in left if (table, key) not in self.left} - marked
+                wrong = (marked - left) | unmarked
+                yield from (f"{table} {key} is marked wrongly" for key in wrong)
             self.staying.update((table, key) for key in held)
 
     def _unique(self, state: SourceState, table: str) -> bool:
@@ -172,37 +198,58 @@ class Judge:
         """Rows that left were deleted in the target."""
         self.staying.clear()
 
-    def _torn(self, target: TargetState, state: SourceState, members: Keys) -> Iterator[str]:
+    def forget_local(self, rows: Set[Row]) -> None:
+        """Rows became local: nobody keeps them here any more."""
+        self.staying.difference_update(rows)
+
+    def _torn(self, target: TargetState, state: SourceState, members: Set[Member]) -> Iterator[str]:
         """Look for trees of which a part is not here, and no fetch is under way.
 
         That is for rows that belong, and that by some rule go with a row that is here.
         """
-        meaning, facts = state.meaning, state.facts
-        belonging = {
-            (name, (table, key))
-            for name, tables in members.items()
-            for table, keys in tables.items()
-            for key in keys
+        meaning, facts = self._meaning(target, state), state.facts
+        names = {
+            number: one.dataset
+            for number, one in target.subscribed.items()
+            if not one.paused and not one.leaving
         }
         here = {
-            (self.subscriptions[subscription], (table, key))
+            (names[number], (table, key))
             for table, receipts in target.receipts.items()
             for key, holders in receipts.items()
-            for subscription in holders - {KEPT, LEFT}
+            for number in holders & names.keys()
         }
         wanted = [(table, key) for table, keys in target.wanted.items() for key in keys]
         coming = meaning.closure(facts, wanted)
-        for name, row in here & belonging:
+        for name, row in here & members:
             for other in meaning.led_to(facts, here, name, row):
-                if other in belonging - here and other[1] not in coming:
+                if other in members - here and other[1] not in coming:
                     yield f"{row} is here without {other[1]}, which belongs to {name} with it"
 
-    def _lacking(self, target: TargetState, state: SourceState, members: Keys) -> Iterator[str]:
+    def _lacking(
+        self, target: TargetState, state: SourceState, members: Set[Member]
+    ) -> Iterator[str]:
         """Look for rows that belong, are not there, and of which no fetch is under way."""
         wanted = [(table, key) for table, keys in target.wanted.items() for key in keys]
-        coming = state.meaning.closure(state.facts, wanted)
-        for subscription, name in self.subscriptions.items():
-            for table, keys in members[name].items():
-                for key in keys:
-                    if subscription not in target.held(table, key) and (table, key) not in coming:
-                        yield f"{table} {key} belongs to {name} and is not here"
+        coming = self._meaning(target, state).closure(state.facts, wanted)
+        numbers = {one.dataset: number for number, one in target.subscribed.items()}
+        ending = {one.dataset for one in target.subscribed.values() if one.leaving}
+        for name, (table, key) in members:
+            if name in ending:
+                continue  # Its backfill was broken off.
+            if numbers[name] not in target.held(table, key) and (table, key) not in coming:
+                yield f"{table} {key} belongs to {name} and is not here"
+
+    def _meaning(self, target: TargetState, state: SourceState) -> Meaning:
+        """Give the plan of the subscriptions to whose rows events are applied."""
+        names = frozenset(s.dataset for s in target.subscribed.values() if not s.paused)
+        return state.meaning.of(names)
+
+    def _members(self, target: TargetState, state: SourceState) -> Set[Member]:
+        """Give what belongs to them."""
+        frozen = target.frozen
+        meaning = self._meaning(target, state)
+        key = frozenset(meaning.plans), frozen
+        if key not in state.members:
+            state.members[key] = meaning.members(state.facts, frozen)
+        return state.members[key]

@@ -10,7 +10,17 @@ import psycopg
 from django.db import DatabaseError, connections, transaction
 
 from replicator.compiler import find_model
+from replicator.plan import Release
 from replicator_apply.backfill import next_selecting
+from replicator_apply.life import (
+    Known,
+    ask_to_end,
+    known_subscriptions,
+    leaving,
+    pause,
+    resume,
+    subscribe,
+)
 from replicator_apply.runs import begin_verification
 from replicator_apply.state import schedule_run, start_run
 from tests.support.oracle.fixpoint import Meaning, Row
@@ -25,6 +35,7 @@ from tests.support.oracle.states import (
     source_state,
 )
 from tests.support.oracle.system import (
+    WITNESS,
     System,
     declared,
     is_local,
@@ -55,12 +66,17 @@ def play(history: History, source: str, target: str, log: str) -> dict[str, int]
         knobs(history.knobs),
         unhurried_fetches(),
         System(source, target, log, plans) as system,
+        System(source, target, log, plans, _begins(history)) as system,
     ):
         player = Player(history, system)
         try:
             return player.play()
         finally:
             player.close()
+
+
+def _begins(history: History) -> list[str] | None:
+    return None if history.begins is None else [WITNESS, *history.begins]
 
 
 class Player:
@@ -75,6 +91,10 @@ class Player:
         self._opened_operations = 0
         self._watcher: Watcher | None = None
         self._local = {name: {} for name in system.releases}  # type: ignore[var-annotated]
+        self._left: dict[Row, str] = {}
+        self._left_at = 0
+        self._ever_left: set[Row] = set()
+        self._once_paused: set[str] = set()
         self._counts = {
             "transactions": 0,
             "refused": 0,
@@ -91,13 +111,15 @@ class Player:
         for statement in self._history.target:
             system.at_target.execute(_public(statement))
         self._local = self._local_rows()
+        if self._history.begins is not None:
+            system.prepare_receipts()
         system.start("capture")
         self._transaction([])
         system.start("apply")
         self._await_receipts()
         reader = TargetReader(session(system.target), system.releases, self._meaning)
         self._reader = TargetReader(system.at_target, system.releases, self._meaning)
-        self._judge = Judge(self._states, system.subscriptions())
+        self._judge = Judge(self._states, self._ever_left, self._once_paused)
         self._watcher = Watcher(reader)
         for number, step in enumerate([*self._history.steps, ["end"]]):
             try:
@@ -161,11 +183,76 @@ class Player:
         self._local = self._local_rows()
 
     def _do_backfill(self, dataset: str) -> None:
+        known = self._known(dataset)
+        if known is not None and (known.paused or not known.wanted):
+            return
         for number, name in self._system.subscriptions().items():
             if name == dataset:
                 connection = self._system.at_target
                 with connection.transaction(), connection.cursor() as cursor:
                     start_run(cursor, number, "command")
+
+    # Subscriptions that come and go --------------------------------------------------------------
+
+    def _known(self, dataset: str) -> Known | None:
+        found = known_subscriptions(self._system.at_target)
+        return next((each for each in found if each.dataset == dataset), None)
+
+    def _do_subscribe(self, dataset: str) -> None:
+        known = self._known(dataset)
+        if known is None or not known.wanted:
+            plan = self._system.plans[dataset]
+            subscribe(self._system.at_target, self._system.place, plan, "adopt")
+
+    def _do_unsubscribe(self, dataset: str, keep_rows: bool) -> None:
+        """End a subscription, and see which rows it leaves behind."""
+        known = self._known(dataset)
+        if known is None or known.declared:
+            return
+        self._check_local()
+        ask_to_end(self._system.at_target, known.id, keep_rows=keep_rows)
+
+        def ended() -> bool:
+            self._help_on(self._reader.read().stopped)
+            return leaving(self._system.at_target, known.id) is None
+
+        self._until(ended, lambda: f"{dataset} does not end")
+        target = self._reader.read()
+        now = {
+            (table, key): row
+            for table, rows in target.rows.items()
+            for key, row in rows.items()
+            if not is_local(key) and key not in target.receipts[table]
+        }
+        if not keep_rows and now.keys() - self._left.keys():
+            raise Broken(f"{dataset} left rows behind: {now.keys() - self._left.keys()}")
+        self._ever_left.update(now)
+        self._judge.forget_local(now.keys())
+        self._left, self._left_at = now, self._judge.mark(target) or 1
+
+    def _do_pause_subscription(self, dataset: str) -> None:
+        known = self._known(dataset)
+        if known is not None and known.wanted:
+            self._once_paused.add(dataset)
+            pause(self._system.at_target, known.id)
+
+    def _do_resume_subscription(self, dataset: str) -> None:
+        known = self._known(dataset)
+        if known is not None and known.wanted:
+            resume(self._system.at_target, known.id)
+
+    def _resume_all(self) -> None:
+        for dataset in self._history.datasets:
+            self._do_resume_subscription(dataset)
+
+    def _help_on(self, stopped: str) -> None:
+        """Let go what stands in the way: a kept row, one left behind, one that is paused."""
+        if "unique column" in stopped or (self._stays and stopped):
+            self._let_go()
+            self._let_left_go()
+        if self._history.begins is not None and ("unique column" in stopped or "Viol" in stopped):
+            self._let_go()
+            self._resume_all()
 
     def _do_pause(self) -> None:
         self._set_runs("running", "paused")
@@ -189,10 +276,16 @@ class Player:
 
     def _do_verify(self, *, at_end: bool = False) -> None:
         """Begin to compare all subscriptions, unless rows may still be missing, or chosen anew."""
-        if not self._reader.read().runs and (at_end or not self._meaning.chooses):
-            for number in self._system.subscriptions():
-                begin_verification(self._system.at_target, number)
-                self._counts["verified"] += 1
+        if self._reader.read().runs or (self._meaning.chooses and not at_end):
+            return
+        for known in self._applied():
+            begin_verification(self._system.at_target, known.id)
+            self._counts["verified"] += 1
+
+    def _applied(self) -> list[Known]:
+        """List the subscriptions to whose rows events are applied."""
+        found = known_subscriptions(self._system.at_target)
+        return [known for known in found if known.wanted and not known.paused]
 
     @property
     def _verified(self) -> bool:
@@ -205,6 +298,8 @@ class Player:
         statement = "SELECT state, missing, extra, different, findings::text FROM public.{}"
         runs = self._system.at_target.execute(statement.format("replicator_verifyrun")).fetchall()
         for state, *differences, findings in runs:
+            if state == "cancelled" and self._history.begins is not None:
+                continue  # Its subscription was paused.
             if state != "finished" or any(differences):
                 raise Broken(f"verify: {state}, {differences}: {findings}")
 
@@ -228,11 +323,11 @@ class Player:
 
     def _choose_anew(self) -> None:
         """Begin a run as the schedule does, for each subscription of which rows are chosen."""
-        for number, name in self._system.subscriptions().items():
-            rule = next_selecting(self._system.plans[name].paged)
+        for known in self._applied():
+            rule = next_selecting(self._system.plans[known.dataset].paged)
             if rule is not None:
                 self._until(
-                    partial(self._begin_choosing, number, rule), lambda: "no scheduled run begins"
+                    partial(self._begin_choosing, known.id, rule), lambda: "no scheduled run begins"
                 )
 
     def _begin_choosing(self, subscription: int, rule: int) -> bool:
@@ -244,6 +339,7 @@ class Player:
         """Compare; let local rows go that hold rows of ours, and compare again."""
         self._do_close()
         self._do_quiet()
+        self._resume_all()
         self._let_go()
         self._do_quiet()
         if self._stays:
@@ -318,6 +414,7 @@ class Player:
                 # A kept row stands in the way of a row of the dataset: a person lets it go.
                 self._let_go()
                 self._let_left_go()
+            self._help_on(seen[0].stopped)
             return self._judge.mark(seen[0]) == self._number and condition(seen[0])
 
         def state() -> str:
@@ -353,6 +450,26 @@ class Player:
         found = self._local_rows()
         if found != self._local:
             raise Broken(f"local rows were {self._local} and are {found}")
+        target = self._reader.read()
+        for (table, key), row in list(self._left.items()):
+            if target.receipts[table].get(key):
+                del self._left[table, key]
+            elif target.rows[table].get(key) != row:
+                if (table, key) in self._takeable(self._left_at):
+                    # One that fills, and adopts, had it between two looks.
+                    del self._left[table, key]
+                    continue
+                raise Broken(f"{table} {key} was left as {row}: {target.rows[table].get(key)}")
+
+    def _takeable(self, number: int) -> set[Row]:
+        """Give what subscriptions may have held since a transaction, whatever dangles."""
+        meaning = self._meaning.of(frozenset(known.dataset for known in self._applied()))
+        found = set[Row]()
+        for state in (self._states[n] for n in range(number, self._number + 1)):
+            facts = state.facts.with_all_eligible()
+            every = {(name, row) for name in meaning.plans for row in facts.points}
+            found |= {row for _, row in meaning.grounded(facts, every)}
+        return found
 
     @property
     def _stays(self) -> bool:
@@ -385,6 +502,7 @@ class Player:
         """Delete all local rows."""
         self._check_local()
         connection = self._system.at_target
+        left, self._left = self._left, {}
         with connection.transaction():
             connection.execute("SET CONSTRAINTS ALL DEFERRED")
             for spec in written(self._history.labels):
@@ -393,6 +511,8 @@ class Player:
                 elif may_be_local(spec):
                     # Rows of tables that no dataset holds point at ours as well.
                     _delete_outside(connection, spec)
+            for table, key in left:
+                _delete_left(connection, self._system.releases[table], key)
         self._local = self._local_rows()
 
 
@@ -404,6 +524,16 @@ def _delete_local(connection: psycopg.Connection[Any], table: str, keys: list[st
             f'DELETE FROM public."{table}" WHERE {column}::text = %s',  # type: ignore[arg-type]
             [value],
         )
+
+
+def _delete_left(connection: psycopg.Connection[Any], release: Release, key: str) -> None:
+    """Delete a row, unless it has become ours."""
+    table = release.table.name
+    connection.execute(
+        f'DELETE FROM public."{table}" t WHERE {key_text(release, "t")} = %s AND NOT EXISTS '  # type: ignore[arg-type]
+        f'(SELECT FROM replicator."public.{table}" r WHERE {key_text(release, "r")} = %s)',
+        [key, key],
+    )
 
 
 def _delete_outside(connection: psycopg.Connection[Any], spec: TableSpec) -> None:

@@ -1,6 +1,6 @@
 """What stands on either side at one moment, as text: rows, memberships, receipts, wanted rows."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,14 +15,12 @@ from replicator.declare import declared_datasets, rules_in_full
 from replicator.plan import ChildrenRule, DatasetPlan, Edge, Release, RowsRule, Rule
 from replicator.relations import on_leave
 from replicator_apply.plan import KEPT, LEFT
-from tests.support.oracle.fixpoint import Facts, Meaning, Row
+from tests.support.oracle.fixpoint import Facts, Meaning, Member, Row
 from tests.support.oracle.selecting import selected
 from tests.support.oracle.system import key_text, row_text
 
 Rows = dict[str, dict[str, str]]
 """By table and key, both as text."""
-Keys = dict[str, dict[str, set[str]]]
-"""By dataset and table."""
 
 
 @dataclass
@@ -31,13 +29,13 @@ class SourceState:
 
     Attributes:
         rows: all of the released tables.
-        members: of each dataset.
+        members: what belongs, by the datasets of the plan and the rows of paused ones, once asked.
         facts: what decides of that.
         meaning: the datasets.
     """
 
     rows: Rows
-    members: Keys
+    members: dict[tuple[Set[str], Set[Row]], Set[Member]]
     facts: Facts
     meaning: Meaning
 
@@ -49,16 +47,7 @@ def source_state(
 ) -> SourceState:
     """Read the source; nobody writes to it meanwhile."""
     facts = read_facts(connection, releases.values(), meaning)
-    rows = read_rows(connection, releases.values(), meaning)
-    return SourceState(rows, by_dataset(meaning, facts), facts, meaning)
-
-
-def by_dataset(meaning: Meaning, facts: Facts) -> Keys:
-    """Give what belongs to each dataset."""
-    members: Keys = {name: {} for name in meaning.plans}
-    for name, (table, key) in meaning.members(facts):
-        members[name].setdefault(table, set()).add(key)
-    return members
+    return SourceState(read_rows(connection, releases.values(), meaning), {}, facts, meaning)
 
 
 def read_rows(
@@ -154,6 +143,16 @@ def key_of(values: Iterable[object]) -> str:
 
 
 @dataclass(frozen=True)
+class Subscribed:
+    """A subscription as it stands: its dataset, its generation, whether it is paused or ends."""
+
+    dataset: str
+    generation: int
+    paused: bool
+    leaving: bool
+
+
+@dataclass(frozen=True)
 class TargetState:
     """The target in one snapshot.
 
@@ -167,6 +166,8 @@ class TargetState:
         position: `N`.
         stopped: why the stream stands.
         marked: by table, keys of rows that are marked as rows that left.
+        generations: by table, key and subscription, those of the receipts.
+        subscribed: the subscriptions, by number.
     """
 
     rows: Rows
@@ -178,6 +179,34 @@ class TargetState:
     position: int
     stopped: str
     marked: dict[str, set[str]]
+    generations: dict[tuple[str, str, int], int]
+    subscribed: dict[int, Subscribed]
+
+    def is_current(self, table: str, key: str, loose: Set[str]) -> bool:
+        """Whether a row must be as it is on the source.
+
+        Args:
+            table: its table.
+            key: its key.
+            loose: datasets whose subscriptions were once paused.
+        """
+        for number in self.held(table, key):
+            one = self.subscribed.get(number)
+            if one is None or one.dataset not in loose:
+                return True
+            if not one.paused and self.generations[table, key, number] >= one.generation:
+                return True
+        return False
+
+    @property
+    def frozen(self) -> frozenset[Row]:
+        """The rows of paused subscriptions."""
+        return frozenset(
+            (table, key)
+            for table, rows in self.receipts.items()
+            for key, holders in rows.items()
+            if any(n in self.subscribed and self.subscribed[n].paused for n in holders)
+        )
 
     def held(self, table: str, key: str) -> set[int]:
         """Give the subscriptions that hold a row."""
@@ -217,6 +246,9 @@ class TargetReader:
             "SELECT rule, 'chosen', row_key, subscription_id::text "
             "FROM public.replicator_chosenrow",
             "SELECT table_name, 'wanted', row_key, '' FROM public.replicator_wantedrow",
+            "SELECT dataset, 'subscription', id::text, "
+            "concat_ws(' ', generation, paused, leaving <> '') "
+            "FROM public.replicator_subscription",
         ]
         for release in self.releases.values():
             parts += self._parts(release)
@@ -235,7 +267,8 @@ class TargetReader:
             f"SELECT '{name}', 'row', {key_text(release, 't')}, "
             f"{row_text(release, 't', self.meaning.apart(release.table))} "
             f'FROM public."{name}" t',
-            f"SELECT '{name}', 'receipt', {key_text(release, 'r')}, r.subscription_id::text "
+            f"SELECT '{name}', 'receipt', {key_text(release, 'r')}, "
+            f"r.subscription_id || ' ' || r.generation "
             f'FROM replicator."public.{name}" r',
         ]
 
@@ -254,12 +287,19 @@ class TargetReader:
         wanted: dict[str, set[str]] = {name: set() for name in self.releases}
         marked: dict[str, set[str]] = {name: set() for name in self.releases}
         chosen: dict[tuple[int, str], set[str]] = {}
+        generations: dict[tuple[str, str, int], int] = {}
+        subscribed: dict[int, Subscribed] = {}
         runs, heavy, position, stopped = 0, 0, 0, ""
         for table, kind, key, value in lines:
             if kind == "row":
                 rows[table][key] = value
             elif kind == "receipt":
-                receipts[table].setdefault(key, set()).add(int(value))
+                number, generation = map(int, value.split())
+                receipts[table].setdefault(key, set()).add(number)
+                generations[table, key, number] = generation
+            elif kind == "subscription":
+                newest, paused, leaving = value.split()
+                subscribed[int(key)] = Subscribed(table, int(newest), paused == "t", leaving == "t")
             elif kind == "wanted":
                 wanted[table.removeprefix("public.")].add(key)
             elif kind == "marked":
@@ -270,4 +310,16 @@ class TargetReader:
                 chosen.setdefault((int(value), table), set()).add(key)
             else:
                 position, stopped = int(key), value
-        return TargetState(rows, receipts, wanted, runs, heavy, chosen, position, stopped, marked)
+        return TargetState(
+            rows,
+            receipts,
+            wanted,
+            runs,
+            heavy,
+            chosen,
+            position,
+            stopped,
+            marked,
+            generations,
+            subscribed,
+        )

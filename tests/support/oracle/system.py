@@ -18,6 +18,8 @@ from replicator.envelope import Answer
 from replicator.plan import DatasetPlan, Release
 from replicator.postgres import connect, connection_parameters
 from replicator.settings import ReplicatorSettings
+from replicator_apply.catalog import read_shapes
+from replicator_apply.prepare import ensure_receipts
 from replicator_apply.state import Place
 from replicator_capture.daemon import Capture
 from replicator_capture.fetch import _RowReader
@@ -143,12 +145,18 @@ def session(conninfo: str) -> psycopg.Connection[Any]:
 
 @dataclass
 class System:
-    """Both databases, the log's URL, and what runs."""
+    """Both databases, the log's URL, and what runs.
+
+    Attributes:
+        plans: all datasets, by name.
+        begins: those that the settings name, where others come and go; None: all.
+    """
 
     source: str
     target: str
     log: str
     plans: dict[str, DatasetPlan]
+    begins: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         self.at_source = session(self.source)
@@ -192,7 +200,9 @@ class System:
         return RunningApply(self._target_settings(), self.place)
 
     def _target_settings(self) -> ReplicatorSettings:
-        subscriptions = [{"source": SOURCE, "dataset": name, "fuse": 10**6} for name in self.plans]
+        names, clash = (self.plans, "refuse") if self.begins is None else (self.begins, "adopt")
+        each = {"source": SOURCE, "fuse": 10**6, "on_clash": clash}
+        subscriptions = [{**each, "dataset": name} for name in names]
         raw = {"ENVIRONMENT": TARGET, "LOG": self.log, "SUBSCRIPTIONS": subscriptions}
         return ReplicatorSettings.model_validate(raw)
 
@@ -221,6 +231,13 @@ class System:
         for running in self._running.values():
             if running.error is not None:
                 raise running.error
+
+    def prepare_receipts(self) -> None:
+        """Make the receipts of all tables, as `replicator prepare target` does."""
+        tables = sorted({release.table for release in self.releases.values()})
+        shapes = read_shapes(self.at_target, tables)
+        with self.at_target.transaction():
+            ensure_receipts(self.at_target, shapes, may_prepare=True)
 
     def subscriptions(self) -> dict[int, str]:
         """Give the name of each subscription's dataset."""

@@ -1,0 +1,265 @@
+"""Subscriptions that come and go while the stream flows, as commands ask. Blocks on Postgres.
+
+What is asked for stands in the subscription's row; the worker of its stream sees it within a
+second and acts on it, or the next worker does.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from replicator.models import Subscription, VerifyRun
+from replicator.plan import DatasetPlan, full_name
+from replicator.settings import ReplicatorSettings
+from replicator.settings import Subscription as WantedSubscription
+from replicator.sql_parts import equal
+from replicator_apply.state import (
+    STANDS,
+    Place,
+    cancel_run,
+    forget_chosen,
+    start_run,
+    state_table,
+)
+
+Connection = psycopg.Connection[Any]
+Cursor = psycopg.Cursor[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A subscription as it is stored, wanted or not.
+
+    Attributes:
+        id: of its row.
+        place: the stream.
+        dataset: its name, without arguments.
+        arguments: as in `polls:3,4`; "" if there are none.
+        declared: the settings name it.
+        by_command: `replicator subscribe` made it.
+        paused: its rows stand as they are.
+        leaving: "remove" or "keep" while it is being ended, else "".
+        on_clash: refuse or adopt local rows under its keys.
+    """
+
+    id: int
+    place: Place
+    dataset: str
+    arguments: str
+    declared: bool
+    by_command: bool
+    paused: bool
+    leaving: str
+    on_clash: str
+
+    @property
+    def name(self) -> str:
+        """The dataset with its arguments."""
+        return full_name(self.dataset, self.arguments)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether settings or command want it, paused or not."""
+        return (self.declared or self.by_command) and not self.leaving
+
+
+def _compose(text: str) -> sql.Composed:
+    return sql.SQL(text).format(
+        subscription=state_table(Subscription), check=state_table(VerifyRun)
+    )
+
+
+_KNOWN = _compose(
+    "SELECT id, source, stream, dataset, arguments, declared, by_command, paused, leaving, "
+    "on_clash FROM {subscription} ORDER BY id"
+)
+_SUBSCRIBE = _compose(
+    "INSERT INTO {subscription} (source, stream, dataset, arguments, fingerprint, declared, "
+    "by_command, on_clash) VALUES (%(source)s, %(stream)s, %(dataset)s, %(arguments)s, "
+    "%(fingerprint)s, false, true, %(on_clash)s) "
+    "ON CONFLICT (source, stream, dataset, arguments) DO UPDATE SET by_command = true, "
+    "fingerprint = EXCLUDED.fingerprint, on_clash = EXCLUDED.on_clash, paused = false, "
+    "leaving = '', gate = '', gated_at = NULL RETURNING id"
+)
+_END = _compose("UPDATE {subscription} SET leaving = %s, by_command = false WHERE id = %s")
+_PAUSE = _compose("UPDATE {subscription} SET paused = %s WHERE id = %s AND paused <> %s")
+_LEAVING = _compose("SELECT leaving FROM {subscription} WHERE id = %s")
+_TRY = _compose(
+    "INSERT INTO {subscription} (source, stream, dataset, arguments, fingerprint, declared, "
+    "on_clash) VALUES (%(source)s, %(stream)s, %(dataset)s, %(arguments)s, '', false, "
+    "%(on_clash)s) ON CONFLICT (source, stream, dataset, arguments) DO UPDATE SET "
+    "on_clash = EXCLUDED.on_clash RETURNING id"
+)
+_FORGET_TRIAL = (
+    _compose("DELETE FROM {check} WHERE subscription_id = %s"),
+    _compose(
+        "DELETE FROM {subscription} WHERE id = %s AND generation = 0 "
+        "AND NOT declared AND NOT by_command"
+    ),
+)
+_PLACES = _compose(
+    "SELECT DISTINCT source, stream FROM {subscription} WHERE by_command OR leaving <> '' "
+    "ORDER BY source, stream"
+)
+_RECEIPT_TABLES = (
+    "SELECT c.relname::text FROM pg_catalog.pg_class c "
+    "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+    "WHERE n.nspname = 'replicator' AND c.relkind = 'r' ORDER BY 1"
+)
+_HELD = (
+    "SELECT count(*), count(*) FILTER (WHERE EXISTS (SELECT FROM {receipts} o JOIN {subscription} "
+    "s ON s.id = o.subscription_id WHERE {same} AND o.subscription_id <> %(id)s AND {stands})) "
+    "FROM {receipts} r WHERE r.subscription_id = %(id)s"
+)
+_CANCEL_CHECKS = _compose(
+    "UPDATE {check} SET state = 'cancelled', updated_at = now(), finished_at = now() "
+    "WHERE subscription_id = %s AND state IN ('running', 'paused')"
+)
+
+
+def known_subscriptions(connection: Connection) -> list[Known]:
+    """Read all subscriptions that are stored, oldest first."""
+    return [
+        Known(number, Place(source, stream), *rest)
+        for number, source, stream, *rest in connection.execute(_KNOWN)
+    ]
+
+
+def all_subscriptions(
+    settings: ReplicatorSettings, connection: Connection
+) -> list[WantedSubscription]:
+    """List what settings declare and what commands have made, each once; paused ones, too."""
+    made = [
+        WantedSubscription(
+            source=known.place.source,
+            dataset=known.name,
+            stream=known.place.stream,
+            on_clash="adopt" if known.on_clash == "adopt" else "refuse",
+        )
+        for known in known_subscriptions(connection)
+        if known.by_command and not known.leaving
+    ]
+    every = {(s.source, s.stream, s.dataset): s for s in [*made, *settings.subscriptions]}
+    return list(every.values())
+
+
+def subscriptions_here(
+    settings: ReplicatorSettings, connection: Connection
+) -> Sequence[WantedSubscription]:
+    """As `all_subscriptions`; those of settings where there is no state yet, or it is not seen."""
+    try:
+        with connection.transaction():
+            return all_subscriptions(settings, connection)
+    except (
+        psycopg.errors.UndefinedTable,
+        psycopg.errors.UndefinedColumn,
+        psycopg.errors.InsufficientPrivilege,
+    ):
+        return settings.subscriptions
+
+
+def subscribe(connection: Connection, place: Place, dataset: DatasetPlan, on_clash: str) -> int:
+    """Store a subscription and begin its backfill; gives the run's id."""
+    values = {
+        "dataset": dataset.name,
+        "arguments": dataset.arguments,
+        "fingerprint": dataset.fingerprint,
+        "on_clash": on_clash,
+    }
+    with connection.transaction(), connection.cursor() as cursor:
+        row = cursor.execute(_SUBSCRIBE, {**place.parameters, **values}).fetchone()
+        if row is None:
+            raise LookupError(dataset.full_name)
+        forget_chosen(cursor, int(row[0]), [rule.name for rule in dataset.paged])
+        return start_run(cursor, int(row[0]), "subscribed", doubts=True)
+
+
+def ask_to_end(connection: Connection, subscription: int, *, keep_rows: bool) -> None:
+    """Ask for a subscription's end; its comparisons and backfills end now."""
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.execute(_END, ("keep" if keep_rows else "remove", subscription))
+        _end_runs(cursor, subscription)
+
+
+def leaving(connection: Connection, subscription: int) -> str | None:
+    """Say how far an end is: None once it is through, "" if it was taken back."""
+    row = connection.execute(_LEAVING, (subscription,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+@contextmanager
+def on_trial(
+    connection: Connection, place: Place, dataset: DatasetPlan, on_clash: str
+) -> Iterator[int]:
+    """Store a subscription that nobody applies, while the body runs; gives its id."""
+    values = {"dataset": dataset.name, "arguments": dataset.arguments, "on_clash": on_clash}
+    row = connection.execute(_TRY, {**place.parameters, **values}).fetchone()
+    if row is None:
+        raise LookupError(dataset.full_name)
+    try:
+        yield int(row[0])
+    finally:
+        for statement in _FORGET_TRIAL:
+            connection.execute(statement, (row[0],))
+
+
+def commanded_places(connection: Connection) -> list[Place]:
+    """List the streams of which commands made subscriptions, or end some."""
+    return [Place(*row) for row in connection.execute(_PLACES)]
+
+
+def receipt_tables(connection: Connection) -> list[str]:
+    """Name the tables of receipts."""
+    return [str(name) for (name,) in connection.execute(_RECEIPT_TABLES)]
+
+
+def holdings(connection: Connection, subscription: int) -> tuple[int, int]:
+    """Count the rows that a subscription holds, and those that others hold as well."""
+    held = shared = 0
+    for name in receipt_tables(connection):
+        receipts = sql.Identifier("replicator", name)
+        statement = sql.SQL(_HELD).format(
+            receipts=receipts,
+            subscription=state_table(Subscription),
+            same=_same_key(connection, receipts),
+            stands=STANDS,
+        )
+        row = connection.execute(statement, {"id": subscription}).fetchone() or (0, 0)
+        held, shared = held + int(row[0]), shared + int(row[1])
+    return held, shared
+
+
+def _same_key(connection: Connection, receipts: sql.Identifier) -> sql.Composable:
+    """Join receipts `o` and `r` of the same row."""
+    description = connection.execute(
+        sql.SQL("SELECT * FROM {} LIMIT 0").format(receipts)
+    ).description
+    names = [each.name for each in description or ()]
+    key = [name for name in names if name not in {"subscription_id", "generation"}]
+    return equal(key, "o", key, "r")
+
+
+def pause(connection: Connection, subscription: int) -> bool:
+    """Let a subscription's rows stand as they are; False: they do already."""
+    with connection.transaction(), connection.cursor() as cursor:
+        if not cursor.execute(_PAUSE, (True, subscription, True)).rowcount:
+            return False
+        _end_runs(cursor, subscription)
+        return True
+
+
+def resume(connection: Connection, subscription: int) -> int | None:
+    """Bring a paused subscription up to date; gives the run's id, None: it is not paused."""
+    with connection.transaction(), connection.cursor() as cursor:
+        if not cursor.execute(_PAUSE, (False, subscription, False)).rowcount:
+            return None
+        return start_run(cursor, subscription, "resumed", doubts=True)
+
+
+def _end_runs(cursor: Cursor, subscription: int) -> None:
+    cancel_run(cursor, subscription)
+    cursor.execute(_CANCEL_CHECKS, (subscription,))

@@ -1,0 +1,321 @@
+"""Ends a subscription: its rows leave by the rules, or become local ones. Blocks on Postgres.
+
+What it holds alone is staged as gone, though no event told of it, and the rules are followed as in
+any batch: children go first, rows that local ones point at are kept, rows of other subscriptions
+that needed one of it leave, too. What its rules say of rows that leave holds for the last time, and
+functions of `on_applied` are told. All of it is one target transaction, however large: in parts, a
+reader would see a tree half there. Killed in the middle it has done nothing, and begins anew.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from replicator.models import BackfillRun, ChosenRow, Subscription, VerifyRun
+from replicator.plan import TableName
+from replicator.postgres import is_passing
+from replicator.settings import ReplicatorSettings
+from replicator_apply.catalog import read_shapes
+from replicator_apply.life import known_subscriptions, receipt_tables
+from replicator_apply.make_plan import Apart, make_plan
+from replicator_apply.plan import KEPT, LEFT, TargetPlan, receipts_name
+from replicator_apply.prepare import ensure_receipts
+from replicator_apply.rules import Rules
+from replicator_apply.stage import Staged, StagingTables
+from replicator_apply.state import (
+    Place,
+    fence,
+    forget_other_tables,
+    state_table,
+    wanted_subscriptions,
+)
+from replicator_apply.subscriptions import compiled, hooks_of, policies_of, subscribed_datasets
+from replicator_apply.write import unwritable, write
+
+logger = logging.getLogger(__name__)
+
+Connection = psycopg.Connection[Any]
+Cursor = psycopg.Cursor[Any]
+Counts = dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """A subscription that is to end: its id, and whether its rows stay as local ones."""
+
+    subscription: int
+    keep_rows: bool
+
+
+@dataclass(slots=True)
+class Ended:
+    """What the end of a subscription does to rows, by table.
+
+    Attributes:
+        removed: rows deleted.
+        kept: rows that stay because local ones point at them.
+        stay: rows that stay by the policy of their rules, marked or not.
+        local: rows that become local.
+        along: rows of other subscriptions that leave, because they needed one of these.
+        shared: rows that others hold as well, which stay.
+    """
+
+    removed: Counts = field(default_factory=dict)
+    kept: Counts = field(default_factory=dict)
+    stay: Counts = field(default_factory=dict)
+    local: Counts = field(default_factory=dict)
+    along: Counts = field(default_factory=dict)
+    shared: int = 0
+
+    @property
+    def deleted(self) -> int:
+        """Rows that go, in all."""
+        return sum(self.removed.values()) + sum(self.along.values())
+
+
+_ENDINGS = sql.SQL(
+    "SELECT id, leaving = 'keep' FROM {} WHERE source = %(source)s AND stream = %(stream)s "
+    "AND leaving <> '' ORDER BY id"
+).format(state_table(Subscription))
+_DELETES = [
+    sql.SQL("DELETE FROM {} WHERE {} = %s").format(state_table(model), sql.Identifier(column))
+    for model, column in (
+        (BackfillRun, "subscription_id"),
+        (VerifyRun, "subscription_id"),
+        (ChosenRow, "subscription_id"),
+        (Subscription, "id"),
+    )
+]
+_DELETE_RECEIPTS = sql.SQL("DELETE FROM {} WHERE subscription_id = %s")
+_NOBODY = [KEPT, LEFT]
+"""Whose receipts are those of rows that left, and stay."""
+_NOBODYS = sql.SQL("FROM {} r WHERE r.subscription_id = ANY(%s)")
+_TABLES = (
+    "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c "
+    "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+    "WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^(pg_|replicator$)'"
+)
+
+
+def endings(cursor: Cursor, place: Place) -> list[Ending]:
+    """Read which subscriptions of a stream are to end."""
+    return [Ending(*row) for row in cursor.execute(_ENDINGS, place.parameters)]
+
+
+def end_all(
+    connection: Connection,
+    settings: ReplicatorSettings,
+    place: Place,
+    alive: Callable[[], None] = lambda: None,
+) -> None:
+    """End every subscription of a stream that is to end; the caller holds the stream's lock.
+
+    Raises:
+        Unwritable: Postgres refuses it; nothing was changed.
+        ConfigurationError: the dataset of another subscription cannot be compiled.
+        Unfit: a table of another subscription is missing.
+        DatabaseUnavailable, psycopg.OperationalError: try again.
+    """
+    with connection.cursor() as cursor:
+        found = endings(cursor, place)
+    for ending in found:
+        ended = _end(connection, settings, place, ending, alive)
+        logger.info(
+            "Subscription %s of %s has ended: %s rows deleted, %s kept for local ones, %s stay as "
+            "the rules say, %s local.",
+            ending.subscription,
+            place.source,
+            ended.deleted,
+            sum(ended.kept.values()),
+            sum(ended.stay.values()),
+            sum(ended.local.values()),
+            extra={"event": "unsubscribed", "subscription": ending.subscription},
+        )
+
+
+def foresee(
+    connection: Connection, settings: ReplicatorSettings, place: Place, ending: Ending
+) -> Ended:
+    """Say what the end of a subscription would do now; nothing of it is done."""
+    with _evaluated(connection, settings, place, ending) as work:
+        return work.count()
+
+
+def _end(
+    connection: Connection,
+    settings: ReplicatorSettings,
+    place: Place,
+    ending: Ending,
+    alive: Callable[[], None],
+) -> Ended:
+    try:
+        with _evaluated(connection, settings, place, ending, commit=True) as work:
+            alive()
+            ended = work.count()
+            work.finish()
+            alive()
+    except psycopg.DatabaseError as error:
+        if is_passing(error):
+            raise
+        raise unwritable(error) from error
+    return ended
+
+
+@contextmanager
+def _evaluated(
+    connection: Connection,
+    settings: ReplicatorSettings,
+    place: Place,
+    ending: Ending,
+    *,
+    commit: bool = False,
+) -> Iterator["_Work"]:
+    """Follow the rules on all that the subscription holds alone, in a transaction."""
+    receipts = _receipts_of(connection, ending.subscription)
+    plan = _plan(connection, settings, place, ending, receipts)
+    alone = _alone(connection, ending, receipts) if ending.keep_rows else []
+    staging = StagingTables(connection, place)
+    tables = plan.tied(name for name in plan.tables if receipts_name(name) in receipts)
+    batch = {table.name: Staged(table, staging.prepare(table)) for table in tables}
+    with connection.transaction(force_rollback=not commit), connection.cursor() as cursor:
+        if commit:
+            # Before anything is looked at: another worker may apply a batch.
+            fence(cursor, place)
+        shapes = {table.name: table.shape for table in tables}
+        ensure_receipts(connection, shapes, may_prepare=settings.auto_prepare)
+        for staged in batch.values():
+            text = staged.sql.stage_leaving(ending.subscription)
+            staged.size = cursor.execute(text).rowcount
+            staged.filled = staged.size > 0
+        local = ending.subscription if ending.keep_rows else None
+        rules = Rules(cursor, plan, batch, becomes_local=local)
+        rules.look()
+        yield _Work(cursor, place, ending, receipts, alone, plan, batch, rules)
+
+
+def _receipts_of(connection: Connection, subscription: int) -> dict[str, int]:
+    """Count the receipts of a subscription, by table of receipts."""
+    found = {}
+    for name in receipt_tables(connection):
+        statement = sql.SQL("SELECT count(*) FROM {} WHERE subscription_id = {}").format(
+            sql.Identifier("replicator", name), subscription
+        )
+        row = connection.execute(statement).fetchone()
+        if row and row[0]:
+            found[name] = int(row[0])
+    return found
+
+
+def _plan(
+    connection: Connection,
+    settings: ReplicatorSettings,
+    place: Place,
+    ending: Ending,
+    receipts: Mapping[str, int],
+) -> TargetPlan:
+    """Compile the other subscriptions, and all tables of the one that ends, whatever its rules."""
+    with connection.cursor() as cursor:
+        others = [s for s in wanted_subscriptions(cursor, place) if s.id != ending.subscription]
+    subscribed = subscribed_datasets(settings, place, others)
+    tables = {TableName(*row) for row in connection.execute(_TABLES)}
+    left = frozenset(table for table in tables if receipts_name(table) in receipts)
+    held = {release.table for each in subscribed for release in each.dataset.releases}
+    shapes = read_shapes(connection, sorted(left | held))
+    paused = [each for each in others if each.paused]
+    # What local rows do is no matter of rules.
+    mine = [k for k in known_subscriptions(connection) if k.id == ending.subscription]
+    policies = policies_of([*paused, *([] if ending.keep_rows else mine)])
+    frozen = [each.id for each in paused]
+    apart = Apart(frozen, leaving=ending.subscription, left=left, policies=policies)
+    return make_plan(subscribed, shapes, {}, hooks=hooks_of(left | held), apart=apart)
+
+
+def _alone(connection: Connection, ending: Ending, receipts: Mapping[str, int]) -> list[str]:
+    """List the tables of receipts of the one that ends, of tables that no other one holds."""
+    mine, others = set(receipts), set[str]()
+    for known in known_subscriptions(connection):
+        tables = {r.table for plan in compiled(known) for r in plan.releases}
+        if known.id == ending.subscription:
+            mine |= set(map(receipts_name, tables))
+        elif known.wanted:
+            others |= set(map(receipts_name, tables))
+    mine &= set(receipt_tables(connection))
+    return [name for name in sorted(mine - others) if not _is_shared(connection, ending, name)]
+
+
+def _is_shared(connection: Connection, ending: Ending, name: str) -> bool:
+    """Whether another subscription has receipts in a table, wanted or not."""
+    receipts = sql.Identifier("replicator", name)
+    row = connection.execute(
+        sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE subscription_id <> ALL(%s))").format(receipts),
+        ([ending.subscription, *_NOBODY],),
+    ).fetchone()
+    return bool(row and row[0])
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What was evaluated, in its transaction.
+
+    Attributes:
+        receipts: numbers of those that the subscription has, by table of receipts.
+        alone: tables of receipts of which what left, and stays here, becomes local, too.
+    """
+
+    cursor: Cursor
+    place: Place
+    ending: Ending
+    receipts: Mapping[str, int]
+    alone: Sequence[str]
+    plan: TargetPlan
+    batch: Mapping[TableName, Staged]
+    rules: Rules
+
+    def count(self) -> Ended:
+        """Say what the verdicts mean."""
+        ended, mine = Ended(), 0
+        stays = ended.local if self.ending.keep_rows else ended.kept
+        kinds = (ended.removed, stays, ended.stay, ended.along, ended.stay)
+        for name, staged in self.batch.items():
+            statement = staged.sql.count_leaving(self.ending.subscription)
+            found = self.cursor.execute(statement).fetchone() or (0,) * len(kinds)
+            for counts, number in zip(kinds, found, strict=True):
+                _add(counts, str(name), int(number))
+            mine += sum(map(int, found[:3]))
+        ended.shared = max(0, sum(self.receipts.values()) - mine)
+        for receipts in self.alone:
+            count = sql.SQL("SELECT count(*) {}").format(_nobodys(receipts))
+            row = self.cursor.execute(count, (_NOBODY,)).fetchone()
+            _add(ended.local, receipts, int(row[0]) if row else 0)
+        return ended
+
+    def finish(self) -> None:
+        """Write what the verdicts say, and forget the subscription."""
+        write(self.cursor, self.rules, self.batch)
+        number = self.ending.subscription
+        if self.ending.keep_rows:
+            for staged in self.batch.values():
+                self.cursor.execute(staged.sql.forget_left(number))
+        for name in self.alone:
+            self.cursor.execute(sql.SQL("DELETE {}").format(_nobodys(name)), (_NOBODY,))
+        for name in self.receipts:
+            receipts = sql.Identifier("replicator", name)
+            self.cursor.execute(_DELETE_RECEIPTS.format(receipts), (number,))
+        for statement in _DELETES:
+            self.cursor.execute(statement, (number,))
+        held = [r.table for s in self.plan.subscriptions for r in s.dataset.releases]
+        forget_other_tables(self.cursor, self.place, held)
+
+
+def _nobodys(name: str) -> sql.Composed:
+    return _NOBODYS.format(sql.Identifier("replicator", name))
+
+
+def _add(counts: Counts, name: str, number: int) -> None:
+    if number:
+        counts[name] = counts.get(name, 0) + number
