@@ -415,18 +415,29 @@ class CandidateSql(TableText):
 
     @once
     def receipts_enter(self, membership: Membership) -> str:
-        """Note what is a subscription's now, and what its newest backfill has seen."""
+        """Note what is a subscription's now, and what its newest backfill has seen.
+
+        A row that is in doubt, and of which not every column came, is as it was for the others.
+        """
         number = membership.subscription
+        certain = self.part(
+            "(NOT {was} OR v._set = 0 OR EXISTS (SELECT FROM {receipts} r WHERE {rv} "
+            "AND r.subscription_id = {number} AND r.generation >= {doubted}))",
+            was=flag("_was", number),
+            number=sql.Literal(number),
+            doubted=sql.Literal(membership.doubted),
+        )
         return self.compose(
             "INSERT INTO {receipts} AS r (subscription_id, {key}, generation) "
             "SELECT {number}, {vkey}, {generation} FROM {candidates} v "
-            "WHERE v._verdict = 'w' AND {inside} AND ({closed} OR NOT {was}) "
+            "WHERE v._verdict = 'w' AND {inside} AND ({closed} OR NOT {was}) AND {certain} "
             "ON CONFLICT ({key}, subscription_id) DO UPDATE SET generation = EXCLUDED.generation "
             "WHERE r.generation <> EXCLUDED.generation",
             number=sql.Literal(number),
             generation=sql.Literal(membership.generation),
             inside=flag("_in", number),
             was=flag("_was", number),
+            certain=certain if membership.doubted else sql.SQL("TRUE"),
             closed=sql.SQL("v._closed AND NOT v._read" if membership.gated else "v._closed"),
         )
 

@@ -69,8 +69,9 @@ class ReferenceSql(CallSql, RuleSql):
     def keep_for_ours(self, key: Constraint, referrer: "ReferenceSql") -> str:
         """Keep leaving rows that rows of a table point at which stand as they are.
 
-        Those are local ones, kept ones, another stream's, and a paused subscription's. A row that
-        stays by its policy counts as a local one, unless NULL may be written in it.
+        Those are local ones, kept ones, another stream's, and a paused subscription's, also after
+        it was resumed, until its backfill has told how they are. A row that stays by its policy
+        counts as a local one, unless NULL may be written in it.
         """
         table = referrer.table
         null = table.nulls(key)
@@ -84,9 +85,18 @@ class ReferenceSql(CallSql, RuleSql):
             "AND ({elsewhere} OR EXISTS (SELECT FROM {others_} z "
             "WHERE {zx} AND (z._verdict {stay} OR z._verdict = 'o' AND NOT {zin})) "
             "OR NOT EXISTS (SELECT FROM {other_receipts} q "
-            "WHERE {qx} AND q.subscription_id {theirs})))",
+            "WHERE {qx} AND q.subscription_id {theirs} AND {certain})))",
             elsewhere=referrer.is_held_elsewhere("x"),
             theirs=among([*known, LEFT] if table.stay and null else known),
+            certain=all_of(
+                self.part(
+                    "NOT (q.subscription_id = {number} AND q.generation < {doubted})",
+                    number=sql.Literal(m.subscription),
+                    doubted=sql.Literal(m.doubted),
+                )
+                for m in table.holders
+                if m.doubted
+            ),
             stay=stay,
             yin=referrer.any_flag("_in", "y"),
             zin=referrer.any_flag("_in", "z"),

@@ -39,6 +39,12 @@ def _datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     Dataset("first-trees", Rows(Question, where=Q(pk__lt=5)), Referenced("auth.User"))
     Dataset("soft-users", Rows("auth.User", soft="last_login"))
     Dataset("all-users", Rows("auth.User"))
+    Dataset("first-users", Rows("auth.User", where=Q(pk__lt=10)))
+    Dataset(
+        "asked",
+        Rows(Question, where=PUBLISHED, required=["author"]),
+        Rows("auth.User", where=Q(pk__lt=1)),
+    )
 
 
 def foreseen(target: Target, name: str, *, keep_rows: bool = False) -> Ended:
@@ -175,6 +181,44 @@ def test_what_a_paused_subscription_says_of_rows_that_leave_holds_still(start: S
     target.reach(published.transaction(user("d", 5)))
     assert target.rows(USERS) == [(4, "u4", False), (5, "u5", True)]
     assert holders(target, "auth_user") == [(4, number), (5, LEFT)]
+
+
+# Resumed, and not brought up to date yet ---------------------------------------------------------
+
+
+def test_what_a_resumed_row_points_at_is_kept_until_the_row_is_known(start: StartTarget) -> None:
+    """Found by the oracle: the row was ours again, and what it pointed at was deleted."""
+    target, published = start("first-users", "asked")
+    target.reach(published.transaction(user("c", 9), question("c", 1, published=True, author_id=9)))
+    assert here(target) == "q1 u9"
+    number = frozen(target, published, "asked")
+    target.reach(published.transaction(question("u", 1, published=True), user("d", 9)))
+    assert here(target) == "q1 u9"
+    resume(target.connection, number)
+    settled(target, published, number)
+    assert here(target) == "q1 u9"
+    target.answer(published, target.request(PageRequest), question("r", 1, published=True))
+    settled(target, published, number)
+    assert here(target) == "q1"
+
+
+def test_a_row_that_was_missed_is_in_doubt_until_all_of_it_came(start: StartTarget) -> None:
+    """Found by the oracle: a part of it came, and the rest was taken for new."""
+    target, published = start("asked", "some-tags")
+    target.reach(published.transaction(question("c", 1, published=True, body="old")))
+    number = frozen(target, published, "asked")
+    target.reach(published.transaction(question("u", 1, published=True, body="new")))
+    resume(target.connection, number)
+    settled(target, published, number)
+    parts = change("u", "polls_question", 1, unchanged=("body",), published=True, priority=3)
+    target.reach(published.transaction(parts))
+    row = "SELECT body, priority FROM polls_question"
+    seen = 'SELECT generation FROM replicator."public.polls_question"'
+    assert (target.rows(row), target.rows(seen)) == ([("old", 3)], [(1,)])
+    page = target.request(PageRequest)
+    whole = question("r", 1, published=True, body="new", priority=3)
+    target.answer(published, page, whole)
+    assert (target.rows(row), target.rows(seen)) == ([("new", 3)], [(2,)])
 
 
 # Functions ---------------------------------------------------------------------------------------
