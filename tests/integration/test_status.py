@@ -22,6 +22,7 @@ from replicator_apply.state import Place
 from replicator_capture import prepare
 from tests.conftest import SampleFactory
 from tests.support.sample.environments import django_database
+from tests.support.wait import until
 
 
 @pytest.fixture
@@ -145,7 +146,8 @@ HELD = [{"source": "prod", "dataset": "polls:3,4"}, {"source": "prod", "dataset"
 def working(conninfo: str, source: str = "prod") -> Iterator[None]:
     """Hold the lock that a worker has."""
     with psycopg.connect(conninfo, autocommit=True) as connection:
-        assert try_lock(connection, Place(source, "main"))
+        # Postgres may need a moment to end the session that held it before.
+        until(lambda: try_lock(connection, Place(source, "main")), lambda: "it is still held")
         yield
 
 
