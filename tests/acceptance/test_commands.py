@@ -203,7 +203,7 @@ def test_ctrl_c_pauses_a_backfill_and_the_same_command_resumes_it(
     wait_until(lambda: pages_done(both) > 0, 60, "the first page is here")
     first.send(signal.SIGINT)
     assert first.wait(30) == 1, first.failure("did not pause")
-    assert "is paused; the same command goes on" in first.output()
+    assert "is paused; `replicator backfill` goes on with it" in first.output()
     state, done = both.stage.rows(LAST_RUN)[0]
     assert state == "paused"
     last = both.stage.run("backfill", "--dataset", "some-tags")
