@@ -17,10 +17,11 @@ import psycopg
 from django.db import close_old_connections, connections, reset_queries
 
 from replicator.compiler import find_model, table_of
+from replicator.database import open_database
 from replicator.declare import Hook, declared_hooks
 from replicator.errors import ReplicatorError
 from replicator.metrics import counter
-from replicator.postgres import connect, connection_parameters, driver_errors
+from replicator.postgres import driver_errors
 from replicator.settings import ReplicatorSettings
 from replicator.stop import Backoff
 from replicator_apply import metrics
@@ -94,7 +95,10 @@ class Caller:
         while not self._ended.is_set():
             began = time.monotonic()
             try:
-                with self._connect() as connection, driver_errors("reading what is due"):
+                with (
+                    open_database(self._settings, "replicator on_applied") as connection,
+                    driver_errors("reading what is due"),
+                ):
                     self._serve(connection)
             except Exception as error:  # noqa: BLE001 (the thread's top frame)
                 calm = time.monotonic() - began >= AGAIN.calm
@@ -107,13 +111,6 @@ class Caller:
                 )
                 self._ended.wait(AGAIN.delay(failures))
         connections.close_all()
-
-    def _connect(self) -> Connection:
-        from django.conf import settings as django  # noqa: PLC0415 (after setup)
-
-        entry = self._settings.entry_of(django.DATABASES)
-        name = "replicator on_applied"
-        return connect(connection_parameters(entry, self._settings.direct, application=name))
 
     def _serve(self, connection: Connection) -> None:
         """Make calls until the end."""

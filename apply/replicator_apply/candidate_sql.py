@@ -286,22 +286,31 @@ class CandidateSql(TableText):
             names: parts of it.
         """
         flags = [f"{name}_{n}" for n in self._subscriptions for name in PER_SUBSCRIPTION]
+        held = [
+            sql.SQL("{} AS {}").format(_exists_receipt(self, n, "t"), column(f"_was_{n}"))
+            for n in self._subscriptions
+        ]
         receipts = [
             sql.SQL("FALSE")
             if membership.leaving and name != "_was"
-            else _exists_receipt(self, membership.subscription, "t")
+            else flag("_was", membership.subscription, "d")
             for membership in self.table.memberships
             for name in PER_SUBSCRIPTION
         ]
-        values = sql.SQL(", ").join(self.true_value(name, "t") for name in self.table.looked_at)
+        values = [
+            sql.SQL("{} AS {}").format(self.true_value(name, "t"), column(name))
+            for name in self.table.looked_at
+        ]
         return self.compose(
             "INSERT INTO {candidates} ({looked}, _present, _complete, _held, {flags}) "
-            "SELECT {values}, true, true, true, {receipts_} FROM {table} t {which} "
-            "ON CONFLICT DO NOTHING",
+            "SELECT {drawn}, true, true, true, {receipts_} FROM "
+            # Else the planner would look a receipt up for each of its flags.
+            "(SELECT {values} FROM {table} t {which} OFFSET 0) d ON CONFLICT DO NOTHING",
             which=self.part(which, **names),
             looked=identifiers(self.table.looked_at),
+            drawn=identifiers(self.table.looked_at, "d"),
             flags=identifiers(flags),
-            values=values,
+            values=sql.SQL(", ").join([*values, *held]),
             receipts_=sql.SQL(", ").join(receipts),
         )
 

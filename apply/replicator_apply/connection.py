@@ -4,7 +4,8 @@ from typing import Any
 
 import psycopg
 
-from replicator.postgres import connect, connection_parameters, driver_errors
+from replicator.database import open_database
+from replicator.postgres import driver_errors
 from replicator.settings import ReplicatorSettings
 
 
@@ -18,12 +19,7 @@ def connect_target(settings: ReplicatorSettings) -> psycopg.Connection[Any]:
     Raises:
         DatabaseUnavailable: the database is away, or cut the session as it began.
     """
-    from django.conf import settings as django  # noqa: PLC0415 (after setup)
-
-    database = settings.entry_of(django.DATABASES)
-    connection = connect(
-        connection_parameters(database, settings.direct, application="replicator apply")
-    )
+    connection = open_database(settings, "replicator apply")
     try:
         with driver_errors("beginning the session that applies"):
             connection.execute("SET synchronous_commit = off; SET lock_timeout = '10s'")

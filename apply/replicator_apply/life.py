@@ -17,6 +17,7 @@ from replicator.plan import DatasetPlan, full_name
 from replicator.settings import ReplicatorSettings
 from replicator.settings import Subscription as WantedSubscription
 from replicator.sql_parts import equal
+from replicator_apply.receipts import receipt_tables
 from replicator_apply.state import (
     STANDS,
     Place,
@@ -104,11 +105,6 @@ _FORGET_TRIAL = (
 _PLACES = _compose(
     "SELECT DISTINCT source, stream FROM {subscription} WHERE by_command OR leaving <> '' "
     "ORDER BY source, stream"
-)
-_RECEIPT_TABLES = (
-    "SELECT c.relname::text FROM pg_catalog.pg_class c "
-    "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
-    "WHERE n.nspname = 'replicator' AND c.relkind = 'r' ORDER BY 1"
 )
 _HELD = (
     "SELECT count(*), count(*) FILTER (WHERE EXISTS (SELECT FROM {receipts} o JOIN {subscription} "
@@ -210,11 +206,6 @@ def on_trial(
 def commanded_places(connection: Connection) -> list[Place]:
     """List the streams of which commands made subscriptions, or end some."""
     return [Place(*row) for row in connection.execute(_PLACES)]
-
-
-def receipt_tables(connection: Connection) -> list[str]:
-    """Name the tables of receipts."""
-    return [str(name) for (name,) in connection.execute(_RECEIPT_TABLES)]
 
 
 def holdings(connection: Connection, subscription: int) -> tuple[int, int]:

@@ -24,11 +24,10 @@ from replicator_apply.decode import KeyOf
 
 Connection = psycopg.Connection[Any]
 
-_MAKE = {
-    True: "INSERT INTO {} (app_label, model) VALUES (%s, %s) ON CONFLICT DO NOTHING",
-    False: "INSERT INTO {} (name, content_type_id, codename) VALUES (%s, %s, %s) "
-    "ON CONFLICT DO NOTHING",
-}
+_MAKE_KIND = sql.SQL("INSERT INTO {} (app_label, model) VALUES (%s, %s) ON CONFLICT DO NOTHING")
+_MAKE_PERMISSION = sql.SQL(
+    "INSERT INTO {} (name, content_type_id, codename) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
+)
 
 
 class LocalKeys:
@@ -86,14 +85,13 @@ class LocalKeys:
         return found
 
     def _make(self, connection: Connection, table: TableName, name: str) -> None:
-        first, _, rest = name.partition(".")
-        values: tuple[object, ...] = first, rest
-        if table != CONTENT_TYPES:
-            model, _, codename = rest.partition(".")
-            kind = self._translation(CONTENT_TYPES)(f"{first}.{model}")
-            values = codename, kind, codename
-        statement = sql.SQL(_MAKE[table == CONTENT_TYPES]).format(identifier(table))
-        connection.execute(statement, values)
+        app, model, *codename = name.split(".", 2)
+        if table == CONTENT_TYPES:
+            connection.execute(_MAKE_KIND.format(identifier(table)), (app, model))
+        else:
+            kind = self._translation(CONTENT_TYPES)(f"{app}.{model}")
+            values = (*codename, kind, *codename)
+            connection.execute(_MAKE_PERMISSION.format(identifier(table)), values)
 
 
 def _read(connection: Connection, table: TableName) -> dict[str, int]:

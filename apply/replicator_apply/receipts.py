@@ -1,4 +1,4 @@
-"""How many rows each subscription to a dataset holds here. Blocks on Postgres."""
+"""The tables of receipts, and how many rows each subscription holds. Blocks on Postgres."""
 
 import psycopg
 from psycopg import sql
@@ -14,6 +14,18 @@ _SUBSCRIPTIONS = sql.SQL(
     "SELECT id, source, arguments, declared OR by_command, paused FROM {} "
     "WHERE dataset = %s ORDER BY id"
 ).format(state_table(Subscription))
+
+
+_TABLES = (
+    "SELECT c.relname::text FROM pg_catalog.pg_class c "
+    "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+    "WHERE n.nspname = 'replicator' AND c.relkind = 'r' ORDER BY 1"
+)
+
+
+def receipt_tables(connection: psycopg.Connection) -> list[str]:
+    """Name the tables of receipts."""
+    return [str(name) for (name,) in connection.execute(_TABLES)]
 
 
 def count(connection: psycopg.Connection, plan: DatasetPlan) -> tuple[Count, ...]:

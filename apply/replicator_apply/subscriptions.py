@@ -18,11 +18,11 @@ from replicator.settings import ReplicatorSettings, Subscription
 from replicator.sql_parts import equal
 from replicator_apply.catalog import read_shapes
 from replicator_apply.defaults import absent_values, defaults
-from replicator_apply.life import receipt_tables
 from replicator_apply.make_plan import Apart, make_plan
 from replicator_apply.names import LocalKeys
 from replicator_apply.plan import LEFT, SubscribedDataset, TargetPlan, receipts_name
 from replicator_apply.prepare import ensure_receipts
+from replicator_apply.receipts import receipt_tables
 from replicator_apply.state import (
     Place,
     StoredSubscription,

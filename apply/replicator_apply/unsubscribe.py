@@ -21,10 +21,11 @@ from replicator.plan import TableName
 from replicator.postgres import is_passing
 from replicator.settings import ReplicatorSettings
 from replicator_apply.catalog import read_shapes
-from replicator_apply.life import known_subscriptions, receipt_tables
+from replicator_apply.life import known_subscriptions
 from replicator_apply.make_plan import Apart, make_plan
 from replicator_apply.plan import KEPT, LEFT, TargetPlan, receipts_name
 from replicator_apply.prepare import ensure_receipts
+from replicator_apply.receipts import receipt_tables
 from replicator_apply.rules import Rules
 from replicator_apply.stage import Staged, StagingTables
 from replicator_apply.state import (

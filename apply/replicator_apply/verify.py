@@ -17,7 +17,7 @@ from psycopg import sql
 from replicator.envelope import Answer, RowHash
 from replicator.key_order import ordered
 from replicator.models import VerifyRun, WantedRow
-from replicator.natural_keys import named_sql
+from replicator.natural_keys import travelling_sql
 from replicator.plan import RowsRule
 from replicator.requests import PageRequest
 from replicator.sql_parts import all_of, any_of, column, equal, identifiers
@@ -253,8 +253,7 @@ def _difference(
 def _as_on_source(text: CandidateSql, name: str) -> sql.Composable:
     """Give a column of a held row as it travels."""
     value = text.true_value(name, "t")
-    named = text.table.release.natural.get(name)
-    return value if named is None else named_sql(named, value, dangling="-")
+    return travelling_sql(text.table.release, name, value, dangling="-")
 
 
 def _belongs(text: CandidateSql, subscription: SubscribedDataset, rule: RowsRule) -> sql.Composable:

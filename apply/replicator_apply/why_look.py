@@ -42,6 +42,7 @@ from replicator_apply.plan import (
     TargetPlan,
     receipts_name,
 )
+from replicator_apply.receipts import receipt_tables
 from replicator_apply.state import Place, state_table
 from replicator_apply.why import SHOWN, Claim, Holder, Judged, Nulled, Waiting, Why
 
@@ -114,10 +115,6 @@ _LACKING = sql.SQL(
     "SELECT count(*) FROM {} WHERE source = %s AND stream = %s AND table_name = %s "
     "AND column_name = %s AND value = %s"
 ).format(state_table(NulledValue))
-_RECEIPT_TABLES = (
-    "SELECT c.relname::text FROM pg_catalog.pg_class c "
-    "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'replicator'"
-)
 
 
 class _Look:
@@ -127,7 +124,7 @@ class _Look:
         self._connection, self._release = connection, release
         self._shape = read_shape(connection, release.table)
         self._policy = ""
-        self._receipts = {name for (name,) in connection.execute(_RECEIPT_TABLES)}
+        self._receipts = set(receipt_tables(connection))
         self._key = {
             name: sql.SQL("{}::{}").format(
                 sql.Literal(value), sql.SQL(self._shape.columns[name].type)

@@ -15,7 +15,7 @@ from psycopg import Connection, sql
 from replicator.edge_sql import of_kind
 from replicator.filter_sql import filter_sql
 from replicator.key_order import ordered
-from replicator.natural_keys import read_sql
+from replicator.natural_keys import travelling_sql
 from replicator.plan import Generic, Release, RowsRule
 from replicator.requests import Key
 from replicator.sql_parts import identifier
@@ -182,7 +182,8 @@ class TableRead:
         return passing if rule.selection is None else min(passing, rule.selection.number)
 
     def _selected(self, *, hashes: bool) -> sql.Composed:
-        cells = read_sql(self.release, self.release.columns, "t")
+        release = self.release
+        cells = [travelling_sql(release, name, _column(name)) for name in release.columns]
         if not hashes:
             return sql.SQL(", ").join(cells)
         keys = [_column(name) for name in self.release.key]

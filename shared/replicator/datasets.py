@@ -27,7 +27,7 @@ from replicator.declare import (
 )
 from replicator.declare import Rule as Declared
 from replicator.errors import WrongDeclaration
-from replicator.generic import generic_edge, generic_key, generic_relation, generic_relations
+from replicator.generic import generic_edge, generic_keys, generic_relations
 from replicator.plan import (
     ChildrenRule,
     DatasetPlan,
@@ -231,7 +231,7 @@ class _Compilation:
         """Give the edges that a name of a parent stands for; there is one but for a generic one."""
         if "." in name:
             return [self._back_along(release, name)]
-        key = generic_key(find_model(release.label), name)
+        key = generic_keys(find_model(release.label)).get(name)
         if key is None:
             return [self._named_edge(release, name, "of")]
         edges = [generic_edge(release, key, parent) for parent in self._releases.values()]
@@ -248,16 +248,17 @@ class _Compilation:
         """Resolve a generic relation, `app_label.Model.relation`."""
         label, _, name = path.rpartition(".")
         model, child = find_model(label), find_model(release.label)
-        key = generic_relation(model, name)
-        if key is None or key.model is not child:
-            known = [f"{model._meta.label}.{each}" for each in generic_relations(model, child)]
+        there = {n: key for n, key in generic_relations(model).items() if key.model is child}
+        key = there.get(name)
+        if key is None:
+            known = [f"{model._meta.label}.{each}" for each in there]
             raise WrongDeclaration(
                 f"Children({release.label}): {path} is no generic relation that leads to it",
                 check_id="replicator.E036",
                 remedy=f"Those of {model._meta.label} that do: {', '.join(known) or 'none'}. Or "
                 f"name a foreign key of {release.label}, generic or not, by its name alone.",
             )
-        parent = self._releases.get(find_model(label)._meta.label)
+        parent = self._releases.get(model._meta.label)
         if parent is None:
             raise WrongDeclaration(
                 f"Children({release.label}): no rule of dataset {self._full_name!r} is on {label}",
@@ -412,8 +413,7 @@ def _name_of_edge_remedy(
     for parent in model._meta.get_parent_list():
         if any(isinstance(f, Field) and f.name == name for f in parent._meta.local_fields):
             return f"{name} is a column of {parent._meta.label}: write the rule on that model."
-    generic = [f.name for f in model._meta.private_fields if generic_key(model, f.name)]
-    known = ", ".join([*(field.name for field in keys), *generic]) or "none"
+    known = ", ".join([*(field.name for field in keys), *generic_keys(model)]) or "none"
     return f"Its own foreign keys are: {known}."
 
 

@@ -33,36 +33,34 @@ class GenericKey(NamedTuple):
     concrete: bool
 
 
-def generic_key(model: type[Model], name: str) -> GenericKey | None:
-    """Give a model's generic foreign key of that name."""
+def generic_keys(model: type[Model]) -> dict[str, GenericKey]:
+    """Give a model's generic foreign keys by their names."""
+    return {
+        field.name: GenericKey(model, field.ct_field, field.fk_field, field.for_concrete_model)
+        for field in _fields(model, "GenericForeignKey")
+    }
+
+
+def generic_relations(model: type[Model]) -> dict[str, GenericKey]:
+    """Give what a model's generic relations go back along, by their names."""
+    return {
+        field.name: GenericKey(
+            field.related_model,
+            field.content_type_field_name,
+            field.object_id_field_name,
+            field.for_concrete_model,
+        )
+        for field in _fields(model, "GenericRelation")
+    }
+
+
+def _fields(model: type[Model], kind: str) -> list[Any]:
     if not apps.is_installed("django.contrib.contenttypes"):
-        return None
-    from django.contrib.contenttypes.fields import GenericForeignKey  # noqa: PLC0415 (if installed)
+        return []
+    from django.contrib.contenttypes import fields  # noqa: PLC0415 (if installed)
 
-    for field in model._meta.private_fields:
-        if isinstance(field, GenericForeignKey) and field.name == name:
-            return GenericKey(model, field.ct_field, field.fk_field, field.for_concrete_model)
-    return None
-
-
-def generic_relation(model: type[Model], name: str) -> GenericKey | None:
-    """Give the generic foreign key that a model's generic relation of that name goes back along."""
-    if not apps.is_installed("django.contrib.contenttypes"):
-        return None
-    from django.contrib.contenttypes.fields import GenericRelation  # noqa: PLC0415 (if installed)
-
-    for field in model._meta.private_fields:
-        if isinstance(field, GenericRelation) and field.name == name:
-            names = field.content_type_field_name, field.object_id_field_name
-            return GenericKey(field.related_model, *names, field.for_concrete_model)
-    return None
-
-
-def generic_relations(model: type[Model], child: type[Model]) -> tuple[str, ...]:
-    """Name a model's generic relations that lead to another one's rows."""
-    names = (getattr(field, "name", "") for field in model._meta.private_fields)
-    found = {name: generic_relation(model, name) for name in names}
-    return tuple(name for name, key in found.items() if key is not None and key.model is child)
+    found = getattr(fields, kind)
+    return [field for field in model._meta.private_fields if isinstance(field, found)]
 
 
 def generic_edge(release: Release, key: GenericKey, parent: Release) -> Edge | None:
@@ -76,8 +74,8 @@ def generic_edge(release: Release, key: GenericKey, parent: Release) -> Edge | N
     Raises:
         WrongDeclaration: the columns are not released.
     """
-    object_id = _field(key.model, key.key)
-    columns = column_name(object_id), column_name(_field(key.model, key.kind))
+    object_id = _concrete(key.model, key.key)
+    columns = column_name(object_id), column_name(_concrete(key.model, key.kind))
     if missing := [column for column in columns if column not in release.columns]:
         raise WrongDeclaration(
             f"{release.label}: its generic foreign key needs {missing[0]}, which is not released",
@@ -92,7 +90,7 @@ def generic_edge(release: Release, key: GenericKey, parent: Release) -> Edge | N
     return Edge(release.table, columns[:1], parent.table, parent.key, generic)
 
 
-def _field(model: type[Model], name: str) -> "Field[Any, Any]":
+def _concrete(model: type[Model], name: str) -> "Field[Any, Any]":
     return next(field for field in model._meta.concrete_fields if field.name == name)
 
 

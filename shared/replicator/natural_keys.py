@@ -8,8 +8,6 @@ for `psycopg.sql`.
 Source: https://docs.djangoproject.com/en/5.2/topics/serialization/#natural-keys
 """
 
-from collections.abc import Iterable
-
 from psycopg import sql
 
 from replicator.plan import CONTENT_TYPES, Release, TableName
@@ -57,10 +55,7 @@ def all_names_sql(table: TableName) -> Sql:
     )
 
 
-def read_sql(release: Release, names: Iterable[str], alias: str) -> list[Sql]:
-    """Compose columns of an alias as they travel."""
-    natural = release.natural
-    return [
-        named_sql(natural[name], column(name, alias)) if name in natural else column(name, alias)
-        for name in names
-    ]
+def travelling_sql(release: Release, name: str, value: Sql, *, dangling: str = "") -> Sql:
+    """Compose the value of a column as it travels; `dangling` as in `named_sql`."""
+    table = release.natural.get(name)
+    return value if table is None else named_sql(table, value, dangling=dangling)

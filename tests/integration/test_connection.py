@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import psycopg
 import pytest
 
+from replicator import database
 from replicator.errors import DatabaseUnavailable
 from replicator_apply import connection
 from tests.conftest import SampleFactory
@@ -32,7 +33,7 @@ def test_a_session_that_is_cut_as_it_begins_is_worth_another_try(
 ) -> None:
     conninfo = sample_database()
     made: list[psycopg.Connection] = []
-    monkeypatch.setattr(connection, "connect", cut_at_once(connection.connect, made, conninfo))
+    monkeypatch.setattr(database, "connect", cut_at_once(database.connect, made, conninfo))
     with connected("default", conninfo):
         with pytest.raises(DatabaseUnavailable, match="beginning the session"):
             connection.connect_target(capture_settings("sqlite:////unused"))

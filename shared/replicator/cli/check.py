@@ -15,7 +15,7 @@ from rich.text import Text
 
 from replicator.checks import static_messages
 from replicator.cli.arguments import Arguments
-from replicator.cli.database import open_database
+from replicator.database import open_database
 from replicator.log.port import open_log
 from replicator.settings import ReplicatorSettings, load_settings
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from replicator.cli.arguments import Arguments
-from replicator.cli.database import open_database
+from replicator.database import open_database
 from replicator.datasets import find_dataset
 from replicator.drawing import mermaid_of, text_of
 from replicator.errors import ReplicatorError

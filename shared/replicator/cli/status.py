@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from replicator.cli.arguments import Arguments
-from replicator.cli.database import open_database
+from replicator.database import open_database
 from replicator.log.port import open_log
 from replicator.settings import ReplicatorSettings, load_settings
 from replicator.status import Held, SourceStream, Status, TargetReport, TargetStream
