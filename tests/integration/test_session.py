@@ -18,6 +18,7 @@ from replicator_capture.wal import WalStream
 from tests.conftest import DatabaseFactory
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import TcpProxy
+from tests.support.wait import until
 
 
 @pytest.fixture
@@ -52,13 +53,18 @@ def gives_up(connection: psycopg.Connection) -> None:
     connection.close()
 
 
+def told(caplog: pytest.LogCaptureFixture, text: str) -> None:
+    """Wait for what the watching thread says once it has ended the wait."""
+    until(lambda: text in caplog.text, lambda: caplog.text, seconds=5)
+
+
 def test_a_server_that_cannot_be_heard(
     direct: Mapping[str, str], network: TcpProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     connection = connect(around(direct, network))
     network.deafen()
     gives_up(connection)
-    assert "has not been heard" in caplog.text
+    told(caplog, "has not been heard")
 
 
 def test_a_server_that_waits_as_we_do(
@@ -69,7 +75,7 @@ def test_a_server_that_waits_as_we_do(
     connection.parameters = direct
     network.deafen()
     gives_up(connection)
-    assert "waits for us" in caplog.text
+    told(caplog, "waits for us")
 
 
 def test_a_server_that_is_full_is_not_silent(
