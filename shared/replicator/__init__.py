@@ -20,7 +20,12 @@ if TYPE_CHECKING:
         opt_in,
         opt_out,
     )
-    from replicator.rule_sets import closure_of, rows_for_app, rows_for_derived_models
+    from replicator.rule_sets import (
+        children_for_derived_models,
+        closure_of,
+        rows_for_app,
+        rows_for_derived_models,
+    )
     from replicator.selectors import latest, sample
 
 __all__ = [
@@ -29,6 +34,7 @@ __all__ = [
     "Dataset",
     "Referenced",
     "Rows",
+    "children_for_derived_models",
     "closure_of",
     "dataset",
     "latest",
@@ -43,7 +49,13 @@ __all__ = [
 _ELSEWHERE = {
     "Applied": "replicator.applied",
     **dict.fromkeys(
-        ("closure_of", "rows_for_app", "rows_for_derived_models"), "replicator.rule_sets"
+        (
+            "children_for_derived_models",
+            "closure_of",
+            "rows_for_app",
+            "rows_for_derived_models",
+        ),
+        "replicator.rule_sets",
     ),
     **dict.fromkeys(("latest", "sample"), "replicator.selectors"),
 }

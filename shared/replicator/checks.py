@@ -23,6 +23,7 @@
     W006 an excluded column leaves rows that a target cannot insert
     W007 NULL in a foreign key may clash in a unique constraint that takes NULLs for equal
     W008 rows that left may not stay, because other rows have their unique values
+    W009 a dataset takes some models that inherit from one, or what hangs on some, and not others
 
 `replicator check` runs these strictly and adds probes of database and log.
 """
@@ -56,6 +57,7 @@ from replicator.declare import (
     rules_in_full,
 )
 from replicator.errors import ConfigurationError, WrongDeclaration
+from replicator.inheritance import left_out
 from replicator.plan import DatasetPlan, Edge, Release, split_name
 from replicator.relations import on_leave, rings, stuck, undecided
 from replicator.settings import ANY_DATASET, ReplicatorSettings, Subscription, load_settings
@@ -240,6 +242,7 @@ def _foreign_keys(plan: DatasetPlan) -> Iterator[CheckMessage]:
     yield from _ring_errors(f"Dataset {plan.full_name!r}", [plan])
     yield from _equal_nulls(plan)
     yield from _unique_values_that_stay(plan)
+    yield from _left_out(plan)
 
 
 def _ring_errors(where: str, plans: Sequence[DatasetPlan]) -> Iterator[CheckMessage]:
@@ -280,6 +283,16 @@ def _unique_values_that_stay(plan: DatasetPlan) -> Iterator[CheckMessage]:
                 "UniqueConstraint(condition=…). Or take it for what you want.",
                 id="replicator.W008",
             )
+
+
+def _left_out(plan: DatasetPlan) -> Iterator[CheckMessage]:
+    for each in left_out(plan):
+        yield Advice(
+            f"Dataset {plan.full_name!r} takes {each.taken}, and not {each.missing}",
+            hint=f"Take all of them: children_for_derived_models({each.helper}). Or take it for "
+            "what you want.",
+            id="replicator.W009",
+        )
 
 
 def _fields_of(label: str, edge: Edge) -> set[str]:

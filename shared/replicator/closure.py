@@ -1,9 +1,11 @@
-"""What is reachable from a model by foreign keys, as rules: the body of `closure_of`. Pure.
+"""What is reachable from a model, as rules: the body of `closure_of`. Pure.
 
 The walk goes *down* from the root: to the models that point at it, to those that point at these,
 and so on. What a model on the way must point at (its foreign key is never NULL) is its owner, and
 is taken *up*, as is in the end all else that it points at. From what was taken up, the walk goes
 only further up: a user who wrote one of the questions does not bring all the others.
+
+Generic foreign keys are followed down only, where the model that they lead to tells of them.
 
 An object that has several tables (multi-table inheritance) is taken as one.
 """
@@ -20,11 +22,12 @@ class Link(NamedTuple):
 
     Attributes:
         model: label of the model that points.
-        field: name of the foreign key.
+        field: name of the foreign key; of a generic one, the relation that leads back along it.
         to: label of the model pointed at.
         nullable: whether it may be NULL.
         guarded: whether Postgres enforces it.
         parent: whether it leads to the rest of the same object.
+        generic: whether it may lead to other models as well; Postgres enforces none of these.
     """
 
     model: str
@@ -33,6 +36,7 @@ class Link(NamedTuple):
     nullable: bool = False
     guarded: bool = True
     parent: bool = False
+    generic: bool = False
 
     @property
     def firm(self) -> bool:
@@ -72,7 +76,8 @@ class Reach:
                     self._take_down(link.model)
         for label in self._members():
             for link in self._of(label):
-                self._take_up(link.to)
+                if not link.generic:
+                    self._take_up(link.to)
 
     def _members(self) -> Iterator[str]:
         yield from self.down
@@ -151,7 +156,7 @@ class Reach:
             link
             for label in self._members()
             for link in self._of(label)
-            if link.to in self.up and (link,) not in self.under(label)
+            if link.to in self.up and not link.generic and (link,) not in self.under(label)
         }
         found |= {k for label in self.up for k in self._of(label) if k.firm and k.to in self.down}
         while more := (self._needed(found) | self._rings(found)) - found:

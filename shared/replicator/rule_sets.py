@@ -19,6 +19,7 @@ from replicator.compiler import BY_NATURAL_KEY, OWN_APP, compile_release, find_m
 from replicator.declare import (
     Children,
     ModelRef,
+    Names,
     Referenced,
     Rows,
     Rule,
@@ -26,8 +27,10 @@ from replicator.declare import (
     app_label_of,
     declared_opt_ins,
     labels_of,
+    names_of,
 )
 from replicator.errors import WrongDeclaration
+from replicator.generic import generic_edge, generic_relations
 from replicator.plan import Release
 
 STOP = BY_NATURAL_KEY | {
@@ -67,15 +70,33 @@ def rows_for_derived_models(model: ModelRef) -> RuleSet:
     return DerivedRows(model)
 
 
+def children_for_derived_models(model: ModelRef, of: Names = ()) -> RuleSet:
+    """Give `Children` for every opted-in model that inherits from a model, at any depth.
+
+    Args:
+        model: the class of an abstract model, or class or label of one with a table.
+        of: what all of them have of it. Nothing: the link to the row of which theirs is the rest
+            (multi-table inheritance). Foreign keys: they are children by these, as in `Children`.
+            One generic relation: what points by it at their rows, and at the model's own, are
+            children of these.
+
+    Raises:
+        ConfigurationError: it is no model, or `of` something else than names.
+    """
+    (label,) = labels_of([model])
+    return DerivedChildren(model, names_of(of, label))
+
+
 def closure_of(
     model: ModelRef, where: Q | None = None, *, stop: ModelRef | Iterable[ModelRef] = ()
 ) -> RuleSet:
-    """Give rules for everything that can be reached from a model's rows by foreign keys.
+    """Give rules for everything that can be reached from a model's rows.
 
     * `Rows(model, where)`;
-    * `Children` of it, of these, and so on: all models that point at one which was reached so. If
-      foreign keys that are never NULL lead there, rows belong when all of those parents do, as a
-      many-to-many table's;
+    * `Children` of it, of these, and so on: all models that point at one which was reached so, by
+      a foreign key or by a generic one to which a generic relation of the other model leads back.
+      If foreign keys that are never NULL lead there, rows belong when all of those parents do, as
+      a many-to-many table's;
     * `Referenced` for all that these point at, and that those point at. What points at a row that
       came in this way is not taken: a user who wrote a question brings no other question.
 
@@ -84,8 +105,8 @@ def closure_of(
     neither do models in `stop`, nor automatic link tables to a model that does not. A foreign key
     to such a model gets the policy null if it may be NULL, else required.
 
-    Limits: generic relations are not followed. A foreign key that may be NULL and leads from a
-    model reached earlier to one reached later (a team's captain, where members are reached by
+    Limits: generic foreign keys are not followed up. A foreign key that may be NULL and leads from
+    a model reached earlier to one reached later (a team's captain, where members are reached by
     their team) is not followed either; it gets the policy null, as does one to the same model (a
     page's parent). A model is not pulled in if its rows may have to wait for some outside. Where
     that cannot be, because such a model has subclasses or stands on a ring of foreign keys, `check`
@@ -121,7 +142,9 @@ class AppRows(RuleSet):
                 remedy="Give the label of an installed app: the last part of its name.",
             )
         found = [m for m in _opted_in() if m._meta.app_label == self.app_label]
-        return _rows(found, f"rows_for_app({self.app_label!r}): no model of the app")
+        if not found:
+            raise _nothing(f"rows_for_app({self.app_label!r}): no model of the app")
+        return tuple(Rows(model) for model in found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +159,35 @@ class DerivedRows(RuleSet):
         Raises:
             WrongDeclaration: there is no such model, or none that inherits from it is opted in.
         """
-        base = find_model(self.model) if isinstance(self.model, str) else self.model
-        found = [m for m in _opted_in() if issubclass(m, base) and m is not base]
-        name = base._meta.label
-        return _rows(found, f"rows_for_derived_models({name}): no model that inherits from it")
+        _, found = _derived("rows_for_derived_models", self.model)
+        return tuple(Rows(model) for model in found)
+
+
+@dataclass(frozen=True, slots=True)
+class DerivedChildren(RuleSet):
+    """The rule set of `children_for_derived_models`."""
+
+    model: ModelRef
+    of: tuple[str, ...]
+
+    def rules(self) -> tuple[Rule, ...]:
+        """Give the rules.
+
+        Raises:
+            WrongDeclaration: there is no such model, none that inherits from it is opted in, or
+                one has no table of the base's beside its own, where no foreign key is named.
+        """
+        base, found = _derived("children_for_derived_models", self.model)
+        if not self.of:
+            return tuple(Children(model, of=_link_to(model, base)) for model in found)
+        name = self.of[0]
+        if not any(name in generic_relations(model) for model in found):
+            return tuple(Children(model, of=self.of) for model in found)
+        own = [model for model in _opted_in() if model is base]
+        ways = ((model, generic_relations(model).get(name)) for model in (*own, *found))
+        return tuple(
+            Children(key.model, of=f"{model._meta.label}.{name}") for model, key in ways if key
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +208,7 @@ class Closure(RuleSet):
         if root not in releases:
             return (self.root,)  # Compiled, it tells what is wrong.
         links = [link for release in releases.values() for link in _links(release)]
+        links += _links_back(releases)
         where = self.root.where or None
         reach = Reach(root, links, self._open_to(root, releases, links), whole=where is None)
         return tuple(_rules_of(reach, where))
@@ -193,14 +242,33 @@ def _opted_in() -> list[type[Model]]:
     return [found[label] for label in sorted(found)]
 
 
-def _rows(models: list[type[Model]], nothing: str) -> tuple[Rule, ...]:
-    if not models:
+def _derived(helper: str, model: ModelRef) -> tuple[type[Model], list[type[Model]]]:
+    """Give a model, and those opted in that inherit from it."""
+    base = find_model(model) if isinstance(model, str) else model
+    found = [m for m in _opted_in() if issubclass(m, base) and m is not base]
+    if not found:
+        raise _nothing(f"{helper}({base._meta.label}): no model that inherits from it")
+    return base, found
+
+
+def _link_to(model: type[Model], base: type[Model]) -> str:
+    link = None if base._meta.abstract else model._meta.get_ancestor_link(base)
+    if link is None:
         raise WrongDeclaration(
-            f"{nothing} is opted in",
-            check_id="replicator.E030",
-            remedy="Add opt_in(…) for those whose rows may leave, or remove the helper.",
+            f"children_for_derived_models({base._meta.label}): {model._meta.label} is not the rest "
+            "of a row of it",
+            check_id="replicator.E036",
+            remedy='Name the foreign key that leads to the parent: of="parent".',
         )
-    return tuple(Rows(model) for model in models)
+    return link.name
+
+
+def _nothing(what: str) -> WrongDeclaration:
+    return WrongDeclaration(
+        f"{what} is opted in",
+        check_id="replicator.E030",
+        remedy="Add opt_in(…) for those whose rows may leave, or remove the helper.",
+    )
 
 
 def _releases() -> Iterator[Release]:
@@ -225,6 +293,18 @@ def _links(release: Release) -> Iterator[Link]:
                     getattr(field, "db_constraint", True),
                     field in parents,
                 )
+
+
+def _links_back(releases: dict[str, Release]) -> Iterator[Link]:
+    """Give the released generic foreign keys to which generic relations lead back."""
+    for label, parent in releases.items():
+        for name, key in generic_relations(find_model(label)).items():
+            child = key.model._meta.label
+            with suppress(WrongDeclaration):  # Its columns are not released.
+                if child in releases and generic_edge(releases[child], key, parent) is not None:
+                    yield Link(
+                        child, f"{label}.{name}", label, nullable=True, guarded=False, generic=True
+                    )
 
 
 class _Policies(TypedDict):

@@ -20,6 +20,7 @@ from replicator import (
     Referenced,
     Rows,
     checks,
+    children_for_derived_models,
     dataset,
     on_applied,
     opt_in,
@@ -298,13 +299,13 @@ def test_a_dataset_in_two_streams():
 @contextmanager
 def known(model: type[models.Model]) -> Iterator[None]:
     """Let labels find a model that was made in isolation, for as long as the context."""
-    name = model._meta.model_name
-    apps.all_models["polls"][name] = model
+    name, app_models = model._meta.model_name, apps.all_models[model._meta.app_label]
+    app_models[name] = model
     apps.clear_cache()
     try:
         yield
     finally:
-        del apps.all_models["polls"][name]
+        del app_models[name]
         apps.clear_cache()
 
 
@@ -347,6 +348,77 @@ def test_foreign_keys_that_leave_the_dataset():
         "Dataset 'half'",
         "Dataset 'tree'",
     ]
+
+
+@isolate_apps("tests.support.sample.pages")
+def test_a_type_that_is_left_out_beside_its_siblings():
+    class Event(Page):
+        class Meta:
+            app_label = "pages"
+
+    opt_in(Page)
+    opt_in("pages.Article")
+    opt_in("pages.Remark")
+    root = Rows(Page, where=Q(live=True), null=["parent"])
+    Dataset("articles", root, Children("pages.Article", of="page_ptr"))
+    Dataset("no-types", root)
+    Dataset("remarks", root, Children("pages.Remark", of="pages.Page.remarks"))
+    Dataset(
+        "some-remarks",
+        root,
+        Children("pages.Article", of="page_ptr"),
+        Children("pages.Remark", of="pages.Article.remarks"),
+    )
+    assert found()["W009"] == [
+        "Dataset 'some-remarks' takes pages.Article.remarks, and not pages.Page.remarks"
+    ]
+    with known(Event):
+        opt_in(Event)
+        Dataset("all-types", root, children_for_derived_models(Page))
+        assert found()["W009"] == [
+            "Dataset 'articles' takes pages.Article, and not pages.Event",
+            "Dataset 'some-remarks' takes pages.Article, and not pages.Event",
+            "Dataset 'some-remarks' takes pages.Article.remarks, and not pages.Page.remarks",
+        ]
+        hints = {message.hint for message in static_messages() if message.id == "replicator.W009"}
+        assert any('children_for_derived_models("pages.Page")' in hint for hint in hints)
+        assert any('("pages.Page", of="remarks")' in hint for hint in hints)
+
+
+@isolate_apps("tests.support.sample.polls")
+def test_a_type_that_is_left_out_beside_those_of_an_abstract_model():
+    class Part(models.Model):
+        question = models.ForeignKey(Question, models.CASCADE)
+
+        class Meta:
+            abstract = True
+            app_label = "polls"
+
+    class Text(Part):
+        class Meta:
+            app_label = "polls"
+
+    class Image(Part):
+        class Meta:
+            app_label = "polls"
+
+    class Film(Part):
+        class Meta:
+            app_label = "polls"
+
+    with known(Text), known(Image), known(Film):
+        opt_in(Question, exclude=["author"])
+        opt_in(Text)
+        opt_in(Image)
+        opt_in(Film)
+        root = Rows(Question, where=Q(published=True))
+        text, image = (Children(model, of="question") for model in (Text, Image))
+        Dataset("texts", root, text)
+        Dataset("parts", root, text, image)
+        Dataset("all", root, children_for_derived_models(Part, of="question"))
+        assert found() == {
+            "W009": ["Dataset 'parts' takes polls.Text, polls.Image, and not polls.Film"]
+        }
 
 
 def test_coverage_is_a_warning_and_strictly_an_error():

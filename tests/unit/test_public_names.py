@@ -13,7 +13,8 @@ import replicator
 def test_all_is_what_users_write():
     assert replicator.__all__ == [
         *("Applied", "Children", "Dataset", "Referenced", "Rows"),
-        *("closure_of", "dataset", "latest", "on_applied", "opt_in", "opt_out"),
+        *("children_for_derived_models", "closure_of", "dataset", "latest"),
+        *("on_applied", "opt_in", "opt_out"),
         *("rows_for_app", "rows_for_derived_models", "sample"),
     ]
 

@@ -11,6 +11,8 @@ from replicator import (
     Children,
     Dataset,
     Referenced,
+    Rows,
+    children_for_derived_models,
     closure_of,
     opt_in,
     opt_out,
@@ -20,13 +22,14 @@ from replicator import (
 from replicator.checks import static_messages
 from replicator.closure import Link, Reach
 from replicator.datasets import compile_dataset
-from replicator.declare import declared_opt_ins, no_declarations, rules_in_full
-from replicator.errors import ConfigurationError
+from replicator.declare import declared_opt_ins, names_of, no_declarations, rules_in_full
+from replicator.errors import ConfigurationError, WrongDeclaration
 from replicator.plan import (
     ChildrenRule,
     DatasetPlan,
     Edge,
     ForeignKey,
+    Generic,
     IsNull,
     ReferencedRule,
     Release,
@@ -62,7 +65,7 @@ def told(dataset: Dataset) -> list[str]:
 def _told(rule) -> str:
     parts = [type(rule).__name__, rule.label]
     if isinstance(rule, Children):
-        parts.append("of " + "+".join(rule.of))
+        parts.append("of " + "+".join(names_of(rule.of)))
     if isinstance(rule, Referenced):
         parts.append("via " + " ".join(rule.via))
     if rule.where:
@@ -117,6 +120,42 @@ def test_models_derived_from_an_abstract_one() -> None:
     assert told(Dataset("x", rows_for_derived_models(AbstractUser))) == ["Rows auth.User"]
 
 
+def test_children_for_derived_models_by_the_link_to_the_rest_of_them() -> None:
+    opt_all_in()
+    rest = Dataset(
+        "x", Rows(Page, Q(live=True), null=["parent"]), children_for_derived_models(Page)
+    )
+    assert told(rest)[1:] == ["Children pages.Article of page_ptr"]
+    assert_sound(rest)
+
+
+def test_children_for_derived_models_by_a_generic_relation() -> None:
+    opt_all_in()
+    hanging = Dataset(
+        "x", Rows(Page), Rows(Article), children_for_derived_models("pages.page", of="remarks")
+    )
+    assert told(hanging)[2:] == [
+        "Children pages.Remark of pages.Page.remarks",
+        "Children pages.Remark of pages.Article.remarks",
+    ]
+    assert_sound(hanging)
+
+
+def test_children_for_derived_models_by_a_foreign_key() -> None:
+    opt_all_in()
+    (rule,) = rules_in_full([children_for_derived_models(Page, of=["category", "owner"])])
+    assert (rule.label, rule.of) == ("pages.Article", ("category", "owner"))
+
+
+def test_children_for_models_derived_from_an_abstract_one_need_a_foreign_key() -> None:
+    from django.contrib.auth.models import AbstractUser
+
+    opt_all_in()
+    with pytest.raises(WrongDeclaration, match=r"auth\.User is not the rest of a row") as caught:
+        rules_in_full([children_for_derived_models(AbstractUser)])
+    assert caught.value.check_id == "replicator.E036"
+
+
 @pytest.mark.parametrize(
     ("helper", "check_id", "says"),
     [
@@ -124,6 +163,7 @@ def test_models_derived_from_an_abstract_one() -> None:
         (lambda: rows_for_app("polls"), "E030", "no model of the app is opted in"),
         (lambda: rows_for_derived_models(Page), "E030", "inherits from it is opted in"),
         (lambda: rows_for_derived_models("pages.Nothing"), "E010", "no model pages.Nothing"),
+        (lambda: children_for_derived_models(Page), "E030", "inherits from it is opted in"),
         (lambda: closure_of(Question), "E030", "not opted in"),
         (lambda: closure_of(Tag, stop="pages.Nothing"), "E010", "no model pages.Nothing"),
     ],
@@ -144,6 +184,8 @@ def test_what_a_helper_cannot_find_is_a_finding_of_check(helper, check_id, says)
     [
         lambda: rows_for_app(Question),
         lambda: rows_for_derived_models(5),
+        lambda: children_for_derived_models(5),
+        lambda: children_for_derived_models(Page, of=[5]),
         lambda: closure_of(Question.objects),
         lambda: closure_of(Question, where={"published": True}),
         lambda: closure_of(Question, stop=[5]),
@@ -217,9 +259,25 @@ def test_subtrees_links_and_tables_of_one_object() -> None:
         "Children pages.Article of page_ptr",
         "Children pages.Labelling of page",
         "Children pages.Page_tags of page",
+        "Children pages.Remark of pages.Article.remarks",
+        "Children pages.Remark of pages.Page.remarks",
         "Referenced pages.Tag via pages.Labelling.tag pages.Page_tags.tag",
     ]
     assert "Children pages.Labelling of page" in told(Dataset("y", closure_of(Article)))
+
+
+def test_generic_relations_are_followed_down_only() -> None:
+    opt_all_in()
+    assert told(Dataset("up", closure_of("pages.Remark"))) == ["Rows pages.Remark"]
+    assert "pages.Remark" not in str(told(Dataset("side", closure_of(Labelling, Q(pk=1)))))
+    stopped = Dataset("stopped", closure_of(Page, Q(pk=1), stop="pages.Remark"))
+    assert "pages.Remark" not in str(told(stopped))
+
+
+def test_a_generic_relation_whose_columns_stay_is_not_followed() -> None:
+    opt_all_in("pages.Remark")
+    opt_in("pages.Remark", exclude=["content_type"])
+    assert "pages.Remark" not in str(told(Dataset("x", closure_of(Page))))
 
 
 def test_a_cycle_of_two_models_is_cut_by_null() -> None:
@@ -295,7 +353,8 @@ def table(label: str) -> TableName:
 
 
 def edge_of(link: Link) -> Edge:
-    return Edge(table(link.model), (link.field,), table(link.to), ("id",))
+    generic = Generic("kind", (link.to,)) if link.generic else None
+    return Edge(table(link.model), (link.field,), table(link.to), ("id",), generic)
 
 
 def plan_of(reach: Reach, links: list[Link]) -> DatasetPlan:
@@ -323,19 +382,22 @@ def _release(label: str, links: list[Link]) -> Release:
     keys = tuple(
         ForeignKey((link.field,), table(link.to), ("id",), link.nullable, link.guarded)
         for link in links
-        if link.model == label
+        if link.model == label and not link.generic
     )
     return Release(label, table(label), ("id",), ("id",), foreign_keys=keys)
 
 
 def some_links(chance: random.Random) -> list[Link]:
-    """Draw foreign keys between models; a model is the rest of one before it, or of none."""
+    """Draw foreign keys, generic or not; a model is the rest of one before it, or of none."""
     labels = "abcdef"[: chance.randint(2, 6)]
     links = []
     for number in range(chance.randint(1, 9)):
         model, to = chance.choice(labels), chance.choice(labels)
         nullable = model == to or chance.random() < 0.4
-        links.append(Link(model, f"f{number}", to, nullable, chance.random() < 0.9))
+        if chance.random() < 0.2:
+            links.append(Link(model, f"f{number}", to, True, False, generic=True))
+        else:
+            links.append(Link(model, f"f{number}", to, nullable, chance.random() < 0.9))
     for one, other in zip(labels[1:], labels, strict=False):
         if chance.random() < 0.2:
             links.append(Link(one, "parent", other, parent=True))
@@ -363,6 +425,7 @@ def test_any_models_give_a_sound_closure(seed: int) -> None:
             continue
         reach = Reach("a", links, frozenset("abcdef") - closed, whole=chance.random() < 0.3)
         plan = plan_of(reach, links)
+        assert not any(link.generic for link in reach.pulled)
         assert (undecided(plan), stuck(plan), rings([plan])) == ([], [], []), links
 
 

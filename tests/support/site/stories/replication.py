@@ -10,7 +10,15 @@ subscribes with `"on_clash": "adopt"`.
 from django.db.models import Q
 from wagtail.models import Page, get_page_models
 
-from replicator import Children, Referenced, Rows, dataset, opt_in, opt_out
+from replicator import (
+    Children,
+    Referenced,
+    Rows,
+    children_for_derived_models,
+    dataset,
+    opt_in,
+    opt_out,
+)
 from tests.support.site.stories.models import ArticlePageTag, Clip
 
 for model in get_page_models():
@@ -59,19 +67,15 @@ def section(url_path: str):
         raise ValueError("write the path as Wagtail does: /home/news/")
     steps = url_path.strip("/").split("/")
     above = ["/", *("/" + "/".join(steps[:n]) + "/" for n in range(1, len(steps)))]
-    types = [model for model in get_page_models() if model is not Page]
     return [
         Rows(
             Page,
             where=Q(url_path__startswith=url_path) | Q(url_path__in=above),
             null=["live_revision", "latest_revision", "locked_by", "alias_of"],
         ),
-        *(Children(model, of=model._meta.pk.name) for model in types),
+        children_for_derived_models(Page),
         # A revision points at its page by the page's own type.
-        *(
-            Children("wagtailcore.Revision", of=f"{m._meta.label}._revisions")
-            for m in [Page, *types]
-        ),
+        children_for_derived_models(Page, of="_revisions"),
         Children("wagtailcore.PageViewRestriction", of="page"),
         Children("wagtailcore.PageViewRestriction_groups", of="pageviewrestriction"),
         Children("wagtailcore.GroupPagePermission", of="page"),
