@@ -231,12 +231,12 @@ class CandidateSql(TableText):
         return self.part(
             "coalesce({column}, (SELECT n.value::{type} FROM {nulled} n WHERE n.source = {source} "
             "AND n.stream = {stream} AND n.table_name = {name} AND n.column_name = {named} "
-            "AND n.row_key = {row_key}))",
+            "AND {same}))",
             column=column(name, alias),
             type=sql.SQL(self.table.shape.columns[name].type),
             nulled=NULLED,
             named=sql.Literal(name),
-            row_key=self.row_key(alias),
+            same=self.same_nulled(alias),
         )
 
     # Old versions --------------------------------------------------------------------------------

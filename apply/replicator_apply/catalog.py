@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 
 from replicator.errors import Unfit
-from replicator.plan import TableName
+from replicator.plan import ONE_SPELLING, TableName
 from replicator.sql_parts import identifier
 
 Connection = psycopg.Connection[Any]
@@ -32,6 +32,11 @@ class Column:
     generated: bool
     sequence: str
     collated: bool = False
+
+    @property
+    def one_spelling(self) -> bool:
+        """Whether equal values are equal texts; 1.0 and 1.00 are not, as numeric."""
+        return self.type.partition("(")[0] in ONE_SPELLING
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from psycopg import sql
 
 from replicator.envelope import Value, encode_key
 from replicator.plan import (
-    ONE_SPELLING,
     ChildrenRule,
     DatasetPlan,
     Edge,
@@ -254,9 +253,7 @@ class Table:
     @cached_property
     def respelled(self) -> bool:
         """Whether two texts may be one key: 1.0 and 1.00 as numeric, `a` and `A` as citext."""
-        return any(
-            self.shape.columns[name].type.partition("(")[0] not in ONE_SPELLING for name in self.key
-        )
+        return not all(self.shape.columns[name].one_spelling for name in self.key)
 
     @property
     def mark(self) -> OnLeave | None:

@@ -6,7 +6,7 @@ from replicator.sql_parts import Sql, all_of, any_of, column, equal, identifier
 from replicator_apply.call_sql import CallSql
 from replicator_apply.candidate_sql import NULLED, flag
 from replicator_apply.catalog import Constraint
-from replicator_apply.plan import LEFT, Need
+from replicator_apply.plan import LEFT, Need, Table
 from replicator_apply.rule_sql import Others, RuleSql
 from replicator_apply.sql_text import among, once
 
@@ -116,10 +116,10 @@ class ReferenceSql(CallSql, RuleSql):
         """Forget true values of rows that the batch brings anew, or that leave."""
         return self.compose(
             "DELETE FROM {nulled} n USING {candidates} v WHERE n.source = {source} "
-            "AND n.stream = {stream} AND n.table_name = {name} AND n.row_key = {row_key} "
+            "AND n.stream = {stream} AND n.table_name = {name} AND {same} "
             "AND v._verdict <> 'o'",
             nulled=NULLED,
-            row_key=self.row_key("v"),
+            same=self.same_nulled("v"),
         )
 
     @once
@@ -213,14 +213,14 @@ class ReferenceSql(CallSql, RuleSql):
         forget = (
             "WITH back AS (DELETE FROM {nulled} n USING {parents} p WHERE n.source = {source} "
             "AND n.stream = {stream} AND n.table_name = {name} AND n.column_name = {named} "
-            "AND n.value = {value} AND p._verdict = 'w' AND {inside} RETURNING n.row_key, n.value)"
+            "AND {same} AND p._verdict = 'w' AND {inside} RETURNING n.row_key, n.value)"
         )
         write = "UPDATE {table} t SET {column} = back.value::{type} FROM back WHERE {found}"
         names = {
             "nulled": NULLED,
             "parents": to.table.candidates,
             "named": sql.Literal(name),
-            "value": sql.SQL("{}::text").format(column(to_name, "p")),
+            "same": self._same_value(name, to.table, to_name),
             "inside": to.any_flag("_in", "p"),
             "column": column(name),
             "type": sql.SQL(self.table.shape.columns[name].type),
@@ -233,6 +233,26 @@ class ReferenceSql(CallSql, RuleSql):
             f"{forget}, written AS ({write} RETURNING {{key_json}} AS row_key) ",
             key_json=self.key_json("t"),
             **names,
+        )
+
+    def _same_value(self, name: str, to: Table, to_name: str) -> Sql:
+        """Whether the nulled value `n` of a column is that of `p` which it pointed at.
+
+        Args:
+            name: the column.
+            to: the table of `p`.
+            to_name: the column there.
+        """
+        columns, value = self.table.shape.columns, column(to_name, "p")
+        if columns[name].one_spelling and to.shape.columns[to_name].one_spelling:
+            return self.part("n.value = {value}::text", value=value)
+        # That of another column may be no value of this type.
+        return self.part(
+            "CASE WHEN n.table_name = {name} AND n.column_name = {named} THEN n.value::{type} END "
+            "= {value}",
+            named=sql.Literal(name),
+            type=sql.SQL(columns[name].type),
+            value=value,
         )
 
     def _by_row_key(self, text: str) -> Sql:

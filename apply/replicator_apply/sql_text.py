@@ -5,7 +5,7 @@ Aliases everywhere: `t` the table, `s` its staging table, `v` its candidates, `r
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, LiteralString, ParamSpec, TypeVar, cast
 
 from psycopg import sql
 
@@ -160,22 +160,30 @@ class TableText:
         )
 
     def same_wanted(self, alias: str) -> Sql:
-        """Whether the wanted row `w`, of this table, has the key of an alias.
+        """Whether the wanted row `w`, of this table, has the key of an alias."""
+        return self.same_stored("w", [column(name, alias) for name in self.table.key])
+
+    def same_nulled(self, alias: str) -> Sql:
+        """Whether the nulled value `n`, of this table, is of the row of an alias."""
+        return self.same_stored("n", [column(name, alias) for name in self.table.key])
+
+    def same_stored(self, stored: LiteralString, key: Sequence[Sql]) -> Sql:
+        """Whether a row of the state (`w`, `n`) about a row of this table has its key.
 
         By the table's own equality, where one key may be spelled in several ways. A key of another
         table may be no value of these types, so the CASE: conditions have no order.
         """
         if not self.table.respelled:
-            return self.part("w.row_key = {row_key}", row_key=self.row_key(alias))
-        cell = "CASE WHEN w.table_name = {name} THEN (w.row_key::jsonb ->> {place})::{type} END"
+            return self.part(f"{stored}.row_key = {{row_key}}", row_key=key_text(key))
+        cell = f"({stored}.row_key::jsonb ->> {{place}})::{{type}}"
         return all_of(
             self.part(
-                f"{cell} = {{column}}",
+                f"CASE WHEN {stored}.table_name = {{name}} THEN {cell} END = {{value}}",
                 place=sql.Literal(place),
-                type=sql.SQL(self.table.shape.columns[key].type),
-                column=column(key, alias),
+                type=sql.SQL(self.table.shape.columns[name].type),
+                value=value,
             )
-            for place, key in enumerate(self.table.key)
+            for place, (name, value) in enumerate(zip(self.table.key, key, strict=True))
         )
 
     def row_key(self, alias: str) -> Sql:

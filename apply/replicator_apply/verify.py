@@ -15,12 +15,13 @@ import psycopg
 from psycopg import sql
 
 from replicator.envelope import Answer, RowHash
+from replicator.filter_sql import key_text
 from replicator.key_order import ordered
 from replicator.models import VerifyRun, WantedRow
 from replicator.natural_keys import travelling_sql
 from replicator.plan import RowsRule
 from replicator.requests import PageRequest
-from replicator.sql_parts import all_of, any_of, column, equal, identifiers
+from replicator.sql_parts import all_of, any_of, column, equal, equal_to, identifiers
 from replicator_apply.assemble import VERIFY, Transaction
 from replicator_apply.batch import Applier
 from replicator_apply.candidate_sql import CandidateSql
@@ -138,8 +139,6 @@ def _compare_rows(
             subscription.id, rule, table, 0, chosen_keys(transaction), drops=True, span=span
         )
         unread = sql.SQL("FALSE")
-    # As the source's: the text of a regclass depends on it.
-    cursor.execute("SET LOCAL search_path = ''")
     with applier.trial(cursor, transaction, choice) as batch:
         found, checked = differences(cursor, batch, subscription, (table, unread))
     _save(cursor, check, _Result(checked, found), answer.last_key, len(dataset.paged))
@@ -166,13 +165,26 @@ def _compare(
     table = plan.tables[subscription.dataset.release(rule.label).table]
     hashes, exempt = _sort(transaction.keys_and_events(), table)
     _load(cursor, table, hashes, exempt)
-    # As the source's: the text of a regclass depends on it.
-    cursor.execute("SET LOCAL search_path = ''")
-    # Without parameters: a filter may hold percent signs.
-    rows = cursor.execute(_difference(place, table, subscription, check, answer)).fetchall()
+    rows = _as_the_source(cursor, _difference(place, table, subscription, check, answer))
     found = [Difference(kind, str(table.name), key) for kind, key in rows]
     rules = len(subscription.dataset.paged)
     _save(cursor, check, _Result(len(hashes), found), answer.last_key, rules)
+
+
+def _as_the_source(cursor: Cursor, query: sql.Composed) -> list[tuple[str, str]]:
+    """Give what a query selects, with values written as at the source.
+
+    The text of a regclass depends on the search path, under which the source's is empty; but an
+    operator, such as citext's, is looked for when the query is declared.
+    """
+    # Without parameters: a filter may hold percent signs.
+    cursor.execute(sql.SQL("DECLARE replicator_difference CURSOR FOR {}").format(query))
+    before = cursor.execute("SELECT current_setting('search_path')").fetchall()[0]
+    cursor.execute("SET LOCAL search_path = ''")
+    rows = cursor.execute("FETCH ALL FROM replicator_difference").fetchall()
+    cursor.execute("SELECT set_config('search_path', %s, true)", before)
+    cursor.execute("CLOSE replicator_difference")
+    return rows
 
 
 def _sort(
@@ -219,6 +231,7 @@ def _difference(
     rule = subscription.dataset.paged[check.rule]
     text = CandidateSql(table, *place)
     same = equal(table.key, "t", table.key, "h")
+    either = [sql.SQL("coalesce(t.{0}, h.{0})").format(column(name)) for name in table.key]
     return sql.SQL(
         "SELECT CASE WHEN t._hash IS NULL AND {local} THEN 'local' "
         "WHEN t._hash IS NULL THEN 'missing' WHEN h._hash IS NULL THEN 'extra' "
@@ -228,14 +241,15 @@ def _difference(
         "WHERE t._hash IS DISTINCT FROM h._hash AND NOT EXISTS "
         "(SELECT FROM pg_temp.replicator_exempt e WHERE {exempt}) "
         "AND NOT (t._hash IS NULL AND {others}) AND NOT EXISTS "
-        "(SELECT FROM {wanted} w WHERE w.table_name = {name} AND w.row_key = {key})"
+        "(SELECT FROM {wanted} w WHERE w.table_name = {name} AND {asked})"
     ).format(
         wanted=state_table(WantedRow),
         local=text.is_local("h"),
         others=text.is_held("h") if subscription.new else sql.SQL("FALSE"),
         subscription=sql.Literal(subscription.id),
         name=sql.Literal(str(table.name)),
-        key=_either_key(table),
+        key=key_text(either),
+        asked=text.same_stored("w", either),
         tkey=identifiers(table.key, "t"),
         cells=sql.SQL(", ").join(_as_on_source(text, name) for name in table.columns),
         table=table.identifier,
@@ -244,9 +258,7 @@ def _difference(
         belongs=_belongs(text, subscription, rule),
         span=_span(table, check, answer),
         same=same,
-        exempt=sql.SQL(" AND ").join(
-            sql.SQL("e.{0} = coalesce(t.{0}, h.{0})").format(column(name)) for name in table.key
-        ),
+        exempt=equal_to(table.key, "e", either),
     )
 
 
@@ -265,14 +277,6 @@ def _belongs(text: CandidateSql, subscription: SubscribedDataset, rule: RowsRule
         equal(text.table.key, "c", text.table.key, "t")
     )
     return any_of([passes, chosen])
-
-
-def _either_key(table: Table) -> sql.Composable:
-    return sql.SQL("jsonb_build_array({})::text").format(
-        sql.SQL(", ").join(
-            sql.SQL("coalesce(t.{0}, h.{0})::text").format(column(name)) for name in table.key
-        )
-    )
 
 
 def _span(table: Table, check: Check, answer: Answer) -> sql.Composable:
