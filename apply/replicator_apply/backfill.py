@@ -106,13 +106,22 @@ def turn_pages(
         for name in answer.refused_datasets:
             gate(cursor, place, *split_name(name), answer.refused or "")
         if answer.request.startswith(KEYS):
-            note_wanted_refusal(cursor, place, answer.refused or "")
+            if not answer.refused_datasets:  # else it is asked for without them
+                note_wanted_refusal(cursor, place, answer.refused or "")
             continue
         for run in runs_of(cursor, place, plan):
+            if _is_about_others(answer, plan, run):
+                continue
             if answer.request == page_id(run):
                 _turn_page(cursor, plan, run, answer, transaction)
             elif answer.request.startswith(sweep_id(run, "")):
                 note_refusal(cursor, run, answer.refused or "")
+
+
+def _is_about_others(answer: Answer, plan: TargetPlan, run: Run) -> bool:
+    """Whether a run is refused for other datasets of its plan: it is asked for without them."""
+    mine = plan.subscription(run.subscription).dataset.full_name
+    return bool(answer.refused_datasets) and mine not in answer.refused_datasets
 
 
 def _turn_page(

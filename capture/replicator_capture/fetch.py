@@ -131,7 +131,7 @@ class Fetcher:
         with driver_errors("answering a fetch"):
             outcome = self._answer(request)
         if outcome != "dropped":
-            self._inbox.answered(request)
+            self._inbox.answered(request, refused=outcome == "refused")
         stream, kind = self._site.stream, request.kind
         counter(metrics.FETCHES).labels(stream, request.target, kind, outcome).inc()
         histogram(metrics.FETCH_SECONDS).labels(stream, kind).observe(time.monotonic() - began)

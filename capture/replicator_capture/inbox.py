@@ -13,7 +13,7 @@ from collections.abc import Callable
 from replicator.errors import BadRecord, Hole, LogUnavailable
 from replicator.log.port import Log, LogReader
 from replicator.metrics import counter, gauge
-from replicator.requests import KeysRequest, PageRequest, Report, parse
+from replicator.requests import KeysRequest, PageRequest, Report, fingerprint, parse
 from replicator.stop import Stop
 from replicator_capture import metrics
 
@@ -65,7 +65,7 @@ class Inbox:
         self._stream, self._clock = stream, clock
         self._changed = threading.Condition()
         self._waiting: OrderedDict[tuple[str, str], Request] = OrderedDict()
-        self._answered: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._answered: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
         self._allowances: dict[str, Allowance] = {}
         self.reports: dict[str, tuple[Report, float]] = {}
         """The last report of each target, and when it came (by the clock)."""
@@ -99,7 +99,11 @@ class Inbox:
         key = (request.target, request.id)
         now = self._clock()
         with self._changed:
-            if key in self._waiting or now - self._answered.get(key, -1e9) < _FORGET_AFTER:
+            if key in self._waiting:
+                self._waiting[key] = request  # Its plan may be another one now.
+                return
+            at, plan = self._answered.get(key, (0.0, ""))
+            if plan == fingerprint(request.plan) and now - at < _FORGET_AFTER:
                 return
             allowance = self._allowances.setdefault(request.target, Allowance())
             waiting = sum(target == request.target for target, _ in self._waiting)
@@ -131,10 +135,20 @@ class Inbox:
             first_page = first_page or key
         return first_page if pages else None
 
-    def answered(self, request: Request) -> None:
-        """Note that a request has its answer in the log; a repeat under way is passed over."""
+    def answered(self, request: Request, *, refused: bool) -> None:
+        """Note that a request has its answer in the log; a repeat that has come is dropped.
+
+        So is one under way, but after a refusal: its cause may be mended meanwhile. Under another
+        plan it is no repeat.
+        """
+        key, plan = (request.target, request.id), fingerprint(request.plan)
         with self._changed:
-            self._answered[request.target, request.id] = self._clock()
+            repeat = self._waiting.get(key)
+            if repeat is not None and fingerprint(repeat.plan) == plan:
+                del self._waiting[key]
+            self._answered.pop(key, None)
+            if not refused:
+                self._answered[key] = self._clock(), plan
             while len(self._answered) > _REMEMBERED:
                 self._answered.popitem(last=False)
 

@@ -25,6 +25,39 @@ def test_a_refusal_of_wanted_rows_is_kept_until_they_come(start: StartTarget) ->
     assert target.wanted == []
 
 
+@pytest.mark.parametrize(("about", "note"), [("some-tags", ""), ("live-roots", "not the same")])
+def test_a_page_that_is_refused_for_another_dataset_has_no_note_of_it(
+    start: StartTarget, about: str, note: str
+) -> None:
+    target, published = start("live-roots", "some-tags", ready=False)
+    target.begin()
+    request = target.request(PageRequest)
+    while request.dataset != "live-roots":
+        request = target.request(PageRequest)
+    target.answer(published, request, refused="not the same", refused_datasets=(about,))
+    assert target.rows("SELECT dataset, gate FROM replicator_subscription WHERE gate <> ''") == [
+        (about, "not the same")
+    ]
+    notes = (
+        "SELECT r.note FROM replicator_backfillrun r JOIN replicator_subscription s "
+        "ON s.id = r.subscription_id WHERE s.dataset = 'live-roots'"
+    )
+    assert target.rows(notes) == [(note,)]
+
+
+def test_wanted_rows_that_are_refused_for_a_dataset_are_asked_for_without_it(
+    start: StartTarget,
+) -> None:
+    target, published = start("pages", "published-polls")
+    target.reach(published.transaction(change("u", "pages_page", 5, unchanged=("body",))))
+    request = target.request(KeysRequest)
+    about = ("published-polls",)
+    target.answer(published, request, refused="not the same", refused_datasets=about)
+    assert target.rows(REFUSED) == [("",)]
+    target.execute("UPDATE replicator_wantedrow SET asked_at = NULL")
+    assert [item.dataset for item in target.request(KeysRequest).plan] == ["pages"]
+
+
 def sweep(start: StartTarget) -> tuple[Target, Published, KeysRequest]:
     """Let a run ask for two suspects."""
     target, published = start("some-tags", ready=False)

@@ -31,8 +31,8 @@ def keys(number: object, target: str = "stage") -> KeysRequest:
 
 
 def page(number: object, **more: object) -> PageRequest:
-    fields = {"dataset": "polls", "rule": 0, **more}
-    return PageRequest(target="stage", id=str(number), plan=PLAN, **fields)  # type: ignore[arg-type]
+    fields = {"plan": PLAN, "dataset": "polls", "rule": 0, **more}
+    return PageRequest(target="stage", id=str(number), **fields)  # type: ignore[arg-type]
 
 
 class TestInbox:
@@ -59,12 +59,45 @@ class TestInbox:
         request = box.next(pages=True, timeout=0)
         assert request is not None
         assert self.next_id(box) is None
-        box.answered(request)
+        box.answered(request, refused=False)
         box.receive("stage", encode(keys(1)))
         assert self.next_id(box) is None
         sleep(30)
         box.receive("stage", encode(keys(1)))
         assert self.next_id(box) == "1"
+
+    def test_a_repeat_that_comes_while_its_request_is_read_is_dropped(self) -> None:
+        box, _ = self.inbox()
+        for refused in (False, True):
+            box.receive("stage", encode(keys(refused)))
+            request = box.next(pages=True, timeout=0)
+            assert request is not None
+            box.receive("stage", encode(keys(refused)))
+            box.answered(request, refused=refused)
+            assert self.next_id(box) is None
+
+    def test_what_was_refused_is_tried_again_at_once(self) -> None:
+        box, _ = self.inbox()
+        for _ in range(3):
+            box.receive("stage", encode(page(1)))
+            request = box.next(pages=True, timeout=0)
+            assert request is not None
+            box.answered(request, refused=True)
+
+    def test_under_another_plan_a_request_is_no_repeat(self) -> None:
+        box, _ = self.inbox()
+        other = page(1, plan=(PlanItem(dataset="polls", fingerprint="e" * 16),))
+        box.receive("stage", encode(page(1)))
+        request = box.next(pages=True, timeout=0)
+        assert request is not None
+        box.receive("stage", encode(page(1)))
+        box.receive("stage", encode(other))
+        box.answered(request, refused=False)
+        assert box.next(pages=True, timeout=0) == other
+        box.receive("stage", encode(other))
+        box.receive("stage", encode(page(1)))
+        box.answered(other, refused=False)
+        assert box.next(pages=True, timeout=0) == page(1)
 
     def test_a_target_that_asks_too_much_does_not_starve_others(self) -> None:
         box, _ = self.inbox()
