@@ -73,6 +73,12 @@ QUIET_ADVANCE = 1.0
 STOPPED_RETRY = 5.0
 """Seconds after which a stream that stands is tried again: what stopped it may be mended."""
 DEADLOCK_TRIES = 5
+_LOCKS = (
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.LockNotAvailable,
+)
+"""What a batch meets that waits for other sessions in vain."""
 
 
 class Worker:
@@ -154,11 +160,19 @@ class Worker:
             self._health.turned()
 
     def _note_limit(self, connection: psycopg.Connection[Any], error: DatabaseUnavailable) -> None:
-        """Tell `status` of a limit that the next try may well meet again: space, memory, time."""
+        """Tell `status` of what the next try may well meet again: too little space, locks."""
         cause = error.__cause__
-        if not isinstance(cause, psycopg.Error) or is_passing(cause) or connection.broken:
+        if not isinstance(cause, psycopg.Error) or connection.broken:
             return
-        remedy = "See the target's Postgres log and mend it; apply tries again by itself."
+        if isinstance(cause, _LOCKS):
+            remedy = (
+                "Another session holds what apply must lock: pg_stat_activity and "
+                "pg_blocking_pids() tell which. End it; apply tries again by itself."
+            )
+        elif is_passing(cause):
+            return
+        else:
+            remedy = "See the target's Postgres log and mend it; apply tries again by itself."
         with driver_errors("noting what failed"), connection.cursor() as cursor:
             if stop_of(cursor, self._place) is None:
                 note_stop(cursor, self._place, DatabaseUnavailable(str(error), remedy=remedy))
@@ -357,11 +371,7 @@ class Worker:
         for _ in range(DEADLOCK_TRIES - 1):
             try:
                 return self._applier.apply(batch, finish)
-            except (
-                psycopg.errors.DeadlockDetected,
-                psycopg.errors.SerializationFailure,
-                psycopg.errors.LockNotAvailable,
-            ):
+            except _LOCKS:
                 logger.info("Met a lock; trying the batch again.", extra={"event": "lock_retry"})
         return self._applier.apply(batch, finish)
 

@@ -321,9 +321,7 @@ def test_a_row_whose_foreign_key_leads_out_of_the_dataset_waits(start: StartTarg
 # Locks
 
 
-def test_it_waits_out_locks_of_local_traffic(
-    start: StartTarget, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def be_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     connect = worker.connect_target
 
     def impatient(*arguments: object) -> psycopg.Connection[object]:
@@ -332,6 +330,12 @@ def test_it_waits_out_locks_of_local_traffic(
         return connection
 
     monkeypatch.setattr(worker, "connect_target", impatient)
+
+
+def test_it_waits_out_locks_of_local_traffic(
+    start: StartTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_impatient(monkeypatch)
     tried = worker.Worker._try
     turned, waits = Health.turned, []
 
@@ -352,6 +356,24 @@ def test_it_waits_out_locks_of_local_traffic(
         assert not target.stopped
     target.reach(commit)
     assert names(target) == ["n1"]
+
+
+def test_locks_that_stay_are_told(start: StartTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    be_impatient(monkeypatch)
+    monkeypatch.setattr(worker, "DEADLOCK_TRIES", 2)
+    target, published = start("pages")
+    with psycopg.connect(target.connection.info.dsn) as local:
+        local.execute("LOCK TABLE pages_tag IN SHARE MODE")
+        commit = published.transaction(tag(1))
+        with pytest.raises(DatabaseUnavailable, match="lock timeout"):
+            target.until(lambda: False, "it is given up for now")
+        assert "lock timeout" in target.stopped
+        told = target.rows("SELECT stopped_remedy FROM replicator_streamposition")
+        assert "pg_blocking_pids" in str(told)
+    target.stop()
+    target.start()
+    target.until(lambda: not target.stopped, "what was noted is gone")
+    target.reach(commit)
 
 
 def test_it_gets_over_a_deadlock(start: StartTarget) -> None:
