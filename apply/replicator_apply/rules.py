@@ -275,7 +275,7 @@ class Rules:
     def evict(self, staged: Staged) -> int:
         """Take out old versions that stand on a unique value of a row that is written."""
         moved = 0
-        for conflict in staged.sql.conflicts:
+        for _, conflict in staged.sql.conflicts:
             drawn = self._run(staged.sql.draw_unsure(conflict))
             staged.filled = staged.filled or drawn > 0
             moved += self._run(staged.sql.evict_unsure(conflict))
@@ -287,7 +287,7 @@ class Rules:
         The source has given the value to another row, so that not both can be here.
         """
         moved = 0
-        for conflict in staged.sql.conflicts:
+        for _, conflict in staged.sql.conflicts:
             drawn = self._run(staged.sql.draw_left(conflict))
             staged.filled = staged.filled or drawn > 0
             moved += self._run(staged.sql.make_way(conflict))

@@ -2,13 +2,22 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 from psycopg import sql
 
 from replicator.sql_parts import Sql, column, equal, identifiers
 from replicator_apply.candidate_sql import CandidateSql
 from replicator_apply.catalog import Constraint, PartialUnique
+from replicator_apply.sql_text import among
 from replicator_apply.write_sql import WriteSql
+
+
+class Conflict(NamedTuple):
+    """What is unique, as messages name it, and the join of the rows that want the same value."""
+
+    what: str
+    rows: Sql
 
 
 class UniqueSql(WriteSql, CandidateSql):
@@ -112,12 +121,23 @@ class UniqueSql(WriteSql, CandidateSql):
         )
 
     @cached_property
-    def conflicts(self) -> list[Sql]:
-        """Join, for each unique index that can be looked at: `_conflict`."""
-        table = self.table
-        plain = [tuple(each) for each in table.shape.unique if set(each) <= set(table.columns)]
-        partial = [each for each in table.shape.partial if each.columns <= set(table.columns)]
-        return [*map(self._conflict, plain), *map(self._partial_conflict, partial)]
+    def conflicts(self) -> list[Conflict]:
+        """Give those of each unique index that can be looked at; see `_conflict`."""
+        known = set(self.table.columns)
+        plain = [each for each in self.table.shape.unique if set(each) <= known]
+        partial = [each for each in self.table.shape.partial if each.columns <= known]
+        return [
+            *(
+                Conflict(f"the unique column(s) {', '.join(each)}", self._conflict(each))
+                for each in plain
+            ),
+            *(
+                Conflict(
+                    f"the unique index on {', '.join(each.values)}", self._partial_conflict(each)
+                )
+                for each in partial
+            ),
+        ]
 
     @cached_property
     def check_unique(self) -> str | None:
@@ -206,17 +226,32 @@ class UniqueSql(WriteSql, CandidateSql):
             "po": to.same_key("p", "o"),
         }
 
-    def count_local_values(self, columns: Sequence[str]) -> str:
+    def count_local_values(self, conflict: Sql) -> str:
         """Count rows that stand on a unique value: local, kept or paused ones, and paused ones.
 
         No other is left there by now.
         """
         return self.compose(
-            "SELECT count(*), count(*) FILTER (WHERE {frozen}) "
-            "FROM {stage} s JOIN {table} t ON {conflict} "
-            "WHERE NOT EXISTS (SELECT FROM {stage} o WHERE {ot} AND o._verdict IN ('w', 'l'))",
+            "SELECT count(*), count(*) FILTER (WHERE {frozen}) FROM {standing_}",
             frozen=self.any_receipt("t", self.table.frozen),
-            conflict=self._conflict(columns),
+            standing_=self._standing(conflict),
+        )
+
+    def paused_on_values(self, conflict: Sql) -> str:
+        """Give dataset and arguments of the paused subscriptions whose rows are among them."""
+        return self.compose(
+            "SELECT b.dataset, b.arguments FROM public.replicator_subscription b "
+            "WHERE b.id {frozen} AND EXISTS (SELECT FROM {standing_} AND EXISTS (SELECT "
+            "FROM {receipts} r WHERE {tr} AND r.subscription_id = b.id)) ORDER BY b.id",
+            frozen=among(self.table.frozen),
+            standing_=self._standing(conflict),
+        )
+
+    def _standing(self, conflict: Sql) -> Sql:
+        return self.part(
+            "{stage} s JOIN {table} t ON {conflict} WHERE NOT EXISTS "
+            "(SELECT FROM {stage} o WHERE {ot} AND o._verdict IN ('w', 'l'))",
+            conflict=conflict,
             ot=self.same_key("o", "t"),
         )
 

@@ -15,11 +15,12 @@ import psycopg
 from psycopg import sql
 
 from replicator.errors import Clash, Unwritable
-from replicator.plan import TableName
+from replicator.plan import TableName, full_name
 from replicator.postgres import is_passing
 from replicator_apply.plan import Table
 from replicator_apply.rules import Rules
 from replicator_apply.stage import Staged
+from replicator_apply.unique_sql import Conflict
 
 Cursor = psycopg.Cursor[Any]
 
@@ -176,8 +177,9 @@ def _free_unique_values(cursor: Cursor, staged: Staged) -> bool:
     """Take rows off the unique values that others of the batch need; True if any is parked."""
     table, parked = staged.table, 0
     stays = any(key.minds for key in table.shape.incoming)
+    for conflict in staged.sql.conflicts:
+        _refuse_local_values(cursor, staged, conflict)
     for columns in _unique(staged):
-        _refuse_local_values(cursor, staged, columns)
         cursor.execute(staged.sql.delete_early(columns))
         if stays:
             _step_aside(cursor, staged, columns)
@@ -192,23 +194,24 @@ def _free_unique_values(cursor: Cursor, staged: Staged) -> bool:
     return parked > 0
 
 
-def _refuse_local_values(cursor: Cursor, staged: Staged, columns: Sequence[str]) -> None:
-    found = cursor.execute(staged.sql.count_local_values(columns)).fetchone()
+def _refuse_local_values(cursor: Cursor, staged: Staged, conflict: Conflict) -> None:
+    found = cursor.execute(staged.sql.count_local_values(conflict.rows)).fetchone()
     if found and found[1]:
+        paused = cursor.execute(staged.sql.paused_on_values(conflict.rows)).fetchall()
+        names = [full_name(*each) for each in paused]
         raise Clash(
-            f"{found[1]} row(s) of table {staged.table.name}, of a paused subscription, still hold "
-            f"values of the unique column(s) {', '.join(columns)} that rows of the others have "
-            "now. Nothing of this batch was written.",
-            remedy="Run `replicator resume` for the paused subscription that holds the table.",
+            f"{found[1]} row(s) of table {staged.table.name}, of the paused subscription(s) "
+            f"{', '.join(names)}, still hold values of {conflict.what} that rows of the others "
+            "have now. Nothing of this batch was written.",
+            remedy=f"Run {' and '.join(f'`replicator resume {name}`' for name in names)}.",
         )
     if found and found[0]:
         which = (
             "local row(s), or row(s) that left and stay," if staged.table.stay else "local row(s)"
         )
         raise Clash(
-            f"{found[0]} {which} of table {staged.table.name} hold values of the unique "
-            f"column(s) {', '.join(columns)} that rows of the dataset have. "
-            "Nothing of this batch was written."
+            f"{found[0]} {which} of table {staged.table.name} hold values of {conflict.what} "
+            "that rows of the dataset have. Nothing of this batch was written."
         )
 
 

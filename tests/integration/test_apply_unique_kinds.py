@@ -16,6 +16,8 @@ KINDS = {
     "deferrable": DROP + "ALTER TABLE pages_tag ADD UNIQUE (name) DEFERRABLE",
 }
 
+WHAT = {"partial": "the unique index on name", "expression": "the unique index on lower(("}
+
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_old_version_on_a_unique_value_leaves(start: StartTarget, kind: str) -> None:
@@ -40,10 +42,11 @@ def test_values_are_swapped(start: StartTarget, kind: str) -> None:
     assert target.rows(TAGS) == [(1, "b"), (2, "a")]
 
 
-@pytest.mark.parametrize("kind", ["plain", "deferred"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_local_row_on_the_value_is_told_of(start: StartTarget, kind: str) -> None:
     local = "; INSERT INTO pages_tag (id, name) VALUES (100, 'mine')"
     target, published = start("pages", prepare=KINDS[kind] + local)
     published.transaction(tag(3, "mine"))
     target.until(lambda: bool(target.stopped), "stopped")
     assert "local row(s) of table public.pages_tag" in target.stopped
+    assert WHAT.get(kind, "the unique column(s) name that") in target.stopped

@@ -115,10 +115,21 @@ def test_a_resumed_subscription_knows_that_others_changed_its_rows(start: StartT
     assert here(target) == "c2 q1 q6 u4 v3"
 
 
+@pytest.mark.parametrize(
+    ("index", "what"),
+    [
+        ("SELECT 1", "unique column(s) name"),
+        (
+            "ALTER TABLE pages_tag DROP CONSTRAINT pages_tag_name_key; "
+            "CREATE UNIQUE INDEX ON pages_tag (upper(name)) WHERE id > 0",
+            "unique index on upper((",
+        ),
+    ],
+)
 def test_a_value_that_a_paused_row_holds_stops_the_others_until_it_is_resumed(
-    start: StartTarget,
+    start: StartTarget, index: str, what: str
 ) -> None:
-    target, published = start("some-tags", "pages")
+    target, published = start("some-tags", "pages", prepare=index)
     target.reach(published.transaction(change("c", "pages_tag", 1, name="a")))
     number = number_of(target, "some-tags")
     frozen(target, published, "some-tags")
@@ -129,8 +140,8 @@ def test_a_value_that_a_paused_row_holds_stops_the_others_until_it_is_resumed(
     target.answer(published, target.request(PageRequest))
     published.transaction(change("c", "pages_tag", 9, name="b"))
     # Now it is `pages` that stands, with a value which the source gives to another row.
-    target.until_stopped("of a paused subscription, still hold")
-    assert "replicator resume" in str(
+    target.until_stopped(f"of the paused subscription(s) pages, still hold values of the {what}")
+    assert "`replicator resume pages`" in str(
         target.rows("SELECT stopped_remedy FROM replicator_streamposition")
     )
     resume(target.connection, number_of(target, "pages"))
