@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 LOOK = 5.0
 """Seconds between looks for calls of which nobody told."""
 PATIENCE = 10.0
-"""Seconds that the end waits for a function that is running."""
+"""Seconds that the end of apply waits for a function that is running."""
 AGAIN = Backoff(first=1.0, limit=300.0)
 """Pauses before a call that failed is made again."""
 _LOCK = "SELECT pg_try_advisory_lock(hashtext('replicator on_applied'), hashtext(%s))"
@@ -184,9 +184,12 @@ class Callers:
             caller.tell()
 
     def end(self) -> None:
-        """End all of them; wait a moment for functions that are running."""
+        """Have all of them make no further call."""
         for caller in self._callers:
             caller.end()
+
+    def join(self) -> None:
+        """Wait a moment for functions that are running."""
         until = time.monotonic() + PATIENCE
         for caller in self._callers:
             caller.join(until - time.monotonic())
@@ -194,7 +197,11 @@ class Callers:
 
 @contextmanager
 def calling(settings: ReplicatorSettings, place: Place) -> Iterator[Callers]:
-    """Call the declared functions while the body runs."""
+    """Call the declared functions while the body runs.
+
+    If it fails, functions that are running are left alone: the stream begins again at once. Those
+    that call them then wait for the lock.
+    """
     hooks = sorted(declared_hooks(), key=lambda hook: hook.name)
     by_name = [list(group) for _, group in groupby(hooks, key=lambda hook: hook.name)]
     all_callers = [Caller(settings, place, group) for group in by_name]
@@ -205,3 +212,4 @@ def calling(settings: ReplicatorSettings, place: Place) -> Iterator[Callers]:
         yield callers
     finally:
         callers.end()
+    callers.join()

@@ -1,6 +1,7 @@
 """Functions that are called after apply: with what, in which order, and when they fail."""
 
 import threading
+import time
 from collections.abc import Callable
 from uuid import UUID
 
@@ -9,6 +10,7 @@ import pytest
 from django.db import connection as orm
 
 from replicator import Applied, Dataset, Rows, declare, on_applied
+from replicator.errors import DatabaseUnavailable
 from replicator.requests import KeysRequest, PageRequest
 from replicator.settings import ReplicatorSettings
 from replicator.stop import Backoff
@@ -317,6 +319,37 @@ def test_a_call_that_was_under_way_is_made_again(listen: Listen, start: StartTar
     go_on.set()
     quiet(target)
     assert seen == [(1,), (2, 3, 4)]
+
+
+def test_a_function_that_hangs_keeps_no_other_try_of_the_stream_waiting(
+    listen: Listen, start: StartTarget
+) -> None:
+    listen("polls.Choice")
+    begun, go_on, calls_made = threading.Event(), threading.Event(), []
+
+    @on_applied(Question)
+    def hang(applied: Applied) -> None:
+        calls_made.append(applied.inserted)
+        begun.set()
+        assert go_on.wait(30)
+
+    target, published = start("polls")
+    target.reach(published.transaction(question("c", 1)))
+    assert begun.wait(10)
+    target.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE "
+        "application_name = 'replicator apply' AND datname = current_database()"
+    )
+    began = time.monotonic()
+    target._thread.join(caller.PATIENCE + 5)
+    assert time.monotonic() - began < caller.PATIENCE / 2
+    assert isinstance(target.failures[0], DatabaseUnavailable)
+    target.start()
+    target.reach(published.transaction(question("c", 2)))
+    assert calls_made == [(1,)]
+    go_on.set()
+    quiet(target)
+    assert calls_made == [(1,), (2,)]
 
 
 def test_a_function_may_use_the_orm(listen: Listen, start: StartTarget) -> None:
