@@ -7,6 +7,7 @@ Blocks on the database; gives findings as Django's check messages. Ids, with the
     E103 a table is missing                       E104 a view, foreign table or the like
     E105 a table is unlogged or temporary         E106 a privilege on a table is missing
     E107 row-level security hides rows            E108 tables of the app `replicator` are missing
+    E109 a key's collation takes texts for equal that differ
 
     source: replicator_capture.preflight (E12x)   target: replicator_apply.preflight (E14x)
 """
@@ -42,6 +43,7 @@ class TableFacts(NamedTuple):
         lacking: privileges of those asked for that the role does not have.
         hides_rows: row-level security applies to the role.
         triggers: the users' own that fire on ordinary sessions.
+        blurred: columns of the primary key whose collation is not deterministic.
     """
 
     schema: str
@@ -54,6 +56,7 @@ class TableFacts(NamedTuple):
     lacking: Sequence[str]
     hides_rows: bool
     triggers: Sequence[str]
+    blurred: Sequence[str]
 
     @property
     def label(self) -> str:
@@ -78,7 +81,11 @@ SELECT w.schema, w.name, c.relkind::text AS kind,
        coalesce(row_security_active(c.oid), false) AS hides_rows,
        ARRAY(SELECT t.tgname::text FROM pg_trigger t
              WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
-             ORDER BY t.tgname) AS triggers
+             ORDER BY t.tgname) AS triggers,
+       ARRAY(SELECT a.attname::text FROM pg_index i
+             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+             JOIN pg_collation l ON l.oid = a.attcollation AND NOT l.collisdeterministic
+             WHERE i.indrelid = c.oid AND i.indisprimary ORDER BY a.attnum) AS blurred
 FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS w (schema, name)
 LEFT JOIN pg_namespace n ON n.nspname = w.schema
 LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
@@ -116,6 +123,12 @@ def table_messages(facts: TableFacts) -> Iterator[CheckMessage]:
     elif facts.hides_rows:
         hint = "Let the role have BYPASSRLS, or own the table."
         yield _error("E107", "Row-level security hides rows of it.", hint, facts.label)
+    elif facts.blurred:
+        # Events, receipts and pages know rows by the text of their keys.
+        columns = ", ".join(facts.blurred)
+        text = f"The collation of its key ({columns}) takes texts for equal that differ."
+        hint = "Give these columns a deterministic collation (ALTER COLUMN … TYPE … COLLATE …)."
+        yield _error("E109", text, hint, facts.label)
 
 
 def server_messages(connection: psycopg.Connection) -> Iterator[CheckMessage]:

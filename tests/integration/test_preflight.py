@@ -115,6 +115,21 @@ def test_what_is_wrong_with_tables_of_a_source(conninfo: str, tmp_path: Path) ->
     assert {each for each in after if each[0].startswith("E")} == {("E103", "public.polls_vote")}
 
 
+def test_a_key_of_a_nondeterministic_collation(conninfo: str, tmp_path: Path) -> None:
+    execute(
+        conninfo,
+        "CREATE COLLATION blurred (provider = libc, locale = 'C')",
+        "ALTER TABLE polls_vote ALTER id DROP IDENTITY",
+        "ALTER TABLE polls_vote ALTER id TYPE text COLLATE blurred",
+        "ALTER TABLE polls_choice ALTER choice_text TYPE text COLLATE blurred",
+        # CREATE COLLATION makes such ones of ICU alone, which this Postgres may lack.
+        "UPDATE pg_collation SET collisdeterministic = false WHERE collname = 'blurred'",
+    )
+    wanted = settings(tmp_path, SUBSCRIPTIONS=[{"source": "prod", "dataset": "poll-trees"}])
+    for found in (source(conninfo, wanted), target(conninfo, wanted)):
+        assert {each for each in found if each[0] == "E109"} == {("E109", "public.polls_vote")}
+
+
 def test_what_a_role_of_a_source_lacks(conninfo: str, role: str, tmp_path: Path) -> None:
     found = source(role, settings(tmp_path))
     assert {("E124", None), ("E126", None), ("E106", "public.polls_question")} <= found
