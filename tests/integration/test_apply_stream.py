@@ -99,6 +99,22 @@ def test_nothing_is_applied_to_the_same_position_of_another_epoch(start: StartTa
     assert not target.failures
 
 
+def test_nothing_is_applied_from_another_place_in_the_log(
+    start: StartTarget, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another worker stands at the same position, and has read the log from elsewhere."""
+    caplog.set_level("INFO", worker.logger.name)
+    target, published = start("pages")
+    target.reach(published.transaction(tag(1)))
+    target.execute("UPDATE replicator_streamposition SET log_offset = 0")
+    target.reach(published.transaction(tag(2)))
+    told = [record for record in caplog.records if getattr(record, "event", "") == "overtaken"]
+    assert len(told) == 1
+    assert names(target) == ["n1", "n2"]
+    ((offset,),) = target.rows("SELECT log_offset FROM replicator_streamposition")
+    assert offset > 0
+
+
 def test_a_second_worker_stands_by_and_takes_over(start: StartTarget) -> None:
     target, published = start("pages")
     other = Target.__new__(Target)
