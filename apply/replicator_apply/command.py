@@ -27,7 +27,7 @@ from replicator.settings import ReplicatorSettings, Subscription, load_settings
 from replicator.stop import Stop, supervise
 from replicator_apply.connection import connect_target
 from replicator_apply.follow import Follower, worker_for
-from replicator_apply.life import all_subscriptions, commanded_places, known_subscriptions
+from replicator_apply.life import all_subscriptions, commanded_places
 from replicator_apply.rebase import rebase, reset_state
 from replicator_apply.runs import (
     Backfill,
@@ -42,7 +42,7 @@ from replicator_apply.runs import (
     look_at_verification,
     pause_backfill,
 )
-from replicator_apply.state import Place, unfinished_runs
+from replicator_apply.state import Place, known_subscriptions, unfinished_runs
 from replicator_apply.subscriptions import places, store_declared
 from replicator_apply.why import text_of
 from replicator_apply.why_look import look

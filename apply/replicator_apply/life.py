@@ -6,23 +6,23 @@ second and acts on it, or the next worker does.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from replicator.models import Subscription, VerifyRun
-from replicator.plan import DatasetPlan, full_name
+from replicator.plan import DatasetPlan
 from replicator.settings import ReplicatorSettings
 from replicator.settings import Subscription as WantedSubscription
 from replicator.sql_parts import equal
-from replicator_apply.receipts import receipt_tables
+from replicator_apply.receipts import held_by
 from replicator_apply.state import (
     STANDS,
     Place,
     cancel_run,
     forget_chosen,
+    known_subscriptions,
     start_run,
     state_table,
 )
@@ -31,53 +31,12 @@ Connection = psycopg.Connection[Any]
 Cursor = psycopg.Cursor[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """A subscription as it is stored, wanted or not.
-
-    Attributes:
-        id: of its row.
-        place: the stream.
-        dataset: its name, without arguments.
-        arguments: as in `polls:3,4`; "" if there are none.
-        declared: the settings name it.
-        by_command: `replicator subscribe` made it.
-        paused: its rows stand as they are.
-        leaving: "remove" or "keep" while it is being ended, else "".
-        on_clash: refuse or adopt local rows under its keys.
-    """
-
-    id: int
-    place: Place
-    dataset: str
-    arguments: str
-    declared: bool
-    by_command: bool
-    paused: bool
-    leaving: str
-    on_clash: str
-
-    @property
-    def name(self) -> str:
-        """The dataset with its arguments."""
-        return full_name(self.dataset, self.arguments)
-
-    @property
-    def wanted(self) -> bool:
-        """Whether settings or command want it, paused or not."""
-        return (self.declared or self.by_command) and not self.leaving
-
-
 def _compose(text: str) -> sql.Composed:
     return sql.SQL(text).format(
         subscription=state_table(Subscription), check=state_table(VerifyRun)
     )
 
 
-_KNOWN = _compose(
-    "SELECT id, source, stream, dataset, arguments, declared, by_command, paused, leaving, "
-    "on_clash FROM {subscription} ORDER BY id"
-)
 _SUBSCRIBE = _compose(
     "INSERT INTO {subscription} (source, stream, dataset, arguments, fingerprint, declared, "
     "by_command, on_clash) VALUES (%(source)s, %(stream)s, %(dataset)s, %(arguments)s, "
@@ -106,23 +65,15 @@ _PLACES = _compose(
     "SELECT DISTINCT source, stream FROM {subscription} WHERE by_command OR leaving <> '' "
     "ORDER BY source, stream"
 )
-_HELD = (
-    "SELECT count(*), count(*) FILTER (WHERE EXISTS (SELECT FROM {receipts} o JOIN {subscription} "
-    "s ON s.id = o.subscription_id WHERE {same} AND o.subscription_id <> %(id)s AND {stands})) "
-    "FROM {receipts} r WHERE r.subscription_id = %(id)s"
+_SHARED = (
+    "SELECT count(*) FROM {receipts} r WHERE r.subscription_id = %(id)s AND EXISTS "
+    "(SELECT FROM {receipts} o JOIN {subscription} s ON s.id = o.subscription_id "
+    "WHERE {same} AND o.subscription_id <> %(id)s AND {stands})"
 )
 _CANCEL_CHECKS = _compose(
     "UPDATE {check} SET state = 'cancelled', updated_at = now(), finished_at = now() "
     "WHERE subscription_id = %s AND state IN ('running', 'paused')"
 )
-
-
-def known_subscriptions(connection: Connection) -> list[Known]:
-    """Read all subscriptions that are stored, oldest first."""
-    return [
-        Known(number, Place(source, stream), *rest)
-        for number, source, stream, *rest in connection.execute(_KNOWN)
-    ]
 
 
 def all_subscriptions(
@@ -210,18 +161,20 @@ def commanded_places(connection: Connection) -> list[Place]:
 
 def holdings(connection: Connection, subscription: int) -> tuple[int, int]:
     """Count the rows that a subscription holds, and those that others hold as well."""
-    held = shared = 0
-    for name in receipt_tables(connection):
-        receipts = sql.Identifier("replicator", name)
-        statement = sql.SQL(_HELD).format(
-            receipts=receipts,
-            subscription=state_table(Subscription),
-            same=_same_key(connection, receipts),
-            stands=STANDS,
-        )
-        row = connection.execute(statement, {"id": subscription}).fetchone() or (0, 0)
-        held, shared = held + int(row[0]), shared + int(row[1])
-    return held, shared
+    held = held_by(connection, subscription)
+    return sum(held.values()), sum(_shared(connection, name, subscription) for name in held)
+
+
+def _shared(connection: Connection, name: str, subscription: int) -> int:
+    receipts = sql.Identifier("replicator", name)
+    statement = sql.SQL(_SHARED).format(
+        receipts=receipts,
+        subscription=state_table(Subscription),
+        same=_same_key(connection, receipts),
+        stands=STANDS,
+    )
+    row = connection.execute(statement, {"id": subscription}).fetchone()
+    return int(row[0]) if row else 0
 
 
 def _same_key(connection: Connection, receipts: sql.Identifier) -> sql.Composable:

@@ -31,11 +31,9 @@ from replicator_apply.command import (
 from replicator_apply.connection import connect_target
 from replicator_apply.follow import rehearsal_of, worker_for
 from replicator_apply.life import (
-    Known,
     all_subscriptions,
     ask_to_end,
     holdings,
-    known_subscriptions,
     leaving,
     on_trial,
     pause,
@@ -43,7 +41,8 @@ from replicator_apply.life import (
     subscribe,
 )
 from replicator_apply.lock import is_locked, try_lock
-from replicator_apply.state import Place, stop_of
+from replicator_apply.receipts import held_by
+from replicator_apply.state import Place, StoredSubscription, known_subscriptions, stop_of
 from replicator_apply.unsubscribe import Counts, Ended, Ending, end_all, foresee
 from replicator_apply.worker import STOPPED_RETRY
 
@@ -181,7 +180,9 @@ def run_unsubscribe(arguments: Arguments) -> int:
     return 0
 
 
-def _to_end(settings: ReplicatorSettings, connection: Connection, arguments: Arguments) -> Known:
+def _to_end(
+    settings: ReplicatorSettings, connection: Connection, arguments: Arguments
+) -> StoredSubscription:
     """Find the subscription that is to end, also one that rests."""
     name, source = arguments.dataset, arguments.source
     for each in settings.subscriptions:
@@ -208,7 +209,7 @@ def _to_end(settings: ReplicatorSettings, connection: Connection, arguments: Arg
     return found[0]
 
 
-def _say_what_it_does(known: Known, ended: Ended) -> None:
+def _say_what_it_does(known: StoredSubscription, ended: Ended) -> None:
     say(
         f"Ending the subscription to {known.name} of {known.place.source} deletes "
         f"{sum(ended.removed.values()):,} rows{_listed(ended.removed)}."
@@ -239,7 +240,7 @@ def _listed(counts: Counts) -> str:
     return f" ({names})" if names else ""
 
 
-def _confirmed(known: Known, foreseen: Ended) -> bool:
+def _confirmed(known: StoredSubscription, foreseen: Ended) -> bool:
     """Ask a person. Raises ConfigurationError: there is none."""
     if not sys.stdin.isatty():
         raise ConfigurationError(
@@ -250,7 +251,9 @@ def _confirmed(known: Known, foreseen: Ended) -> bool:
     return answer == known.name
 
 
-def _wait_for_end(connection: Connection, settings: ReplicatorSettings, known: Known) -> None:
+def _wait_for_end(
+    connection: Connection, settings: ReplicatorSettings, known: StoredSubscription
+) -> None:
     """Wait until the stream's worker has ended it; do it here if there is none.
 
     Raises:
@@ -335,7 +338,7 @@ def run_resume(arguments: Arguments) -> int:
             say(f"{subscribed.dataset} is not paused.")
             return 1
         if arguments.dry_run:
-            held, _ = holdings(connection, number)
+            held = sum(held_by(connection, number).values())
             say(
                 f"A backfill would look at {held:,} rows that are here, and bring what is new. "
                 "It was not begun."

@@ -28,6 +28,31 @@ def receipt_tables(connection: psycopg.Connection) -> list[str]:
     return [str(name) for (name,) in connection.execute(_TABLES)]
 
 
+def held_by(connection: psycopg.Connection, subscription: int) -> dict[str, int]:
+    """Count the rows that a subscription holds, by table of receipts, for those that have some."""
+    found = {}
+    for name in receipt_tables(connection):
+        statement = sql.SQL("SELECT count(*) FROM {} WHERE subscription_id = {}").format(
+            sql.Identifier("replicator", name), subscription
+        )
+        row = connection.execute(statement).fetchone()
+        if row and row[0]:
+            found[name] = int(row[0])
+    return found
+
+
+def held_by_each(connection: psycopg.Connection) -> dict[int, int]:
+    """Count the rows that are ours, by subscription."""
+    counts: dict[int, int] = {}
+    for name in receipt_tables(connection):
+        statement = sql.SQL("SELECT subscription_id, count(*) FROM {} GROUP BY 1").format(
+            sql.Identifier("replicator", name)
+        )
+        for subscription, rows in connection.execute(statement):
+            counts[subscription] = counts.get(subscription, 0) + rows
+    return counts
+
+
 def count(connection: psycopg.Connection, plan: DatasetPlan) -> tuple[Count, ...]:
     """Count the receipts of each model, for every subscription to a dataset; none: no counts.
 
@@ -37,29 +62,15 @@ def count(connection: psycopg.Connection, plan: DatasetPlan) -> tuple[Count, ...
     """
     with driver_errors("counting receipts"):
         found = connection.execute(_SUBSCRIPTIONS, (plan.name,)).fetchall()
-        return tuple(
-            Count(
-                _title(source, arguments, wanted=wanted, paused=paused),
-                _held(connection, plan, number),
-            )
-            for number, source, arguments, wanted, paused in found
-        )
+        counts = []
+        for number, source, arguments, wanted, paused in found:
+            held = held_by(connection, number)
+            rows = {r.label: held.get(receipts_name(r.table), 0) for r in plan.releases}
+            counts.append(Count(_title(source, arguments, wanted=wanted, paused=paused), rows))
+        return tuple(counts)
 
 
 def _title(source: str, arguments: str, *, wanted: bool, paused: bool) -> str:
     which = f" ({arguments})" if arguments else ""
     how = ", paused" if paused else "" if wanted else ", not declared any more"
     return f"held from {source}{which}{how}"
-
-
-def _held(connection: psycopg.Connection, plan: DatasetPlan, subscription: int) -> dict[str, int]:
-    rows = {}
-    for release in plan.releases:
-        receipts = sql.Identifier("replicator", receipts_name(release.table))
-        there = connection.execute("SELECT to_regclass(%s)", (receipts.as_string(),)).fetchone()
-        rows[release.label] = 0
-        if there and there[0] is not None:
-            statement = sql.SQL("SELECT count(*) FROM {} WHERE subscription_id = {}")
-            row = connection.execute(statement.format(receipts, subscription)).fetchone()
-            rows[release.label] = int(row[0]) if row else 0
-    return rows

@@ -190,9 +190,26 @@ def note_report(cursor: Cursor, place: Place, mark: Mark) -> None:
 
 @dataclass(frozen=True, slots=True)
 class StoredSubscription:
-    """A row of `replicator_subscription` that the settings name, or that the command made."""
+    """A row of `replicator_subscription`, wanted or not.
+
+    Attributes:
+        id: of its row.
+        place: the stream.
+        dataset: its name, without arguments.
+        arguments: as in `polls:3,4`; "" if there are none.
+        fingerprint: of the rules that its rows here were written by.
+        generation: of its newest backfill; receipts below it are suspect.
+        on_clash: refuse or adopt local rows under its keys.
+        gate: why the source refuses it, "" if it does not.
+        declared: the settings name it.
+        by_command: `replicator subscribe` made it.
+        paused: its rows stand as they are.
+        leaving: "remove" or "keep" while it is being ended, else "".
+        doubted: receipts below this generation may not fit their rows.
+    """
 
     id: int
+    place: Place
     dataset: str
     arguments: str
     fingerprint: str
@@ -200,7 +217,9 @@ class StoredSubscription:
     on_clash: str
     gate: str
     declared: bool
+    by_command: bool
     paused: bool
+    leaving: str
     doubted: int
 
     @property
@@ -208,13 +227,17 @@ class StoredSubscription:
         """The dataset with its arguments."""
         return full_name(self.dataset, self.arguments)
 
+    @property
+    def wanted(self) -> bool:
+        """Whether settings or command want it, paused or not."""
+        return (self.declared or self.by_command) and not self.leaving
+
 
 GATE_FOR = 300.0
 """Seconds after which a subscription that the source refused is asked for again."""
 _SUBSCRIPTIONS = _compose(
-    "SELECT id, dataset, arguments, fingerprint, generation, on_clash, gate, declared, paused, "
-    "doubted FROM {subscription} {at} AND ((declared OR by_command) AND leaving = '' "
-    "OR id = %(also)s) ORDER BY id"
+    "SELECT id, source, stream, dataset, arguments, fingerprint, generation, on_clash, gate, "
+    "declared, by_command, paused, leaving, doubted FROM {subscription} ORDER BY id"
 )
 _UNDECLARE = _compose(
     "UPDATE {subscription} SET declared = false {at} AND declared AND id <> ALL(%(kept)s) "
@@ -230,6 +253,14 @@ _SUBSCRIBE = _compose(
 )
 
 
+def known_subscriptions(cursor: Cursor | psycopg.Connection[Any]) -> list[StoredSubscription]:
+    """Read all subscriptions that are stored, oldest first."""
+    return [
+        StoredSubscription(number, Place(source, stream), *rest)
+        for number, source, stream, *rest in cursor.execute(_SUBSCRIPTIONS)
+    ]
+
+
 def wanted_subscriptions(
     cursor: Cursor, place: Place, also: int | None = None
 ) -> list[StoredSubscription]:
@@ -240,8 +271,8 @@ def wanted_subscriptions(
         place: the stream.
         also: one that nobody wants yet.
     """
-    rows = cursor.execute(_SUBSCRIPTIONS, {**place.parameters, "also": also})
-    return [StoredSubscription(*row) for row in rows]
+    known = known_subscriptions(cursor)
+    return [each for each in known if each.place == place and (each.wanted or each.id == also)]
 
 
 def stored_subscriptions(cursor: Cursor, place: Place) -> list[StoredSubscription]:

@@ -27,10 +27,10 @@ from replicator.settings import ReplicatorSettings
 from replicator.status import DueCalls, Held, Problem, Run, TargetStream
 from replicator_apply.calls import TRIES
 from replicator_apply.lock import is_locked
+from replicator_apply.receipts import held_by_each
 from replicator_apply.state import Place, copied
 
 _SCHEMA = "public"
-_RECEIPTS = "replicator"
 _STALE = 120.0
 """Seconds without a batch or beat, or without an answer to a backfill, that are too many."""
 
@@ -225,7 +225,7 @@ def _held(
     connection: psycopg.Connection, settings: ReplicatorSettings
 ) -> dict[tuple[str, str], tuple[Held, ...]]:
     declared = {(s.source, s.stream, s.name, s.arguments) for s in settings.subscriptions}
-    rows = _receipts(connection)
+    rows = held_by_each(connection)
     runs = {row["subscription_id"]: _run(row) for row in _read(connection, _RUNS)}
     chosen = {row["subscription_id"]: row["age"] for row in _read(connection, _CHOSEN)}
     found: dict[tuple[str, str], tuple[Held, ...]] = {}
@@ -272,19 +272,6 @@ def _run(row: Mapping[str, Any]) -> Run:
         age=row["age"],
         refused=row["note"],
     )
-
-
-def _receipts(connection: psycopg.Connection) -> dict[int, int]:
-    """Count the rows that are ours, by subscription."""
-    tables = connection.execute(_RECEIPT_TABLES, (_RECEIPTS,)).fetchall()
-    counts: dict[int, int] = {}
-    for (table,) in tables:
-        statement = sql.SQL("SELECT subscription_id, count(*) FROM {} GROUP BY 1").format(
-            sql.Identifier(_RECEIPTS, table)
-        )
-        for subscription, count in connection.execute(statement):
-            counts[subscription] = counts.get(subscription, 0) + count
-    return counts
 
 
 def _read(connection: psycopg.Connection, statement: sql.Composed) -> Rows:
@@ -337,8 +324,4 @@ _CHOSEN = sql.SQL(
 ).format(
     run=sql.Identifier(_SCHEMA, BackfillRun._meta.db_table),
     chosen=sql.Identifier(_SCHEMA, ChosenRow._meta.db_table),
-)
-_RECEIPT_TABLES = (
-    "SELECT table_name::text FROM information_schema.columns"
-    " WHERE table_schema = %s AND column_name = 'subscription_id' ORDER BY 1"
 )

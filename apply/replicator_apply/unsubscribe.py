@@ -21,17 +21,17 @@ from replicator.plan import TableName
 from replicator.postgres import is_passing
 from replicator.settings import ReplicatorSettings
 from replicator_apply.catalog import read_shapes
-from replicator_apply.life import known_subscriptions
 from replicator_apply.make_plan import Apart, make_plan
 from replicator_apply.plan import KEPT, LEFT, TargetPlan, receipts_name
 from replicator_apply.prepare import ensure_receipts
-from replicator_apply.receipts import receipt_tables
+from replicator_apply.receipts import held_by, receipt_tables
 from replicator_apply.rules import Rules
 from replicator_apply.stage import Staged, StagingTables
 from replicator_apply.state import (
     Place,
     fence,
     forget_other_tables,
+    known_subscriptions,
     state_table,
     wanted_subscriptions,
 )
@@ -177,7 +177,7 @@ def _evaluated(
     commit: bool = False,
 ) -> Iterator["_Work"]:
     """Follow the rules on all that the subscription holds alone, in a transaction."""
-    receipts = _receipts_of(connection, ending.subscription)
+    receipts = held_by(connection, ending.subscription)
     plan = _plan(connection, settings, place, ending, receipts)
     alone = _alone(connection, ending, receipts) if ending.keep_rows else []
     staging = StagingTables(connection, place)
@@ -197,19 +197,6 @@ def _evaluated(
         rules = Rules(cursor, plan, batch, becomes_local=local)
         rules.look()
         yield _Work(cursor, place, ending, receipts, alone, plan, batch, rules)
-
-
-def _receipts_of(connection: Connection, subscription: int) -> dict[str, int]:
-    """Count the receipts of a subscription, by table of receipts."""
-    found = {}
-    for name in receipt_tables(connection):
-        statement = sql.SQL("SELECT count(*) FROM {} WHERE subscription_id = {}").format(
-            sql.Identifier("replicator", name), subscription
-        )
-        row = connection.execute(statement).fetchone()
-        if row and row[0]:
-            found[name] = int(row[0])
-    return found
 
 
 def _plan(

@@ -4,8 +4,8 @@ import psycopg
 import pytest
 
 from replicator.datasets import find_dataset
-from replicator_apply.life import ask_to_end, known_subscriptions, subscribe
-from replicator_apply.state import Place
+from replicator_apply.life import ask_to_end, subscribe
+from replicator_apply.state import Place, known_subscriptions
 from tests.fault.conftest import Make
 from tests.support.faulty import Kind
 from tests.support.two_environments import SOURCE, TwoEnvironments

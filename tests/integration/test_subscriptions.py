@@ -14,16 +14,8 @@ from replicator.settings import ReplicatorSettings, requests_topic
 from replicator.stop import Stop
 from replicator_apply import command
 from replicator_apply.connection import connect_target
-from replicator_apply.life import (
-    ask_to_end,
-    holdings,
-    known_subscriptions,
-    leaving,
-    pause,
-    resume,
-    subscribe,
-)
-from replicator_apply.state import Place
+from replicator_apply.life import ask_to_end, holdings, leaving, pause, resume, subscribe
+from replicator_apply.state import Place, known_subscriptions
 from replicator_apply.unsubscribe import Ended, Ending, end_all, foresee
 from tests.conftest import SampleFactory
 from tests.integration.conftest import StartTarget

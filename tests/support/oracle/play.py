@@ -12,17 +12,9 @@ from django.db import DatabaseError, connections, transaction
 from replicator.compiler import find_model
 from replicator.plan import Release
 from replicator_apply.backfill import next_selecting
-from replicator_apply.life import (
-    Known,
-    ask_to_end,
-    known_subscriptions,
-    leaving,
-    pause,
-    resume,
-    subscribe,
-)
+from replicator_apply.life import ask_to_end, leaving, pause, resume, subscribe
 from replicator_apply.runs import begin_verification
-from replicator_apply.state import schedule_run, start_run
+from replicator_apply.state import StoredSubscription, known_subscriptions, schedule_run, start_run
 from tests.support.oracle.fixpoint import Meaning, Row
 from tests.support.oracle.history import History, Step
 from tests.support.oracle.invent import may_be_local, written
@@ -194,7 +186,7 @@ class Player:
 
     # Subscriptions that come and go --------------------------------------------------------------
 
-    def _known(self, dataset: str) -> Known | None:
+    def _known(self, dataset: str) -> StoredSubscription | None:
         found = known_subscriptions(self._system.at_target)
         return next((each for each in found if each.dataset == dataset), None)
 
@@ -282,7 +274,7 @@ class Player:
             begin_verification(self._system.at_target, known.id)
             self._counts["verified"] += 1
 
-    def _applied(self) -> list[Known]:
+    def _applied(self) -> list[StoredSubscription]:
         """List the subscriptions to whose rows events are applied."""
         found = known_subscriptions(self._system.at_target)
         return [known for known in found if known.wanted and not known.paused]
