@@ -108,16 +108,26 @@ class UniqueSql(WriteSql, CandidateSql):
     def _partial_conflict(self, index: PartialUnique) -> Sql:
         """As `_conflict`, for an index that is partial or on expressions."""
         # Each side is computed over that row alone: the expressions name columns without a table.
-        side = "(SELECT ROW({values}) FROM (SELECT {alias}.*) one WHERE {condition})"
+        side = "(SELECT ROW({values}) FROM (SELECT {row}) one WHERE {condition})"
         names = {
             "values": sql.SQL(", ").join(map(_trusted, index.values)),
             "condition": _trusted(index.condition),
         }
-        mine, theirs = (
-            sql.SQL(side).format(alias=sql.Identifier(alias), **names) for alias in "ts"
-        )
+        rows: tuple[Sql, Sql] = sql.SQL("t.*"), self._as_written(index)
+        mine, theirs = (sql.SQL(side).format(row=row, **names) for row in rows)
         return sql.SQL("({} = {}) AND NOT ({}) AND s._verdict = 'w'").format(
             mine, theirs, self.same_key("t", "s")
+        )
+
+    def _as_written(self, index: PartialUnique) -> Sql:
+        """Select a staged row with all columns that an index looks at: it will not be marked."""
+        mark = self.table.mark
+        if mark is None or mark.column not in index.columns:
+            return sql.SQL("s.*")
+        return sql.SQL("s.*, {}::{} AS {}").format(
+            sql.SQL("false" if mark.flag else "NULL"),
+            sql.SQL(self.table.shape.columns[mark.column].type),
+            column(mark.column),
         )
 
     @cached_property
@@ -131,13 +141,22 @@ class UniqueSql(WriteSql, CandidateSql):
                 Conflict(f"the unique column(s) {', '.join(each)}", self._conflict(each))
                 for each in plain
             ),
-            *(
-                Conflict(
-                    f"the unique index on {', '.join(each.values)}", self._partial_conflict(each)
-                )
-                for each in partial
-            ),
+            *map(self._of_index, partial),
         ]
+
+    @cached_property
+    def standing(self) -> list[Conflict]:
+        """As `conflicts`, when rows that left are marked: of indexes on the mark, too."""
+        if (mark := self.table.mark) is None:
+            return self.conflicts
+        known = {*self.table.columns, mark.column}
+        partial = self.table.shape.partial
+        marked = [each for each in partial if mark.column in each.columns <= known]
+        return [*self.conflicts, *map(self._of_index, marked)]
+
+    def _of_index(self, index: PartialUnique) -> Conflict:
+        what = f"the unique index on {', '.join(index.values)}"
+        return Conflict(what, self._partial_conflict(index))
 
     @cached_property
     def check_unique(self) -> str | None:
@@ -227,10 +246,7 @@ class UniqueSql(WriteSql, CandidateSql):
         }
 
     def count_local_values(self, conflict: Sql) -> str:
-        """Count rows that stand on a unique value: local, kept or paused ones, and paused ones.
-
-        No other is left there by now.
-        """
+        """Count rows that stand on a unique value: local, kept or paused ones, and paused ones."""
         return self.compose(
             "SELECT count(*), count(*) FILTER (WHERE {frozen}) FROM {standing_}",
             frozen=self.any_receipt("t", self.table.frozen),
@@ -250,9 +266,10 @@ class UniqueSql(WriteSql, CandidateSql):
     def _standing(self, conflict: Sql) -> Sql:
         return self.part(
             "{stage} s JOIN {table} t ON {conflict} WHERE NOT EXISTS "
-            "(SELECT FROM {stage} o WHERE {ot} AND o._verdict IN ('w', 'l'))",
+            "(SELECT FROM {stage} o WHERE {ot} AND o._verdict IN ('w', 'l')) AND NOT {held}",
             conflict=conflict,
             ot=self.same_key("o", "t"),
+            held=self.any_receipt("t", [m.subscription for m in self.table.holders]),
         )
 
 

@@ -177,7 +177,7 @@ def _free_unique_values(cursor: Cursor, staged: Staged) -> bool:
     """Take rows off the unique values that others of the batch need; True if any is parked."""
     table, parked = staged.table, 0
     stays = any(key.minds for key in table.shape.incoming)
-    for conflict in staged.sql.conflicts:
+    for conflict in staged.sql.standing:
         _refuse_local_values(cursor, staged, conflict)
     for columns in _unique(staged):
         cursor.execute(staged.sql.delete_early(columns))

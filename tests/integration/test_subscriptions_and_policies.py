@@ -70,6 +70,25 @@ def plan_of(target: Target) -> TargetPlan:
 # Policies ----------------------------------------------------------------------------------------
 
 
+MARKED = (
+    "ALTER TABLE auth_user DROP CONSTRAINT auth_user_username_key; "
+    "CREATE UNIQUE INDEX ON auth_user (username) WHERE last_login IS NULL"
+)
+
+
+def test_a_paused_row_on_a_value_that_is_unique_among_rows_without_a_mark(
+    start: StartTarget,
+) -> None:
+    target, published = start("soft-users", "first-users", prepare=MARKED)
+    target.reach(published.transaction(change("c", "auth_user", 20, username="a")))
+    frozen(target, published, "soft-users")
+    gone = change("d", "auth_user", 20)
+    published.transaction(gone, change("c", "auth_user", 5, username="a"))
+    target.until_stopped("of the paused subscription(s) soft-users, still hold values")
+    resume(target.connection, number_of(target, "soft-users"))
+    target.until(lambda: not target.stopped, "it goes on")
+
+
 def test_an_ended_subscription_leaves_rows_as_its_rules_say(start: StartTarget) -> None:
     target, published = start("kept-trees", "some-tags")
     target.reach(published.transaction(*TREE))
