@@ -13,7 +13,7 @@ import pytest
 from replicator.envelope import Record
 from replicator.errors import LostLog, Refused
 from replicator.positions import parse_lsn
-from replicator.requests import PlanItem
+from replicator.requests import KeysRequest, PlanItem
 from replicator_capture import beat, facts, fetch, keeper, prepare, publication, run
 from replicator_capture.daemon import Capture
 from replicator_capture.startup import LogTail
@@ -28,6 +28,7 @@ from tests.support.capture_run import (
     capture_settings,
     capture_task,
     capturing,
+    plan_of,
 )
 from tests.support.kafka import KafkaBroker
 from tests.support.postgres import PostgresServer
@@ -472,6 +473,29 @@ def test_refusals(task: Task, source: str, log_url: str) -> None:
             asker.keys(["polls"], {"public.polls_question": ["x'); DROP TABLE polls_vote; --"]})
         )
         assert reason(asker.keys(["polls"], question)) == ""
+
+
+def test_what_was_refused_is_answered_once_the_cause_is_mended(
+    task: Task, source: str, log_url: str
+) -> None:
+    tape = Tape.of(log_url)
+    plan = plan_of(["polls"])
+    keys = {"public.polls_vote": ((1,),)}
+    request = KeysRequest(target=TARGET, id="again", plan=plan, keys=keys)
+    with capturing(task), psycopg.connect(source, autocommit=True) as connection:
+        asker = Asker(log_url)
+        connection.execute("ALTER TABLE polls_vote RENAME TO polls_elsewhere")
+        asker.send(request)
+        (refusal,) = tape.answer("again")
+        assert refusal.answer is not None
+        assert "refused to read" in (refusal.answer.refused or "")
+        connection.execute("ALTER TABLE polls_elsewhere RENAME TO polls_vote")
+        asker.send(request)
+        answered = tape.wait_for(
+            lambda r: r.answer is not None and r.at.to is not None and r.answer.refused is None, 10
+        )
+        assert answered.answer is not None
+        assert answered.answer.request == "again"
 
 
 def test_a_page_that_takes_too_long_is_refused(
