@@ -20,11 +20,11 @@ from tests.support.oracle.history import History, Step
 from tests.support.oracle.invent import may_be_local, written
 from tests.support.oracle.judge import Broken, Judge
 from tests.support.oracle.states import (
+    SourceReader,
     SourceState,
     TargetReader,
     TargetState,
     read_rows,
-    source_state,
 )
 from tests.support.oracle.system import (
     WITNESS,
@@ -33,6 +33,7 @@ from tests.support.oracle.system import (
     is_local,
     key_text,
     knobs,
+    resting,
     session,
     unhurried_fetches,
 )
@@ -81,6 +82,7 @@ class Player:
         self._number = 0
         self._opened: psycopg.Connection[Any] | None = None
         self._opened_operations = 0
+        self._source: SourceReader | None = None
         self._watcher: Watcher | None = None
         self._local = {name: {} for name in system.releases}  # type: ignore[var-annotated]
         self._left: dict[Row, str] = {}
@@ -106,6 +108,7 @@ class Player:
         if self._history.begins is not None:
             system.prepare_receipts()
         system.start("capture")
+        self._source = SourceReader(session(system.source), system.releases, self._meaning)
         self._transaction([])
         system.start("apply")
         self._await_receipts()
@@ -130,6 +133,8 @@ class Player:
             self._watcher._reader.connection.close()
         if self._opened is not None:
             self._opened.close()
+        if self._source is not None:
+            self._source.close()
         connections["source"].close()
 
     # Steps ---------------------------------------------------------------------------------------
@@ -380,9 +385,8 @@ class Player:
     def _committed(self) -> None:
         self._number += 1
         self._counts["transactions"] += 1
-        system = self._system
-        state = source_state(system.at_source, system.releases, self._meaning)
-        self._states[self._number] = state
+        assert self._source is not None
+        self._states[self._number] = self._source.read()
 
     # The target ----------------------------------------------------------------------------------
 
@@ -422,11 +426,15 @@ class Player:
 
     def _until(self, condition: Callable[[], bool], state: Callable[[], str]) -> None:
         until = time.monotonic() + QUIET_WITHIN
-        while not condition():
-            self._system.check()
-            if time.monotonic() > until:
-                raise Broken(state())
-            time.sleep(0.02)
+        resting.set()
+        try:
+            while not condition():
+                self._system.check()
+                if time.monotonic() > until:
+                    raise Broken(state())
+                time.sleep(0.02)
+        finally:
+            resting.clear()
 
     # Local rows ----------------------------------------------------------------------------------
 

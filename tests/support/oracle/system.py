@@ -3,7 +3,7 @@
 import contextlib
 import importlib
 import inspect
-import time
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -43,6 +43,8 @@ APART = "\x1f"
 READING = 0.0
 """Seconds between the snapshot of a fetch and the place of its answer: what is committed then is
 not seen, and comes before."""
+resting = threading.Event()
+"""Set while nothing is committed on the source: then nothing can come in between."""
 
 _RELEASED = {
     "auth.User": {"only": ["id", "username", "email"]},
@@ -110,7 +112,7 @@ def unhurried_fetches() -> Iterator[None]:
 
     def slowly(reader: _RowReader, request: Any) -> Answer:
         answer = read(reader, request)
-        time.sleep(READING)
+        resting.wait(READING)
         return answer
 
     _RowReader.read = slowly  # type: ignore[method-assign]
