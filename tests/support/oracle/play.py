@@ -30,17 +30,21 @@ from tests.support.oracle.system import (
     WITNESS,
     System,
     declared,
+    enough,
     is_local,
     key_text,
     knobs,
     resting,
+    schedules_that_end,
     session,
     unhurried_fetches,
 )
 from tests.support.oracle.tables import LOCAL, LOCAL_UUID, TableSpec
 from tests.support.oracle.watch import Watcher
 
-QUIET_WITHIN = 40.0
+QUIET_WITHIN = 100.0
+SCHEDULES_WITHIN = 10.0
+"""Seconds of a wait: all of it, and the part in which the schedule begins runs."""
 _MARK = (
     "INSERT INTO {} (id, number) VALUES (1, {}) ON CONFLICT (id) DO UPDATE "
     "SET number = EXCLUDED.number"
@@ -58,6 +62,7 @@ def play(history: History, source: str, target: str, log: str) -> dict[str, int]
         declared(history, tables) as plans,
         knobs(history.knobs),
         unhurried_fetches(),
+        schedules_that_end(),
         System(source, target, log, plans) as system,
         System(source, target, log, plans, _begins(history)) as system,
     ):
@@ -193,7 +198,7 @@ class Player:
 
     def _known(self, dataset: str) -> StoredSubscription | None:
         found = known_subscriptions(self._system.at_target)
-        return next((each for each in found if each.dataset == dataset), None)
+        return next((each for each in found if each.name == dataset), None)
 
     def _do_subscribe(self, dataset: str) -> None:
         known = self._known(dataset)
@@ -321,7 +326,7 @@ class Player:
     def _choose_anew(self) -> None:
         """Begin a run as the schedule does, for each subscription of which rows are chosen."""
         for known in self._applied():
-            rule = next_selecting(self._system.plans[known.dataset].paged)
+            rule = next_selecting(self._system.plans[known.name].paged)
             if rule is not None:
                 self._until(
                     partial(self._begin_choosing, known.id, rule), lambda: "no scheduled run begins"
@@ -425,16 +430,20 @@ class Player:
         return seen[0]
 
     def _until(self, condition: Callable[[], bool], state: Callable[[], str]) -> None:
-        until = time.monotonic() + QUIET_WITHIN
+        began = time.monotonic()
         resting.set()
         try:
             while not condition():
                 self._system.check()
-                if time.monotonic() > until:
+                waited = time.monotonic() - began
+                if waited > QUIET_WITHIN:
                     raise Broken(state())
+                if waited > SCHEDULES_WITHIN:
+                    enough.set()
                 time.sleep(0.02)
         finally:
             resting.clear()
+            enough.clear()
 
     # Local rows ----------------------------------------------------------------------------------
 
@@ -463,7 +472,7 @@ class Player:
 
     def _takeable(self, number: int) -> set[Row]:
         """Give what subscriptions may have held since a transaction, whatever dangles."""
-        meaning = self._meaning.of(frozenset(known.dataset for known in self._applied()))
+        meaning = self._meaning.of(frozenset(known.name for known in self._applied()))
         found = set[Row]()
         for state in (self._states[n] for n in range(number, self._number + 1)):
             facts = state.facts.with_all_eligible()

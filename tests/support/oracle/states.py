@@ -13,13 +13,12 @@ from replicator import Children, Referenced
 from replicator import Rows as DeclaredRows
 from replicator.compiler import find_model
 from replicator.declare import Rule as DeclaredRule
-from replicator.declare import declared_datasets, rules_in_full
 from replicator.plan import ChildrenRule, DatasetPlan, Edge, Release, RowsRule, Rule
 from replicator.relations import on_leave
 from replicator_apply.plan import KEPT, LEFT
 from tests.support.oracle.fixpoint import Facts, Meaning, Member, Row
 from tests.support.oracle.selecting import selected
-from tests.support.oracle.system import key_text, row_text
+from tests.support.oracle.system import FULL_NAME, declared_rules, key_text, row_text
 
 Rows = dict[str, dict[str, str]]
 """By table and key, both as text."""
@@ -88,7 +87,7 @@ class SourceReader:
         self._rules = [
             (name, number, rule, told)
             for name, plan in meaning.plans.items()
-            for number, (rule, told) in enumerate(zip(plan.rules, _told(name, plan), strict=True))
+            for number, (rule, told) in enumerate(zip(plan.rules, _told(plan), strict=True))
         ]
         parts = [self._passing(*each) for each in self._rules if not _chooses(each[3])]
         self._passes = " UNION ALL ".join(filter(None, parts))
@@ -162,9 +161,9 @@ def _end(edge: Edge) -> str:
     )
 
 
-def _told(name: str, plan: DatasetPlan) -> list[DeclaredRule | None]:
+def _told(plan: DatasetPlan) -> list[DeclaredRule | None]:
     """Give the declared rule of each compiled one; rules of a kind keep their order."""
-    declared = rules_in_full(declared_datasets()[name].rules)
+    declared = declared_rules(plan)
     rows: list[DeclaredRule] = [r for r in declared if isinstance(r, DeclaredRows)]
     anything = {r.label: r for r in declared if isinstance(r, Children) and r.of == "target"}
     children = [r for r in declared if isinstance(r, Children) and r.label not in anything]
@@ -305,7 +304,7 @@ class TargetReader:
             "SELECT rule, 'chosen', row_key, subscription_id::text "
             "FROM public.replicator_chosenrow",
             "SELECT table_name, 'wanted', row_key, '' FROM public.replicator_wantedrow",
-            "SELECT dataset, 'subscription', id::text, "
+            f"SELECT {FULL_NAME}, 'subscription', id::text, "
             "concat_ws(' ', generation, paused, leaving <> '') "
             "FROM public.replicator_subscription",
         ]
