@@ -14,6 +14,7 @@ from typing import NoReturn, Protocol
 
 import django
 import pytest
+from xdist.remote import Producer
 
 os.environ["DJANGO_SETTINGS_MODULE"] = "tests.support.sample.settings"
 django.setup()
@@ -25,11 +26,19 @@ from tests.support.postgres import PostgresServer, available_versions  # noqa: E
 from tests.support.processes import Process  # noqa: E402
 from tests.support.proxy import TcpProxy  # noqa: E402
 from tests.support.sample.databases import SampleTemplates  # noqa: E402
+from tests.support.spread import Progress, Spread  # noqa: E402
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Let SIGTERM end the session as Ctrl-C does, so that no server outlives it."""
     signal.signal(signal.SIGTERM, _interrupt_once)
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Progress(config))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Spread | None:
+    """Let the tests that stand alone go to any worker."""
+    return Spread(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def _interrupt_once(number: int, frame: FrameType | None) -> NoReturn:

@@ -4,10 +4,10 @@ Sorts the records: rows of held tables are parsed whole, all others only for the
 stream. Marks and epochs are noticed on the way.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from replicator.envelope import EpochStart, Mark
+from replicator.envelope import Answer, EpochStart, Mark
 from replicator.errors import Hole
 from replicator.log import Chunk
 from replicator.positions import EpochId, Offset, RunId
@@ -58,6 +58,7 @@ class Consumer:
     _run: RunId | None = None
     _transactions: list[Transaction] = field(default_factory=list)
     _rows: int = 0
+    _answers: list[Answer] = field(default_factory=list)
 
     @property
     def epoch(self) -> EpochId:
@@ -68,6 +69,11 @@ class Consumer:
     def rows(self) -> int:
         """Row events that wait to be taken."""
         return self._rows
+
+    @property
+    def answers(self) -> Sequence[Answer]:
+        """Answers that wait to be taken, to whomever."""
+        return self._answers
 
     @property
     def pending(self) -> bool:
@@ -118,12 +124,15 @@ class Consumer:
             self._run = run
         self._transactions.append(done)
         self._rows += done.size
+        if done.answer is not None:
+            self._answers.append(done.answer)
 
     def take(self) -> Batch:
         """Give the transactions collected as one batch."""
         last = self._transactions[-1]
         batch = Batch(self._transactions, self.stored, last.next, last.resume)
-        self._transactions, self._rows, self.stored = [], 0, batch.following
+        self._transactions, self._rows, self._answers = [], 0, []
+        self.stored = batch.following
         return batch
 
     def close(self) -> None:

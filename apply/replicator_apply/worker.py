@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 
+from replicator.envelope import Answer
 from replicator.errors import BadRecord, DatabaseUnavailable, Hole, Stopped
 from replicator.http import Health
 from replicator.log import Log, LogReader, open_log
@@ -70,6 +71,10 @@ REPORT = 5.0
 """Seconds between reports to the source."""
 QUIET_ADVANCE = 1.0
 """Seconds after which a position is stored though no row of ours came."""
+STANDBY = 1.0
+_FIRST_STANDBY = 0.05
+"""Seconds between tries to become active, in the end and at first, doubled each time: the session
+of a worker that has just stopped holds the lock for a moment."""
 STOPPED_RETRY = 5.0
 """Seconds after which a stream that stands is tried again: what stopped it may be mended."""
 DEADLOCK_TRIES = 5
@@ -135,11 +140,11 @@ class Worker:
 
     def _become_active(self, connection: psycopg.Connection[Any]) -> bool:
         """Wait until no other worker holds the stream; False if told to stop meanwhile."""
-        waiting = False
+        waiting, pause = False, _FIRST_STANDBY
         while not self._stop.is_set():
             if try_lock(connection, self._place):
                 return True
-            if not waiting:
+            if not waiting and pause > _FIRST_STANDBY:
                 waiting = True
                 self._health.ready(False, "standby: another worker applies this stream")
                 logger.info(
@@ -149,7 +154,8 @@ class Worker:
                     extra={"event": "standby"},
                 )
             self._health.turned()
-            self._stop.wait(1.0)
+            self._stop.wait(pause)
+            pause = min(pause * 2, STANDBY)
         return False
 
     def _stand(self, connection: psycopg.Connection[Any], error: Stopped | BadRecord) -> None:
@@ -317,7 +323,9 @@ class Worker:
                 return False
         quiet = time.monotonic() - self._quiet_since < QUIET_ADVANCE
         hole = self._consumer.hole
-        if self._consumer.pending and (self._consumer.rows or not quiet or hole):
+        # The answer that ends a rule's pages has no rows, and the next rule waits for it.
+        due = self._consumer.rows or any(map(self._is_ours, self._consumer.answers))
+        if self._consumer.pending and (due or not quiet or hole):
             hand_over()
         if hole is not None and hole is not self._hole:
             self._tell(connection, hole)
@@ -376,10 +384,11 @@ class Worker:
         return self._applier.apply(batch, finish)
 
     def _answers_us(self, transaction: Transaction) -> bool:
-        answer = transaction.answer
+        return transaction.answer is not None and self._is_ours(transaction.answer)
+
+    def _is_ours(self, answer: Answer) -> bool:
         return (
-            answer is not None
-            and answer.target == self._settings.environment
+            answer.target == self._settings.environment
             and answer.plan == self._applier.plan.fingerprint
         )
 

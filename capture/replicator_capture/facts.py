@@ -29,6 +29,9 @@ from replicator_capture.worker import Halted, Worker, unless_stopped
 logger = logging.getLogger(__name__)
 
 STANDBY_EVERY = 1.0
+_FIRST_STANDBY = 0.05
+"""Seconds between looks at whether another capture runs, in the end and at first, doubled each
+time: one that has just stopped holds its slot for a moment."""
 _LOOK = 0.5
 _SLOW = 5.0
 _EPOCH_TIMEOUT = 60.0
@@ -180,7 +183,7 @@ def begin(site: Site, *, new_epoch: bool, reason: str) -> Start | None:
         DatabaseUnavailable, LogUnavailable: try again.
         Halted: told to stop while it waited for the log.
     """
-    waiting = False
+    waiting, pause = False, _FIRST_STANDBY
     while True:
         if _lock(site, "pg_try_advisory_lock"):
             # Looking at the log each time would open connections each time.
@@ -194,8 +197,10 @@ def begin(site: Site, *, new_epoch: bool, reason: str) -> Start | None:
             logger.info("Another capture runs; waiting to take over.", extra={"event": "standby"})
             waiting = True
         site.turned()
-        if site.stop.wait(STANDBY_EVERY):
+        pause = min(pause, STANDBY_EVERY)
+        if site.stop.wait(pause):
             return None
+        pause *= 2
 
 
 def _read_tail(site: Site) -> startup.LogTail:

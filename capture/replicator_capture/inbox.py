@@ -27,7 +27,8 @@ REQUESTS_PER_SECOND = 50.0
 BURST = 200.0
 _FORGET_AFTER = 20.0
 _REMEMBERED = 1_000
-_POLL = 0.5
+_POLL = 0.1
+"""Seconds that a thread waits for requests, which the end of capture may have to wait for."""
 _PAUSE = 2.0
 
 

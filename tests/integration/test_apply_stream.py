@@ -129,6 +129,22 @@ def test_a_second_worker_stands_by_and_takes_over(start: StartTarget) -> None:
     assert names(target) == ["n1", "n2"]
 
 
+def test_a_lock_that_the_session_before_still_holds_is_waited_for_shortly(
+    start: StartTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "STANDBY", 60.0)
+    tries: list[None] = []
+
+    def try_lock(*arguments: Any) -> bool:
+        tries.append(None)
+        return len(tries) > 2 and original(*arguments)
+
+    original = worker.try_lock
+    monkeypatch.setattr(worker, "try_lock", try_lock)
+    target, published = start("pages")
+    target.reach(published.transaction(tag(1)))
+
+
 # Holes and epochs
 
 
@@ -523,6 +539,20 @@ def test_a_page_of_an_old_plan_does_not_turn_the_run(start: StartTarget) -> None
     assert target.rows("SELECT rule, rows_done FROM replicator_backfillrun") == [(0, 0)]
     assert names(target) == []
     assert fingerprint(request.plan) != "0" * 16
+
+
+def test_a_page_without_rows_is_not_kept_waiting(
+    start: StartTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "QUIET_ADVANCE", 60.0)
+    target, published = start("some-tags", ready=False)
+    target.begin()
+    request = target.request(PageRequest)
+    for environment, plan in (("dev", request.plan), ("stage", ())):
+        answer = Answer(environment, request.id, fingerprint(plan))
+        published.transaction(Change("m", ""), answer=answer)
+    target.backfilled(published, (), ())
+    assert target.rows("SELECT rows_done FROM replicator_backfillrun") == [(0,)]
 
 
 def test_pages_go_on_after_a_restart_in_the_middle(start_any: StartTarget) -> None:

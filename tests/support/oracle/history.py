@@ -37,8 +37,9 @@ class History:
 
     Attributes:
         seed: from which it was drawn; for the title only.
-        datasets: by name, the rules: label, condition in Python (None: every row), and for other
-            rules than `Rows` the name of its class, with all of its other arguments.
+        datasets: by name, with its argument if it has one (`some:1`), the rules: label, condition
+            in Python (None: every row), and for other rules than `Rows` the name of its class, with
+            all of its other arguments.
         knobs: constants of the product that are set to other values, `module.NAME`.
         source: statements that prepare the source before it starts.
         target: statements that prepare the target, local rows among them.

@@ -521,6 +521,8 @@ _KNOBS: dict[str, Sequence[int | float]] = {
 }
 
 
+_WITH_ARGUMENTS = 0.15
+"""Of histories, those whose datasets are one function, with an argument each."""
 _READING = "tests.support.oracle.system.READING"
 
 
@@ -559,6 +561,8 @@ def invent(seed: int) -> History:
     selecting = Random(f"selectors {seed}")
     if selecting.random() < SHARE:
         history.datasets = with_selectors(history.datasets, selecting)
+    if Random(f"arguments {seed}").random() < _WITH_ARGUMENTS:
+        history.datasets = {f"some:{n}": rules for n, rules in enumerate(history.datasets.values())}
     specs = written(history.labels)
     history.source = [
         f"ALTER TABLE {spec.name} REPLICA IDENTITY FULL" for spec in specs if chance.random() < 0.1
@@ -586,7 +590,8 @@ def invent_life(seed: int) -> History:
     history = invent(seed)
     chance = Random(f"life {seed}")
     if len(history.datasets) == 1:
-        history.datasets["d1"] = _another(history, chance)
+        name = "d1" if "d0" in history.datasets else "some:1"
+        history.datasets[name] = _another(history, chance)
     history.begins = [name for name in history.datasets if chance.random() < 0.4]
     specs = written(history.labels)
     history.steps = _steps(history, specs, chance)

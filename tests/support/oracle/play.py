@@ -20,26 +20,31 @@ from tests.support.oracle.history import History, Step
 from tests.support.oracle.invent import may_be_local, written
 from tests.support.oracle.judge import Broken, Judge
 from tests.support.oracle.states import (
+    SourceReader,
     SourceState,
     TargetReader,
     TargetState,
     read_rows,
-    source_state,
 )
 from tests.support.oracle.system import (
     WITNESS,
     System,
     declared,
+    enough,
     is_local,
     key_text,
     knobs,
+    resting,
+    schedules_that_end,
     session,
     unhurried_fetches,
 )
 from tests.support.oracle.tables import LOCAL, LOCAL_UUID, TableSpec
 from tests.support.oracle.watch import Watcher
 
-QUIET_WITHIN = 40.0
+QUIET_WITHIN = 100.0
+SCHEDULES_WITHIN = 10.0
+"""Seconds of a wait: all of it, and the part in which the schedule begins runs."""
 _MARK = (
     "INSERT INTO {} (id, number) VALUES (1, {}) ON CONFLICT (id) DO UPDATE "
     "SET number = EXCLUDED.number"
@@ -57,6 +62,7 @@ def play(history: History, source: str, target: str, log: str) -> dict[str, int]
         declared(history, tables) as plans,
         knobs(history.knobs),
         unhurried_fetches(),
+        schedules_that_end(),
         System(source, target, log, plans) as system,
         System(source, target, log, plans, _begins(history)) as system,
     ):
@@ -81,6 +87,7 @@ class Player:
         self._number = 0
         self._opened: psycopg.Connection[Any] | None = None
         self._opened_operations = 0
+        self._source: SourceReader | None = None
         self._watcher: Watcher | None = None
         self._local = {name: {} for name in system.releases}  # type: ignore[var-annotated]
         self._left: dict[Row, str] = {}
@@ -106,6 +113,7 @@ class Player:
         if self._history.begins is not None:
             system.prepare_receipts()
         system.start("capture")
+        self._source = SourceReader(session(system.source), system.releases, self._meaning)
         self._transaction([])
         system.start("apply")
         self._await_receipts()
@@ -130,6 +138,8 @@ class Player:
             self._watcher._reader.connection.close()
         if self._opened is not None:
             self._opened.close()
+        if self._source is not None:
+            self._source.close()
         connections["source"].close()
 
     # Steps ---------------------------------------------------------------------------------------
@@ -188,7 +198,7 @@ class Player:
 
     def _known(self, dataset: str) -> StoredSubscription | None:
         found = known_subscriptions(self._system.at_target)
-        return next((each for each in found if each.dataset == dataset), None)
+        return next((each for each in found if each.name == dataset), None)
 
     def _do_subscribe(self, dataset: str) -> None:
         known = self._known(dataset)
@@ -316,7 +326,7 @@ class Player:
     def _choose_anew(self) -> None:
         """Begin a run as the schedule does, for each subscription of which rows are chosen."""
         for known in self._applied():
-            rule = next_selecting(self._system.plans[known.dataset].paged)
+            rule = next_selecting(self._system.plans[known.name].paged)
             if rule is not None:
                 self._until(
                     partial(self._begin_choosing, known.id, rule), lambda: "no scheduled run begins"
@@ -380,9 +390,8 @@ class Player:
     def _committed(self) -> None:
         self._number += 1
         self._counts["transactions"] += 1
-        system = self._system
-        state = source_state(system.at_source, system.releases, self._meaning)
-        self._states[self._number] = state
+        assert self._source is not None
+        self._states[self._number] = self._source.read()
 
     # The target ----------------------------------------------------------------------------------
 
@@ -421,12 +430,20 @@ class Player:
         return seen[0]
 
     def _until(self, condition: Callable[[], bool], state: Callable[[], str]) -> None:
-        until = time.monotonic() + QUIET_WITHIN
-        while not condition():
-            self._system.check()
-            if time.monotonic() > until:
-                raise Broken(state())
-            time.sleep(0.02)
+        began = time.monotonic()
+        resting.set()
+        try:
+            while not condition():
+                self._system.check()
+                waited = time.monotonic() - began
+                if waited > QUIET_WITHIN:
+                    raise Broken(state())
+                if waited > SCHEDULES_WITHIN:
+                    enough.set()
+                time.sleep(0.02)
+        finally:
+            resting.clear()
+            enough.clear()
 
     # Local rows ----------------------------------------------------------------------------------
 
@@ -455,7 +472,7 @@ class Player:
 
     def _takeable(self, number: int) -> set[Row]:
         """Give what subscriptions may have held since a transaction, whatever dangles."""
-        meaning = self._meaning.of(frozenset(known.dataset for known in self._applied()))
+        meaning = self._meaning.of(frozenset(known.name for known in self._applied()))
         found = set[Row]()
         for state in (self._states[n] for n in range(number, self._number + 1)):
             facts = state.facts.with_all_eligible()

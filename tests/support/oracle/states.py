@@ -1,23 +1,24 @@
 """What stands on either side at one moment, as text: rows, memberships, receipts, wanted rows."""
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import psycopg
-from django.db.models import Model
+from django.core.exceptions import EmptyResultSet
+from django.db import connections
+from django.db.models import Model, Q
 
 from replicator import Children, Referenced
 from replicator import Rows as DeclaredRows
 from replicator.compiler import find_model
 from replicator.declare import Rule as DeclaredRule
-from replicator.declare import declared_datasets, rules_in_full
 from replicator.plan import ChildrenRule, DatasetPlan, Edge, Release, RowsRule, Rule
 from replicator.relations import on_leave
 from replicator_apply.plan import KEPT, LEFT
 from tests.support.oracle.fixpoint import Facts, Meaning, Member, Row
 from tests.support.oracle.selecting import selected
-from tests.support.oracle.system import key_text, row_text
+from tests.support.oracle.system import FULL_NAME, declared_rules, key_text, row_text
 
 Rows = dict[str, dict[str, str]]
 """By table and key, both as text."""
@@ -40,16 +41,6 @@ class SourceState:
     meaning: Meaning
 
 
-def source_state(
-    connection: psycopg.Connection[Any],
-    releases: Mapping[str, Release],
-    meaning: Meaning,
-) -> SourceState:
-    """Read the source; nobody writes to it meanwhile."""
-    facts = read_facts(connection, releases.values(), meaning)
-    return SourceState(read_rows(connection, releases.values(), meaning), {}, facts, meaning)
-
-
 def read_rows(
     connection: psycopg.Connection[Any], releases: Iterable[Release], meaning: Meaning
 ) -> Rows:
@@ -66,28 +57,96 @@ def read_rows(
     return found
 
 
-def read_facts(
-    connection: psycopg.Connection[Any], releases: Iterable[Release], meaning: Meaning
-) -> Facts:
-    """Read who points at whom, and ask the ORM which rows pass which rule's condition."""
-    facts = Facts()
-    for release in releases:
-        edges = [edge for edge in meaning.followed if edge.table == release.table]
-        ends = "".join(f", {_end(edge)}" for edge in edges)
-        statement = f'SELECT {key_text(release, "t")}{ends} FROM public."{release.table.name}" t'
-        for key, *values in connection.execute(statement):  # type: ignore[call-overload]
-            facts.points[release.table.name, key] = {
+class SourceReader:
+    """Reads the source; nobody writes to it meanwhile.
+
+    Which rows pass a rule's condition is told by the ORM's own statements. They are made once, and
+    all of them are sent as one.
+
+    Args:
+        connection: to it, of this reader alone.
+        releases: of all tables, by name.
+        meaning: the datasets.
+    """
+
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        releases: Mapping[str, Release],
+        meaning: Meaning,
+    ) -> None:
+        self._connection, self._releases, self._meaning = connection, releases, meaning
+        # The ORM names tables without a schema.
+        connection.execute("SET search_path = public")
+        tables = {release.table for release in releases.values()}
+        self._edges = {
+            table.name: [edge for edge in meaning.followed if edge.table == table]
+            for table in tables
+        }
+        self._points = " UNION ALL ".join(map(self._ends, releases.values()))
+        self._rules = [
+            (name, number, rule, told)
+            for name, plan in meaning.plans.items()
+            for number, (rule, told) in enumerate(zip(plan.rules, _told(plan), strict=True))
+        ]
+        parts = [self._passing(*each) for each in self._rules if not _chooses(each[3])]
+        self._passes = " UNION ALL ".join(filter(None, parts))
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._connection.close()
+
+    def read(self) -> SourceState:
+        """Read it whole."""
+        rows = read_rows(self._connection, self._releases.values(), self._meaning)
+        return SourceState(rows, {}, self._facts(), self._meaning)
+
+    def _facts(self) -> Facts:
+        facts = Facts(passes={(name, number): set() for name, number, *_ in self._rules})
+        for table, key, ends in self._connection.execute(self._points):  # type: ignore[call-overload]
+            facts.points[table, key] = {
                 edge: (edge.to.name, key_of([value]))
-                for edge, value in zip(edges, values, strict=True)
+                for edge, value in zip(self._edges[table], ends, strict=True)
                 if value is not None
             }
-    for name, plan in meaning.plans.items():
-        for number, (rule, told) in enumerate(zip(plan.rules, _told(name, plan), strict=True)):
-            facts.passes[name, number] = _passing(plan, rule, told)
-            if isinstance(rule, RowsRule) and rule.selection is not None:
-                assert isinstance(told, DeclaredRows)
-                facts.eligible[name, number] = _passing(plan, rule, replace(told, select=None))
-    return facts
+        for name, number, table, key in self._connection.execute(self._passes):  # type: ignore[call-overload]
+            facts.passes[name, number].add((table, key))
+        for name, number, rule, told in self._rules:
+            if _chooses(told):
+                model, table = find_model(rule.label), self._meaning.plans[name].table_of(rule).name
+                rows = list(model._base_manager.using("source").filter(told.where or Q()))
+                facts.passes[name, number] = _chosen(table, told, rows)
+                if isinstance(rule, RowsRule) and rule.selection is not None:
+                    every = replace(told, select=None)
+                    facts.eligible[name, number] = _chosen(table, every, rows)
+        return facts
+
+    def _ends(self, release: Release) -> str:
+        table = release.table.name
+        ends = ", ".join(map(_end, self._edges[table]))
+        return (
+            f"SELECT '{table}', {key_text(release, 't')}, ARRAY[{ends}]::text[] "
+            f'FROM public."{table}" t'
+        )
+
+    def _passing(self, name: str, number: int, rule: Rule, told: DeclaredRule | None) -> str:
+        """Give the statement for the rows that pass a rule's condition; "" if none ever does."""
+        model = find_model(rule.label)
+        rows = model._base_manager.using("source").order_by().values_list(*key_names(model))
+        if told is not None and told.where is not None:
+            rows = rows.filter(told.where)
+        try:
+            statement, values = rows.query.get_compiler("source").as_sql()
+        except EmptyResultSet:
+            return ""
+        columns = [f"k{n}" for n in range(len(key_names(model)))]
+        table = self._meaning.plans[name].table_of(rule).name
+        return (
+            f"SELECT '{name}', {number}, '{table}', "
+            f"jsonb_build_array({', '.join(f'{column}::text' for column in columns)})::text "
+            f"FROM ({connections['source'].ops.compose_sql(statement, values)}) "  # type: ignore[attr-defined]
+            f"AS passing ({', '.join(columns)})"
+        )
 
 
 def _end(edge: Edge) -> str:
@@ -102,9 +161,9 @@ def _end(edge: Edge) -> str:
     )
 
 
-def _told(name: str, plan: DatasetPlan) -> list[DeclaredRule | None]:
+def _told(plan: DatasetPlan) -> list[DeclaredRule | None]:
     """Give the declared rule of each compiled one; rules of a kind keep their order."""
-    declared = rules_in_full(declared_datasets()[name].rules)
+    declared = declared_rules(plan)
     rows: list[DeclaredRule] = [r for r in declared if isinstance(r, DeclaredRows)]
     anything = {r.label: r for r in declared if isinstance(r, Children) and r.of == "target"}
     children = [r for r in declared if isinstance(r, Children) and r.label not in anything]
@@ -119,17 +178,16 @@ def _told(name: str, plan: DatasetPlan) -> list[DeclaredRule | None]:
     ]
 
 
-def _passing(plan: DatasetPlan, rule: Rule, told: DeclaredRule | None) -> set[Row]:
-    model = find_model(rule.label)
-    rows = model._base_manager.using("source").all()
-    if told is not None and told.where is not None:
-        rows = rows.filter(told.where)
-    table = plan.table_of(rule).name
-    if isinstance(told, DeclaredRows) and (told.keys is not None or told.select is not None):
-        found = selected(told, list(rows))
-        names = key_names(model)
-        return {(table, key_of([getattr(row, name) for name in names])) for row in found}
-    return {(table, key_of(values)) for values in rows.values_list(*key_names(model))}
+def _chooses(told: DeclaredRule | None) -> TypeGuard[DeclaredRows]:
+    return isinstance(told, DeclaredRows) and (told.keys is not None or told.select is not None)
+
+
+def _chosen(table: str, told: DeclaredRows, rows: Sequence[Model]) -> set[Row]:
+    """Give those of some rows that have a rule's keys and are selected."""
+    return {
+        (table, key_of([getattr(row, name) for name in key_names(type(row))]))
+        for row in selected(told, rows)
+    }
 
 
 def key_names(model: type[Model]) -> list[str]:
@@ -246,7 +304,7 @@ class TargetReader:
             "SELECT rule, 'chosen', row_key, subscription_id::text "
             "FROM public.replicator_chosenrow",
             "SELECT table_name, 'wanted', row_key, '' FROM public.replicator_wantedrow",
-            "SELECT dataset, 'subscription', id::text, "
+            f"SELECT {FULL_NAME}, 'subscription', id::text, "
             "concat_ws(' ', generation, paused, leaving <> '') "
             "FROM public.replicator_subscription",
         ]
@@ -271,6 +329,11 @@ class TargetReader:
             f"r.subscription_id || ' ' || r.generation "
             f'FROM replicator."public.{name}" r',
         ]
+
+    def snapshot(self) -> str:
+        """Tell which transactions are seen; that costs little."""
+        found = self.connection.execute("SELECT pg_current_snapshot()::text").fetchall()
+        return str(found[0][0])
 
     def raw(self) -> list[tuple[str, str, str, str]]:
         """Read all lines."""

@@ -3,7 +3,7 @@
 import contextlib
 import importlib
 import inspect
-import time
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,15 +12,24 @@ import psycopg
 from django.db.models import Q
 
 from replicator import Children, Dataset, Referenced, Rows, latest, opt_in, sample
-from replicator.datasets import compile_dataset
-from replicator.declare import declared_datasets, no_declarations
+from replicator.datasets import find_dataset
+from replicator.declare import (
+    DatasetFunction,
+    dataset,
+    declared_datasets,
+    no_declarations,
+    rules_in_full,
+)
+from replicator.declare import Rule as DeclaredRule
 from replicator.envelope import Answer
-from replicator.plan import DatasetPlan, Release
+from replicator.plan import DatasetPlan, Release, split_name
 from replicator.postgres import connect, connection_parameters
 from replicator.settings import ReplicatorSettings
+from replicator.signature import rules_for
 from replicator_apply.catalog import read_shapes
 from replicator_apply.prepare import ensure_receipts
 from replicator_apply.state import Place
+from replicator_apply.worker import Worker
 from replicator_capture.daemon import Capture
 from replicator_capture.fetch import _RowReader
 from tests.support.apply_run import RunningApply
@@ -39,10 +48,17 @@ from tests.support.sample.environments import django_database
 Side = Literal["capture", "apply"]
 WITNESS = "witness"
 APART = "\x1f"
+FULL_NAME = "concat_ws(':', dataset, nullif(arguments, ''))"
+"""The name of a subscription's dataset with its arguments, in SQL."""
 
 READING = 0.0
 """Seconds between the snapshot of a fetch and the place of its answer: what is committed then is
 not seen, and comes before."""
+resting = threading.Event()
+"""Set while nothing is committed on the source: then nothing can come in between."""
+enough = threading.Event()
+"""Set while a wait for quiet takes long: on a busy machine, what is to be chosen anew every few
+seconds would be due again as soon as it is done."""
 
 _RELEASED = {
     "auth.User": {"only": ["id", "username", "email"]},
@@ -63,7 +79,7 @@ def condition(text: str | None) -> Q | None:
     return None if text is None else eval(text, {"Q": Q})
 
 
-def declared_rule(rule: Rule) -> Rows | Children | Referenced:
+def declared_rule(rule: Rule) -> DeclaredRule:
     """Make a rule of a history's datasets."""
     label, where, kind, options = (*rule, "Rows", {})[:4]
     kinds: dict[str, Any] = {"Rows": Rows, "Children": Children, "Referenced": Referenced}
@@ -72,7 +88,7 @@ def declared_rule(rule: Rule) -> Rows | Children | Referenced:
             **options,
             "select": eval(options["select"], {"latest": latest, "sample": sample}),
         }
-    made: Rows | Children | Referenced = kinds[kind](label, where=condition(where), **options)
+    made: DeclaredRule = kinds[kind](label, where=condition(where), **options)
     return made
 
 
@@ -84,10 +100,36 @@ def declared(history: History, written: list[str]) -> Iterator[dict[str, Dataset
             opt_in(label, **_RELEASED.get(label, {}))
         opt_in("witness.Second")
         Dataset(WITNESS, Rows("witness.First"), Rows("witness.Second"))
-        for name, rules in history.datasets.items():
-            Dataset(name, *map(declared_rule, rules))
+        for name, by_argument in _by_argument(history.datasets).items():
+            if "" in by_argument:
+                Dataset(name, *map(declared_rule, by_argument[""]))
+            else:
+                _declare_function(name, by_argument)
         names = [WITNESS, *history.datasets]
-        yield {name: compile_dataset(declared_datasets()[name]) for name in names}
+        yield {name: find_dataset(*split_name(name)) for name in names}
+
+
+def _by_argument(datasets: Mapping[str, list[Rule]]) -> dict[str, dict[str, list[Rule]]]:
+    """Give the rules of datasets by their names and arguments; "" where there are none."""
+    found: dict[str, dict[str, list[Rule]]] = {}
+    for name, rules in datasets.items():
+        short, argument = split_name(name)
+        found.setdefault(short, {})[argument] = rules
+    return found
+
+
+def _declare_function(name: str, by_argument: Mapping[str, list[Rule]]) -> None:
+    @dataset(name)
+    def function(number: int) -> list[DeclaredRule]:
+        return [declared_rule(rule) for rule in by_argument[str(number)]]
+
+
+def declared_rules(plan: DatasetPlan) -> tuple[DeclaredRule, ...]:
+    """Give the rules that were declared for a dataset and its arguments."""
+    found = declared_datasets()[plan.name]
+    if isinstance(found, DatasetFunction):
+        return rules_for(found, plan.arguments)
+    return rules_in_full(found.rules)
 
 
 @contextlib.contextmanager
@@ -110,7 +152,7 @@ def unhurried_fetches() -> Iterator[None]:
 
     def slowly(reader: _RowReader, request: Any) -> Answer:
         answer = read(reader, request)
-        time.sleep(READING)
+        resting.wait(READING)
         return answer
 
     _RowReader.read = slowly  # type: ignore[method-assign]
@@ -118,6 +160,22 @@ def unhurried_fetches() -> Iterator[None]:
         yield
     finally:
         _RowReader.read = read  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def schedules_that_end() -> Iterator[None]:
+    """Have no rows chosen anew by the schedule once it is `enough`."""
+    schedule = Worker._schedule
+
+    def at_times(worker: Worker, cursor: psycopg.Cursor[Any]) -> None:
+        if not enough.is_set():
+            schedule(worker, cursor)
+
+    Worker._schedule = at_times  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Worker._schedule = schedule  # type: ignore[method-assign]
 
 
 def _set_defaults(module: Any, name: str, value: float, stack: contextlib.ExitStack) -> None:
@@ -241,7 +299,9 @@ class System:
 
     def subscriptions(self) -> dict[int, str]:
         """Give the name of each subscription's dataset."""
-        found = self.at_target.execute("SELECT id, dataset FROM public.replicator_subscription")
+        found = self.at_target.execute(
+            f"SELECT id, {FULL_NAME} FROM public.replicator_subscription"  # type: ignore[arg-type]
+        )
         return {int(number): str(name) for number, name in found}
 
 

@@ -28,9 +28,14 @@ class Watcher:
 
     def _run(self) -> None:
         last: list[tuple[str, str, str, str]] = []
+        before = ""
         try:
             while not self._stop.wait(PAUSE):
-                lines = self._reader.raw()
+                # As long as it is the same, nobody has committed anything, in any database.
+                snapshot = self._reader.snapshot()
+                if snapshot == before:
+                    continue
+                lines, before = self._reader.raw(), snapshot
                 if lines != last:
                     self._lines.append(lines)
                     last = lines
