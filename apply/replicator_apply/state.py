@@ -512,9 +512,12 @@ def with_page(run: Run, rule: int, after_key: str, rows: int) -> Run:
 _TO_ASK = _compose(
     "UPDATE {wanted} SET asked_at = now() WHERE id IN (SELECT id FROM (SELECT id, "
     "sum(octet_length(row_key)) OVER (ORDER BY id) - octet_length(row_key) AS before "
-    "FROM (SELECT id, row_key FROM {wanted} "
-    "{at} AND (asked_at IS NULL OR asked_at < now() - make_interval(secs => %(patience)s)) "
-    "ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED) due) chosen "
+    "FROM (SELECT id, row_key FROM {wanted} WHERE id = ANY(ARRAY("
+    # In the order of their ids, until there are enough. Else the planner takes the stream's rows
+    # for few, and sorts all of them each time.
+    "SELECT id FROM (SELECT * FROM {wanted} ORDER BY id OFFSET 0) w {at} "
+    "AND (asked_at IS NULL OR asked_at < now() - make_interval(secs => %(patience)s)) "
+    "LIMIT %(limit)s)) FOR UPDATE SKIP LOCKED) due) chosen "
     "WHERE before < %(size)s) RETURNING table_name, row_key"
 )
 _WANTED_REFUSED = _compose(
