@@ -19,7 +19,7 @@ from replicator.plan import TableName, full_name
 from replicator.postgres import is_passing
 from replicator_apply.plan import Table
 from replicator_apply.rules import Rules
-from replicator_apply.stage import Staged
+from replicator_apply.stage import MANY, Staged
 from replicator_apply.unique_sql import Conflict
 
 Cursor = psycopg.Cursor[Any]
@@ -161,7 +161,23 @@ def _upsert(cursor: Cursor, staged: Staged, written: Written, *, parked: bool) -
             written.add(name, "u", cursor.execute(statement).rowcount)
     if parked:
         written.add(name, "u", _put_back(cursor, staged))
-    written.add(name, "c", cursor.execute(staged.sql.insert).rowcount)
+    with _by_index(cursor, staged):
+        written.add(name, "c", cursor.execute(staged.sql.insert).rowcount)
+
+
+@contextmanager
+def _by_index(cursor: Cursor, staged: Staged) -> Iterator[None]:
+    """Have a table's rows looked up by its index while many are written.
+
+    It grows meanwhile. Where it was empty the planner reads it from end to end for each row, and
+    so ever more of what the statement itself has written.
+    """
+    if staged.size < MANY:
+        yield
+        return
+    cursor.execute("SET LOCAL enable_seqscan = off")
+    yield
+    cursor.execute("SET LOCAL enable_seqscan = on")
 
 
 def _put_back(cursor: Cursor, staged: Staged) -> int:
