@@ -619,16 +619,17 @@ def unsettled_tables(
     return frozenset(found)
 
 
-def tables_with_kept_rows(cursor: Cursor, plan: TargetPlan) -> set[TableName]:
-    """List the tables with rows that left and stay for local ones."""
-    if not plan.tables:
+def tables_with_kept_rows(
+    cursor: Cursor, plan: TargetPlan, among: Collection[TableName] | None = None
+) -> set[TableName]:
+    """List the tables with rows that left and stay for local ones; among some, None: among all."""
+    tables = [t for name, t in plan.tables.items() if among is None or name in among]
+    if not tables:
         return set()
     one = "SELECT {} WHERE EXISTS (SELECT FROM {} WHERE subscription_id = {})"
-    parts = [
-        sql.SQL(one).format(table.number, table.receipts, KEPT) for table in plan.tables.values()
-    ]
+    parts = [sql.SQL(one).format(table.number, table.receipts, KEPT) for table in tables]
     numbers = {row[0] for row in cursor.execute(sql.SQL(" UNION ALL ").join(parts))}
-    return {name for name, table in plan.tables.items() if table.number in numbers}
+    return {table.name for table in tables if table.number in numbers}
 
 
 _STOPPED = _compose("SELECT stopped_reason, stopped_remedy, stopped_error FROM {position} {at}")

@@ -17,6 +17,7 @@ from replicator.errors import BadRecord, DatabaseUnavailable, Hole, Stopped
 from replicator.http import Health
 from replicator.log import Log, LogReader, open_log
 from replicator.metrics import counter, gauge, histogram
+from replicator.plan import TableName
 from replicator.positions import Position
 from replicator.postgres import driver_errors, is_passing
 from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
@@ -361,7 +362,7 @@ class Worker:
                 (t.answer.request, t.size) for t in mine if t.answer and not t.answer.refused
             )
             self._due = 0.0
-            self._outdated = self._housekeeping(connection)
+            self._outdated = self._housekeeping(connection, written.looked)
 
     def _ungate(self, cursor: psycopg.Cursor[Any], *, every: bool) -> None:
         ungate(cursor, self._place, every=every)
@@ -424,8 +425,15 @@ class Worker:
 
     # What is not the stream ----------------------------------------------------------------------
 
-    def _housekeeping(self, connection: psycopg.Connection[Any]) -> bool:
-        """Ask and report what is due; True if subscriptions or runs changed: begin again."""
+    def _housekeeping(
+        self, connection: psycopg.Connection[Any], looked: Collection[TableName] | None = None
+    ) -> bool:
+        """Ask and report what is due; True if subscriptions or runs changed: begin again.
+
+        Args:
+            connection: of the target.
+            looked: the tables in which a batch may have kept rows just now; None: look at all.
+        """
         now = time.monotonic()
         if now < self._due:
             return False
@@ -437,8 +445,7 @@ class Worker:
                 self._asker.forget(cursor)
             wanted = count_wanted(cursor, self._place, plan)
             # Before all else: the next batch of the same poll is written by it.
-            kept = tables_with_kept_rows(cursor, plan)
-            self._applier.kept = bool(kept)
+            kept = self._look_for_kept(cursor, looked)
             records = wanted_records(cursor, self._place, plan, wanted)
             self._applier.wanted = records
             many = {name: n for name, n in wanted.items() if name not in set(map(str, records))}
@@ -459,6 +466,18 @@ class Worker:
         counter(metrics.REQUESTS).labels(*self._place).inc(asked)
         self._show_wanted({name: n for name, n in wanted.items() if n <= FEW}, wanted)
         return False
+
+    def _look_for_kept(
+        self, cursor: psycopg.Cursor[Any], looked: Collection[TableName] | None
+    ) -> frozenset[TableName]:
+        """See which tables have kept rows; after a batch, only of those it has looked at."""
+        applier = self._applier
+        if applier.kept is None:
+            looked = None
+        found = frozenset(tables_with_kept_rows(cursor, applier.plan, looked))
+        others = frozenset() if looked is None else frozenset(applier.kept or ()) - set(looked)
+        applier.kept = kept = found | others
+        return kept
 
     def _show_wanted(self, wanted: Mapping[str, int], more: Collection[str] = ()) -> None:
         """Show the number of wanted rows of each table, but for those of which there are more."""

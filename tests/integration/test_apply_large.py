@@ -178,3 +178,17 @@ def test_rows_that_enter_an_empty_table_are_looked_up_by_its_index(start: StartT
     target.until(lambda: target.rows(seen.format(count)) != [], "statistics")
     [(scans,)] = target.rows(seen.format(count))
     assert scans < 20
+
+
+def test_small_batches_leave_nothing_staged_and_little_behind(start: StartTarget) -> None:
+    target, published = start("some-tags")
+    for turn in range(60):
+        names = [f"{'ab'[turn % 2]}{turn}-{pk}" for pk in range(40)]
+        rows = [change("u", "pages_tag", 100 + pk, name=name) for pk, name in enumerate(names)]
+        target.reach(published.transaction(*rows))
+    assert target.rows("SELECT count(*) FROM pages_tag") == [(0,)]
+    [(size,)] = target.rows(
+        "SELECT sum(pg_relation_size(oid)) FROM pg_class WHERE relpersistence = 't' "
+        "AND relkind = 'r' AND relname ~ '^replicator_(stage|candidate)'"
+    )
+    assert size < 20 * 8192
