@@ -81,7 +81,7 @@ class Rehearsal(Worker):
                 transaction.close()
         if mine:
             self._asker.answered(
-                (t.answer.request, t.size) for t in mine if t.answer and not t.answer.refused
+                ((t.answer.request, t.size) for t in mine if t.answer and not t.answer.refused), 0.0
             )
             self._due = 0.0
             self._outdated = self._housekeeping(connection)

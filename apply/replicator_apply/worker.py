@@ -69,6 +69,8 @@ HOUSEKEEPING = 0.5
 """Seconds between looks at what a command or a person may have changed."""
 REPORT = 5.0
 """Seconds between reports to the source."""
+REPORT_SHARE = 50
+"""Times that a report's own time must pass until the next one, if that is longer."""
 QUIET_ADVANCE = 1.0
 """Seconds after which a position is stored though no row of ours came."""
 STOPPED_RETRY = 5.0
@@ -355,11 +357,13 @@ class Worker:
             self._counted = ""
             self._health.ready(True, "")
             gauge(metrics.STOPPED).labels(*self._place).set(0)
-        self._count(batch, written, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        self._count(batch, written, seconds)
         if mine or written.judged:
             # What is refused is asked for again when it is due, not at once.
             self._asker.answered(
-                (t.answer.request, t.size) for t in mine if t.answer and not t.answer.refused
+                ((t.answer.request, t.size) for t in mine if t.answer and not t.answer.refused),
+                seconds / max(1, sum(t.size for t in batch.transactions)),
             )
             self._due = 0.0
             self._outdated = self._housekeeping(connection, written.looked)
@@ -458,14 +462,22 @@ class Worker:
             asked = self._asker.ask(cursor, plan)
             asked += self._ask_checks(cursor, {s.id: s.gate for s in stored})
             if now >= self._report_due:
-                self._report_due = now + REPORT
-                environment = self._settings.environment
-                self._asker.report(make_report(cursor, self._place, environment, dry=self._dry))
-                self._show_wanted(wanted_by_table(cursor, self._place))
+                self._report(cursor)
                 self._measure_calls(cursor)
         counter(metrics.REQUESTS).labels(*self._place).inc(asked)
         self._show_wanted({name: n for name, n in wanted.items() if n <= FEW}, wanted)
         return False
+
+    def _report(self, cursor: psycopg.Cursor[Any]) -> None:
+        """Tell the source how this target is, and count what is wanted."""
+        began = time.monotonic()
+        wanted, environment = wanted_by_table(cursor, self._place), self._settings.environment
+        number = sum(wanted.values())
+        self._asker.report(make_report(cursor, self._place, environment, number, dry=self._dry))
+        self._show_wanted(wanted)
+        # Very many take long to count, and the stream waits.
+        took = time.monotonic() - began
+        self._report_due = began + max(REPORT, REPORT_SHARE * took)
 
     def _look_for_kept(
         self, cursor: psycopg.Cursor[Any], looked: Collection[TableName] | None
