@@ -39,6 +39,10 @@ KEYS_BYTES = 500_000
 """Bytes of wanted keys of one request, so that brokers take it as they are by default."""
 ANSWER_ROWS = 10_000
 """Rows of an answer at which the number of keys aims: each may bring a tree of any size."""
+ANSWER_SECONDS = 0.5
+"""Seconds in which an answer should be applied: what is committed behind it waits that long."""
+FEWEST_KEYS = 500
+"""Keys to which a slow target's requests shrink: fewer would make them very many."""
 UNDER_WAY = 2
 """Requests for wanted keys that are not answered yet. More wait: the stream flows in between."""
 OVERDUE = 5.0
@@ -96,17 +100,18 @@ class Asker:
         """Tell the source how this target is. Raises LogUnavailable."""
         self._send(encode(report))
 
-    def answered(self, answers: Iterable[tuple[str, int]]) -> None:
+    def answered(self, answers: Iterable[tuple[str, int]], seconds_per_row: float) -> None:
         """Note answers, so that what is left of the same run is asked for at once.
 
         Args:
             answers: name and rows of each.
+            seconds_per_row: how long it took to apply them.
         """
         for name, rows in answers:
             self._sent.pop(_series(name), None)
             _, keys = self._under_way.pop(name, (0.0, 0))
             if keys and rows:
-                aim = ANSWER_ROWS * keys // rows
+                aim = keys_for(keys, rows, rows * seconds_per_row)
                 self._keys = max(1, min(aim, self._keys * 2))
 
     def forget(self, cursor: Cursor) -> None:
@@ -160,6 +165,18 @@ class Asker:
             self._writer.append([(encode_key("", [self._environment]), value)], None)
         except LostLog as error:
             raise LogUnavailable("The log does not take requests.", remedy=error.remedy) from error
+
+
+def keys_for(keys: int, rows: int, seconds: float) -> int:
+    """Say how many wanted keys make an answer of a good size.
+
+    Args:
+        keys: of a request.
+        rows: of its answer.
+        seconds: that it took to apply them.
+    """
+    by_time = max(FEWEST_KEYS, int(ANSWER_SECONDS * keys / seconds)) if seconds else MAX_KEYS
+    return min(ANSWER_ROWS * keys // rows, by_time)
 
 
 def _series(name: str) -> str:

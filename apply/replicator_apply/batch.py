@@ -5,7 +5,7 @@ rounds, so that memory stays bounded; it is evaluated and written once. Blocks o
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -90,7 +90,8 @@ class Applier:
         plan: what the target holds.
         unsettled: tables with wanted, suspect or kept rows: their changes need verdicts.
         wanted: rows of other tables that are wanted; of them, only what changes these does.
-        kept: whether any row is kept for local ones: it is tried again with every mark.
+        kept: tables with rows that are kept for local ones, which are tried again with every mark;
+            None: it is not known.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class Applier:
         self.plan = plan
         self.unsettled: Collection[TableName] = frozenset()
         self.wanted: Mapping[TableName, frozenset[bytes]] = {}
-        self.kept = False
+        self.kept: Collection[TableName] | None = None
 
     def apply(self, batch: Batch, finish: Finish) -> Written:
         """Write a batch.
@@ -140,12 +141,15 @@ class Applier:
                     raise
         return self._write_by_rules(batch, only, finish)
 
-    def trial(
-        self, cursor: Cursor, answer: Transaction, choice: Choice | None
-    ) -> AbstractContextManager[Trial]:
+    @contextmanager
+    def trial(self, cursor: Cursor, answer: Transaction, choice: Choice | None) -> Iterator[Trial]:
         """Evaluate an answer as if it were applied; see `trial.trial`."""
         rounds = self._rounds(self._events_of(answer), [answer])
-        return trial(cursor, self.plan, self._staging, rounds, choice)
+        with (
+            _planned_anew(self._connection),
+            trial(cursor, self.plan, self._staging, rounds, choice) as batch,
+        ):
+            yield batch
 
     def _rounds(
         self, events: Iterator[Parsed], transactions: Sequence[Transaction]
@@ -235,7 +239,7 @@ class Applier:
                 if only is None:
                     if left:
                         raise Unexpected
-                    cursor.execute(self._empty_stages)
+                    self._truncate_stages_of(cursor, changes)
                 elif left:
                     self._empty_stages_of(cursor, changes)
                     written.merge(self._judge(cursor, self._staged(left), [left]))
@@ -261,6 +265,9 @@ class Applier:
         direct = self.plan.parents_first(self._direct_parts(changes))
         sieve = Sieve(cursor, self._statements, parts, self.wanted)
         batch = {name: (self._writers[name], parts[name]) for name in direct}
+        for writer, part in batch.values():
+            if part.changed or part.gone:
+                self._staging.use(writer.table, part.size)
         written, left = write_directly(cursor, batch, sieve, self._sequences)
         left |= {name: part for name, part in parts.items() if name not in batch}
         return written, {self.plan.tables[name].prefix: part for name, part in left.items()}
@@ -269,11 +276,11 @@ class Applier:
     def _statements(self) -> dict[TableName, TableSql]:
         return {name: self._staging.statements(t) for name, t in self.plan.tables.items()}
 
-    @property
-    def _empty_stages(self) -> str:
-        """Empty the staging tables between rounds."""
-        stages = [table.stage for table in self.plan.tables.values()]
-        return sql.SQL("TRUNCATE {}").format(sql.SQL(", ").join(stages)).as_string()
+    def _truncate_stages_of(self, cursor: Cursor, changes: Round) -> None:
+        """Empty the staging tables of a large round, for the next one."""
+        if changes:
+            stages = [self.plan.by_prefix[prefix].stage for prefix in changes]
+            cursor.execute(sql.SQL("TRUNCATE {}").format(sql.SQL(", ").join(stages)))
 
     def _empty_stages_of(self, cursor: Cursor, changes: Round) -> None:
         """Take what is written off the staging tables, for the rest to follow."""
@@ -307,7 +314,11 @@ class Applier:
         if choosing:
             # A page without a row tells something, too.
             names |= self.plan.selecting
-        return {t.name: Staged(t, self._staging.prepare(t)) for t in self._tied(names)}
+        keeping = self.plan.tables if self.kept is None else self.kept
+        return {
+            t.name: Staged(t, self._staging.prepare(t), keeps=t.name in keeping)
+            for t in self._tied(names)
+        }
 
     def _judge(
         self,
@@ -334,6 +345,7 @@ class Applier:
         for one in staged.values():
             if one.filled:
                 self._sequences.follow_stage(cursor, one.table)
+                self._staging.use(one.table, one.size)
         return written
 
     # The target transaction ----------------------------------------------------------------------
@@ -341,9 +353,31 @@ class Applier:
     @contextmanager
     def _transaction(self, batch: Batch, finish: Finish) -> Iterator[Cursor]:
         """Begin with the fence, end with the position."""
-        with self._connection.transaction(), self._connection.cursor() as cursor:
-            if fence(cursor, self._place) != batch.stored:
-                raise Overtaken
-            yield cursor
-            finish(cursor)
-            advance(cursor, self._place, batch.next, batch.offset, batch.committed_ms)
+        try:
+            with self._connection.transaction(), self._connection.cursor() as cursor:
+                if fence(cursor, self._place) != batch.stored:
+                    raise Overtaken
+                with _planned_anew(self._connection):
+                    yield cursor
+                finish(cursor)
+                self.empty_stages(cursor)
+                advance(cursor, self._place, batch.next, batch.offset, batch.committed_ms)
+        finally:
+            self._staging.forget()
+
+    def empty_stages(self, cursor: Cursor) -> None:
+        """Leave nothing staged at the end of a transaction."""
+        self._staging.empty(cursor)
+
+
+@contextmanager
+def _planned_anew(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """Have statements planned for the tables as they are.
+
+    A plan that was prepared while a table was small would be kept until the table is analysed.
+    """
+    threshold, connection.prepare_threshold = connection.prepare_threshold, None
+    try:
+        yield
+    finally:
+        connection.prepare_threshold = threshold

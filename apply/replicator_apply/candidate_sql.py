@@ -110,7 +110,7 @@ class CandidateSql(TableText):
             for name in PER_SUBSCRIPTION
         ]
         return self.compose(
-            "CREATE TEMP TABLE {name_} ON COMMIT DELETE ROWS AS SELECT {looked} FROM {table} "
+            "CREATE TEMP TABLE {name_} AS SELECT {looked} FROM {table} "
             "WITH NO DATA; ALTER TABLE {candidates} ADD PRIMARY KEY ({key}), {adds}, "
             "ADD COLUMN _set smallint NOT NULL DEFAULT 0, "
             "ADD COLUMN _verdict \"char\" NOT NULL DEFAULT 'o'",

@@ -6,6 +6,7 @@ neither takes the answers that the other asked for. Blocks as `worker.Worker` do
 """
 
 import time
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -14,6 +15,7 @@ import psycopg
 from replicator.errors import BadRecord, Stopped
 from replicator.http import Health
 from replicator.log import Log
+from replicator.plan import TableName
 from replicator.settings import ReplicatorSettings
 from replicator.stop import Stop
 from replicator_apply.assemble import Transaction
@@ -73,17 +75,22 @@ class Rehearsal(Worker):
             with connection.transaction(), connection.cursor() as cursor:
                 for transaction in mine:
                     self._compare(cursor, transaction)
+                self._applier.empty_stages(cursor)
         finally:
             for transaction in batch.transactions:
                 transaction.close()
         if mine:
             self._asker.answered(
-                (t.answer.request, t.size) for t in mine if t.answer and not t.answer.refused
+                ((t.answer.request, t.size) for t in mine if t.answer and not t.answer.refused), 0.0
             )
             self._due = 0.0
             self._outdated = self._housekeeping(connection)
 
-    def _housekeeping(self, connection: psycopg.Connection[Any]) -> bool:
+    def _housekeeping(
+        self,
+        connection: psycopg.Connection[Any],
+        looked: Collection[TableName] | None = None,  # noqa: ARG002 (the worker's)
+    ) -> bool:
         """Ask for what is compared, and nothing else."""
         now = time.monotonic()
         if now >= self._due:

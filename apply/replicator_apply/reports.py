@@ -17,9 +17,10 @@ _POSITION = (
     "SELECT epoch, next_lsn, extract(epoch FROM now() - committed_at)::float, stopped_reason, "
     "stopped_remedy FROM {} WHERE source = %(source)s AND stream = %(stream)s"
 )
-_WANTED = (
-    "SELECT count(*), extract(epoch FROM now() - min(created_at))::float FROM {} "
-    "WHERE source = %(source)s AND stream = %(stream)s"
+_OLDEST_WANTED = (
+    # In the order of their ids, and so of their time; only until the first one is found.
+    "SELECT extract(epoch FROM now() - created_at)::float FROM (SELECT * FROM {} ORDER BY id "
+    "OFFSET 0) w WHERE source = %(source)s AND stream = %(stream)s LIMIT 1"
 )
 
 
@@ -34,22 +35,24 @@ BEATS_WITHIN = 15.0
 """Seconds within which a source that runs is heard of: its beats come every ten."""
 
 
-def make_report(cursor: Cursor, place: Place, environment: str, *, dry: bool) -> Report:
+def make_report(
+    cursor: Cursor, place: Place, environment: str, wanted: int, *, dry: bool
+) -> Report:
     """Describe how the stream stands here.
 
     Args:
         cursor: on the target.
         place: the stream.
         environment: this one.
+        wanted: how many rows are wanted.
         dry: the log has been read to its end, and every row of it is applied.
     """
     position = cursor.execute(
         sql.SQL(_POSITION).format(state_table(StreamPosition)), place.parameters
     ).fetchone()
-    wanted = cursor.execute(
-        sql.SQL(_WANTED).format(state_table(WantedRow)), place.parameters
+    oldest = cursor.execute(
+        sql.SQL(_OLDEST_WANTED).format(state_table(WantedRow)), place.parameters
     ).fetchone()
-    count, oldest = wanted or (0, None)
     now_ms = int(time.time() * 1000)
     if position is None:
         return Report(target=environment, at_ms=now_ms)
@@ -61,8 +64,8 @@ def make_report(cursor: Cursor, place: Place, environment: str, *, dry: bool) ->
         epoch=epoch,
         next=next_lsn,
         lag_s=lag_of(lag, dry=dry and not reason),
-        oldest_wanted_s=oldest,
-        counts={"wanted": count},
+        oldest_wanted_s=oldest[0] if oldest else None,
+        counts={"wanted": wanted},
         errors=(*(errors if reason else ()), *_refused(cursor, place)),
     )
 

@@ -99,7 +99,8 @@ class Rules:
 
     def _take(self, staged: Staged) -> None:
         """Complete partial rows as far as can be, and make candidates of all."""
-        staged.filled = self._run(staged.sql.stage_kept) > 0 or staged.filled
+        if staged.keeps:
+            staged.filled = self._run(staged.sql.stage_kept) > 0 or staged.filled
         if not staged.filled:
             return
         for number in range(1, len(staged.sets)):

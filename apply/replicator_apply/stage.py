@@ -24,6 +24,9 @@ Cursor = psycopg.Cursor[Any]
 WHOLE = 0
 MANY = 1_000
 """Staged rows from which on the planner is told of them: it takes the table for a small one."""
+WORN = 300
+"""Rows deleted from the temporary tables of a table after which these are made anew: their dead
+versions are read each time, and no vacuum comes to them."""
 KEY_ONLY = -1
 """Set of staged rows of which only the key is there."""
 
@@ -38,6 +41,7 @@ class Staged:
         size: rows staged, those of all rounds.
         truncated: whether the table was emptied in the batch.
         filled: whether there may be candidates.
+        keeps: whether there may be rows that are kept for local ones, which are tried again.
     """
 
     table: Table
@@ -47,6 +51,7 @@ class Staged:
     size: int = 0
     truncated: bool = False
     filled: bool = False
+    keeps: bool = True
 
     def set_number(self, missing: tuple[int, ...]) -> int:
         """Give the number of the set of rows that lack the columns at these places."""
@@ -65,12 +70,18 @@ class Staged:
 
 
 class StagingTables:
-    """The session's staging tables; made when first needed, outside of a batch's transaction."""
+    """The session's staging tables; made when first needed, outside of a batch's transaction.
+
+    A transaction empties at its end those that it has used. `ON COMMIT DELETE ROWS` would truncate
+    all that the session has, however few it has used.
+    """
 
     def __init__(self, connection: psycopg.Connection[Any], place: Place) -> None:
         self._connection, self._place = connection, place
         self._statements: dict[int, TableSql] = {}
         self._made: dict[int, TableSql] = {}
+        self._used: dict[int, int] = {}
+        self._worn: dict[int, int] = {}
 
     def statements(self, table: Table) -> TableSql:
         """Give a table's statements; its staging table need not be there."""
@@ -87,7 +98,33 @@ class StagingTables:
             self._connection.execute(statements.create_stage, prepare=False)
             self._connection.execute(statements.create_candidates, prepare=False)
             self._made[table.number] = statements
+            self._worn[table.number] = 0
         return statements
+
+    def use(self, table: Table, rows: int) -> None:
+        """Note that rows are staged, or candidates: in this transaction, about so many."""
+        self._used[table.number] = self._used.get(table.number, 0) + rows
+
+    def empty(self, cursor: Cursor) -> None:
+        """Empty what the transaction has used, at its end."""
+        for number, rows in self._used.items():
+            text = self._made[number]
+            if rows < MANY:
+                cursor.execute(text.empty_temporary, prepare=False)
+                found = cursor.rowcount
+                while cursor.nextset():
+                    found += cursor.rowcount
+                self._worn[number] += max(rows, found)
+            if rows >= MANY or self._worn[number] >= WORN:
+                cursor.execute(text.renew_temporary, prepare=False)
+                self._worn[number] = 0
+        self._used.clear()
+
+    def forget(self) -> None:
+        """Take note that the transaction was rolled back: what it staged is gone."""
+        for number, rows in self._used.items():
+            self._worn[number] += rows
+        self._used.clear()
 
 
 def stage(cursor: Cursor, staged: Staged, changes: TableChanges) -> None:

@@ -35,7 +35,7 @@ class StagingSql(TableText):
     def create_stage(self) -> str:
         """Make the staging table: the table's columns without constraints, and the control ones."""
         return self.compose(
-            "CREATE TEMP TABLE {stage_name} ON COMMIT DELETE ROWS AS SELECT {columns} "
+            "CREATE TEMP TABLE {stage_name} AS SELECT {columns} "
             "FROM {table} WITH NO DATA; ALTER TABLE {stage} {adds}",
             stage_name=sql.Identifier(f"replicator_stage_{self.table.number}"),
             adds=sql.SQL(", ".join(f"ADD COLUMN {part.strip()}" for part in CONTROL.split(","))),
@@ -45,6 +45,16 @@ class StagingSql(TableText):
     def drop_temporary(self) -> str:
         """Drop what another plan's table of the same number has left."""
         return self.compose("DROP TABLE IF EXISTS {stage}, {candidates}, {parking}")
+
+    @cached_property
+    def empty_temporary(self) -> str:
+        """Take all rows off the staging table and the candidates, where they are few."""
+        return self.compose("DELETE FROM {stage}; DELETE FROM {candidates}")
+
+    @cached_property
+    def renew_temporary(self) -> str:
+        """The same where they are many; what dead rows have taken is free again."""
+        return self.compose("TRUNCATE {stage}, {candidates}")
 
     @cached_property
     def analyze(self) -> str:

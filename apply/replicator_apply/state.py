@@ -512,9 +512,12 @@ def with_page(run: Run, rule: int, after_key: str, rows: int) -> Run:
 _TO_ASK = _compose(
     "UPDATE {wanted} SET asked_at = now() WHERE id IN (SELECT id FROM (SELECT id, "
     "sum(octet_length(row_key)) OVER (ORDER BY id) - octet_length(row_key) AS before "
-    "FROM (SELECT id, row_key FROM {wanted} "
-    "{at} AND (asked_at IS NULL OR asked_at < now() - make_interval(secs => %(patience)s)) "
-    "ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED) due) chosen "
+    "FROM (SELECT id, row_key FROM {wanted} WHERE id = ANY(ARRAY("
+    # In the order of their ids, until there are enough. Else the planner takes the stream's rows
+    # for few, and sorts all of them each time.
+    "SELECT id FROM (SELECT * FROM {wanted} ORDER BY id OFFSET 0) w {at} "
+    "AND (asked_at IS NULL OR asked_at < now() - make_interval(secs => %(patience)s)) "
+    "LIMIT %(limit)s)) FOR UPDATE SKIP LOCKED) due) chosen "
     "WHERE before < %(size)s) RETURNING table_name, row_key"
 )
 _WANTED_REFUSED = _compose(
@@ -616,16 +619,17 @@ def unsettled_tables(
     return frozenset(found)
 
 
-def tables_with_kept_rows(cursor: Cursor, plan: TargetPlan) -> set[TableName]:
-    """List the tables with rows that left and stay for local ones."""
-    if not plan.tables:
+def tables_with_kept_rows(
+    cursor: Cursor, plan: TargetPlan, among: Collection[TableName] | None = None
+) -> set[TableName]:
+    """List the tables with rows that left and stay for local ones; among some, None: among all."""
+    tables = [t for name, t in plan.tables.items() if among is None or name in among]
+    if not tables:
         return set()
     one = "SELECT {} WHERE EXISTS (SELECT FROM {} WHERE subscription_id = {})"
-    parts = [
-        sql.SQL(one).format(table.number, table.receipts, KEPT) for table in plan.tables.values()
-    ]
+    parts = [sql.SQL(one).format(table.number, table.receipts, KEPT) for table in tables]
     numbers = {row[0] for row in cursor.execute(sql.SQL(" UNION ALL ").join(parts))}
-    return {name for name, table in plan.tables.items() if table.number in numbers}
+    return {table.name for table in tables if table.number in numbers}
 
 
 _STOPPED = _compose("SELECT stopped_reason, stopped_remedy, stopped_error FROM {position} {at}")

@@ -84,6 +84,10 @@ def trial(
         yield staged
     finally:
         cursor.execute("ROLLBACK TO SAVEPOINT replicator_trial")
+        for one in staged.values():
+            if one.filled:
+                # Their dead versions are still there.
+                staging.use(one.table, one.size)
 
 
 def _leave_wanted_out(cursor: Cursor, text: TableSql) -> int:

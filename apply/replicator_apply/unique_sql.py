@@ -39,8 +39,7 @@ class UniqueSql(WriteSql, CandidateSql):
     def create_parking(self) -> str:
         """Make the table where rows stand while their unique values change hands."""
         return self.compose(
-            "CREATE TEMP TABLE IF NOT EXISTS {parking_name} (LIKE {table} INCLUDING GENERATED) "
-            "ON COMMIT DELETE ROWS",
+            "CREATE TEMP TABLE IF NOT EXISTS {parking_name} (LIKE {table} INCLUDING GENERATED)",
             parking_name=sql.Identifier(f"replicator_parking_{self.table.number}"),
         )
 
@@ -93,6 +92,11 @@ class UniqueSql(WriteSql, CandidateSql):
             "INSERT INTO {table} ({all}) OVERRIDING SYSTEM VALUE SELECT {all} FROM {parking}",
             all=identifiers(self._stored),
         )
+
+    @cached_property
+    def empty_parking(self) -> str:
+        """Empty the table where rows stood."""
+        return self.compose("TRUNCATE {parking}")
 
     def step_aside(self, columns: Sequence[str], name: str, value: Sql) -> str:
         """Give the written rows that stand on a unique value a passing value instead."""

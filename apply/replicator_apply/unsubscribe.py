@@ -197,6 +197,9 @@ def _evaluated(
         rules = Rules(cursor, plan, batch, becomes_local=local)
         rules.look()
         yield _Work(cursor, place, ending, receipts, alone, plan, batch, rules)
+        for staged in batch.values():
+            staging.use(staged.table, staged.size)
+        staging.empty(cursor)
 
 
 def _plan(

@@ -18,6 +18,7 @@ from replicator.errors import BadRecord, DatabaseUnavailable, Hole, Stopped
 from replicator.http import Health
 from replicator.log import Log, LogReader, open_log
 from replicator.metrics import counter, gauge, histogram
+from replicator.plan import TableName
 from replicator.positions import Position
 from replicator.postgres import driver_errors, is_passing
 from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
@@ -69,6 +70,8 @@ HOUSEKEEPING = 0.5
 """Seconds between looks at what a command or a person may have changed."""
 REPORT = 5.0
 """Seconds between reports to the source."""
+REPORT_SHARE = 50
+"""Times that a report's own time must pass until the next one, if that is longer."""
 QUIET_ADVANCE = 1.0
 """Seconds after which a position is stored though no row of ours came."""
 STANDBY = 1.0
@@ -362,14 +365,16 @@ class Worker:
             self._counted = ""
             self._health.ready(True, "")
             gauge(metrics.STOPPED).labels(*self._place).set(0)
-        self._count(batch, written, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        self._count(batch, written, seconds)
         if mine or written.judged:
             # What is refused is asked for again when it is due, not at once.
             self._asker.answered(
-                (t.answer.request, t.size) for t in mine if t.answer and not t.answer.refused
+                ((t.answer.request, t.size) for t in mine if t.answer and not t.answer.refused),
+                seconds / max(1, sum(t.size for t in batch.transactions)),
             )
             self._due = 0.0
-            self._outdated = self._housekeeping(connection)
+            self._outdated = self._housekeeping(connection, written.looked)
 
     def _ungate(self, cursor: psycopg.Cursor[Any], *, every: bool) -> None:
         ungate(cursor, self._place, every=every)
@@ -433,8 +438,15 @@ class Worker:
 
     # What is not the stream ----------------------------------------------------------------------
 
-    def _housekeeping(self, connection: psycopg.Connection[Any]) -> bool:
-        """Ask and report what is due; True if subscriptions or runs changed: begin again."""
+    def _housekeeping(
+        self, connection: psycopg.Connection[Any], looked: Collection[TableName] | None = None
+    ) -> bool:
+        """Ask and report what is due; True if subscriptions or runs changed: begin again.
+
+        Args:
+            connection: of the target.
+            looked: the tables in which a batch may have kept rows just now; None: look at all.
+        """
         now = time.monotonic()
         if now < self._due:
             return False
@@ -446,8 +458,7 @@ class Worker:
                 self._asker.forget(cursor)
             wanted = count_wanted(cursor, self._place, plan)
             # Before all else: the next batch of the same poll is written by it.
-            kept = tables_with_kept_rows(cursor, plan)
-            self._applier.kept = bool(kept)
+            kept = self._look_for_kept(cursor, looked)
             records = wanted_records(cursor, self._place, plan, wanted)
             self._applier.wanted = records
             many = {name: n for name, n in wanted.items() if name not in set(map(str, records))}
@@ -460,14 +471,34 @@ class Worker:
             asked = self._asker.ask(cursor, plan)
             asked += self._ask_checks(cursor, {s.id: s.gate for s in stored})
             if now >= self._report_due:
-                self._report_due = now + REPORT
-                environment = self._settings.environment
-                self._asker.report(make_report(cursor, self._place, environment, dry=self._dry))
-                self._show_wanted(wanted_by_table(cursor, self._place))
+                self._report(cursor)
                 self._measure_calls(cursor)
         counter(metrics.REQUESTS).labels(*self._place).inc(asked)
         self._show_wanted({name: n for name, n in wanted.items() if n <= FEW}, wanted)
         return False
+
+    def _report(self, cursor: psycopg.Cursor[Any]) -> None:
+        """Tell the source how this target is, and count what is wanted."""
+        began = time.monotonic()
+        wanted, environment = wanted_by_table(cursor, self._place), self._settings.environment
+        number = sum(wanted.values())
+        self._asker.report(make_report(cursor, self._place, environment, number, dry=self._dry))
+        self._show_wanted(wanted)
+        # Very many take long to count, and the stream waits.
+        took = time.monotonic() - began
+        self._report_due = began + max(REPORT, REPORT_SHARE * took)
+
+    def _look_for_kept(
+        self, cursor: psycopg.Cursor[Any], looked: Collection[TableName] | None
+    ) -> frozenset[TableName]:
+        """See which tables have kept rows; after a batch, only of those it has looked at."""
+        applier = self._applier
+        if applier.kept is None:
+            looked = None
+        found = frozenset(tables_with_kept_rows(cursor, applier.plan, looked))
+        others = frozenset() if looked is None else frozenset(applier.kept or ()) - set(looked)
+        applier.kept = kept = found | others
+        return kept
 
     def _show_wanted(self, wanted: Mapping[str, int], more: Collection[str] = ()) -> None:
         """Show the number of wanted rows of each table, but for those of which there are more."""

@@ -19,7 +19,7 @@ from replicator.plan import TableName, full_name
 from replicator.postgres import is_passing
 from replicator_apply.plan import Table
 from replicator_apply.rules import Rules
-from replicator_apply.stage import Staged
+from replicator_apply.stage import MANY, Staged
 from replicator_apply.unique_sql import Conflict
 
 Cursor = psycopg.Cursor[Any]
@@ -34,13 +34,14 @@ class Written:
 
     `judged`: the rules had to look, so that rows may be wanted or kept now. `absent`: deletes of
     rows that should have been here and were not. `made_way`: rows that left and should have stayed,
-    and whose unique value another row has.
+    and whose unique value another row has. `looked`: tables at whose rows the rules have looked.
     """
 
     rows: dict[tuple[TableName, str], int] = field(default_factory=dict)
     judged: bool = False
     absent: dict[TableName, int] = field(default_factory=dict)
     made_way: dict[TableName, int] = field(default_factory=dict)
+    looked: set[TableName] = field(default_factory=set)
 
     def add(self, table: TableName, op: str, count: int) -> None:
         """Count rows."""
@@ -53,6 +54,7 @@ class Written:
             self.add(table, op, count)
         for table, count in other.absent.items():
             self.absent[table] = self.absent.get(table, 0) + count
+        self.looked |= other.looked
 
 
 def write(cursor: Cursor, rules: Rules, batch: Mapping[TableName, Staged]) -> Written:
@@ -74,6 +76,7 @@ def write(cursor: Cursor, rules: Rules, batch: Mapping[TableName, Staged]) -> Wr
         written = _write_rows(cursor, rules, _filled(batch), freeing=True)
     rules.want()
     written.judged = True
+    written.looked = {staged.table.name for staged in _filled(batch)}
     written.made_way = rules.made_way
     return written
 
@@ -161,7 +164,23 @@ def _upsert(cursor: Cursor, staged: Staged, written: Written, *, parked: bool) -
             written.add(name, "u", cursor.execute(statement).rowcount)
     if parked:
         written.add(name, "u", _put_back(cursor, staged))
-    written.add(name, "c", cursor.execute(staged.sql.insert).rowcount)
+    with _by_index(cursor, staged):
+        written.add(name, "c", cursor.execute(staged.sql.insert).rowcount)
+
+
+@contextmanager
+def _by_index(cursor: Cursor, staged: Staged) -> Iterator[None]:
+    """Have a table's rows looked up by its index while many are written.
+
+    It grows meanwhile. Where it was empty the planner reads it from end to end for each row, and
+    so ever more of what the statement itself has written.
+    """
+    if staged.size < MANY:
+        yield
+        return
+    cursor.execute("SET LOCAL enable_seqscan = off")
+    yield
+    cursor.execute("SET LOCAL enable_seqscan = on")
 
 
 def _put_back(cursor: Cursor, staged: Staged) -> int:
@@ -170,7 +189,9 @@ def _put_back(cursor: Cursor, staged: Staged) -> int:
         statement = staged.sql.update_parked(staged.columns(number), number)
         if statement is not None:
             cursor.execute(statement)
-    return cursor.execute(staged.sql.unpark).rowcount
+    count = cursor.execute(staged.sql.unpark).rowcount
+    cursor.execute(staged.sql.empty_parking)
+    return count
 
 
 def _free_unique_values(cursor: Cursor, staged: Staged) -> bool:

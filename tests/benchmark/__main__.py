@@ -20,9 +20,12 @@ W1 300,000 inserts, 100 rows a transaction; W2 200,000 updates; W3 200,000 rows,
 updates, 15 % deletes, 10 rows a transaction; W4 one transaction of 500,000 rows; W5 50,000
 transactions of one row; W6 200,000 rows of question, choice, vote and voter, 10 a transaction: for
 `related`, 20 % of the questions belong with all below them, and 1 % of the changes let one enter or
-leave; a reader counts torn trees. L latency at 200 transactions/s of 5 rows, 20 s after 15 s
+leave; a reader counts torn trees. W9 500,000 rows that nothing hangs on enter by one UPDATE while
+another table changes 50 times a second, W9T the same of rows with a child each; for `related` only,
+`--scale 0.1` is 50,000: requests, the largest answer, how late the other table's changes come, the
+size of the state tables. L latency at 200 transactions/s of 5 rows, 20 s after 15 s
 unmeasured. W1, W2, W3, W5, W6: written while the system stands (SIGSTOP), the clock runs from
-SIGCONT until the target has all of it. W4: from COMMIT. Needs Linux (/proc), and root or the
+SIGCONT until the target has all of it. W4, W9: from COMMIT. Needs Linux (/proc), and root or the
 servers' user for the signals.
 """
 
@@ -33,10 +36,11 @@ def main() -> int:
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.benchmark.project.settings"
     django.setup()
     # These need Django's settings.
+    from tests.benchmark.entries import KINDS
     from tests.benchmark.report import table
-    from tests.benchmark.run import Options, Result, run_latency, run_workload
+    from tests.benchmark.run import Options, Result, run_entries, run_latency, run_workload
     from tests.benchmark.sites import services
-    from tests.benchmark.systems import SYSTEMS
+    from tests.benchmark.systems import SYSTEMS, Related
     from tests.benchmark.workloads import WORKLOADS
 
     how = Options(options.scale, options.profile)
@@ -48,6 +52,10 @@ def main() -> int:
                 for system in systems:
                     if name == "L":
                         result = run_latency(system, turn, how)
+                    elif kind := next((k for k in KINDS if k.name == name), None):
+                        if not isinstance(system, Related):
+                            continue
+                        result = run_entries(kind, system, turn, how)
                     else:
                         workload = next(w for w in WORKLOADS if w.name == name)
                         result = run_workload(workload, system, turn, how)
@@ -71,7 +79,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--workloads",
-        type=_names("W1", "W2", "W3", "W4", "W5", "W6", "L"),
+        type=_names("W1", "W2", "W3", "W4", "W5", "W6", "W9", "W9T", "L"),
         default="W1,W2,W3,W4,W5,W6,L",
         metavar="W1,W2,…",
         help="which, in this order (default: all)",

@@ -3,10 +3,15 @@
 from collections.abc import Iterable, Sequence
 from statistics import median
 
+from tests.benchmark.entries import KINDS
 from tests.benchmark.run import Result
 from tests.benchmark.workloads import WORKLOADS
 
-_TITLES = {w.name: w.title for w in WORKLOADS} | {"L": "200 transactions/s of 5 rows"}
+_TITLES = (
+    {w.name: w.title for w in WORKLOADS}
+    | {kind.name: kind.title for kind in KINDS}
+    | {"L": "200 transactions/s of 5 rows"}
+)
 
 
 def table(results: Sequence[Result]) -> str:
@@ -52,6 +57,7 @@ def _line(chosen: Sequence[Result], of_native: float | None) -> str:
         parts.insert(0, _latency(chosen))
     elif first.torn is not None:
         parts.insert(0, f"torn {sum(r.torn or 0 for r in chosen)}")
+    parts += [f"{n} {median(r.figures[n] for r in chosen):,.6g}" for n in first.figures]
     return (
         f"{title:<38}{first.system:<12}{rate:>9,.0f}{shown:>11}{sum(cpu.values()):>12.2f}  "
         + "; ".join(part for part in parts if part)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from tests.benchmark import latency, trees
+from tests.benchmark import entries, latency, trees
 from tests.benchmark.profiling import Profile
 from tests.benchmark.sites import Connection, Site, open_connection, tidy
-from tests.benchmark.systems import System, running, standing
+from tests.benchmark.systems import Replicator, System, running, standing
 from tests.benchmark.usage import CpuMeter, peak_mb
 from tests.benchmark.workloads import Workload, fill
 from tests.support.processes import wait_until
@@ -32,7 +32,8 @@ class Result(msgspec.Struct):
         cpu_us_per_row: microseconds of CPU time per row, by process.
         peak_mb: most memory at once, by daemon.
         latency_ms: p50, p95 and p99; only of L.
-        torn: transactions or trees of which a reader saw a part; only of L and W6.
+        torn: transactions or trees of which a reader saw a part; only of L, W6 and W9.
+        figures: what else was measured, by name; only of W9.
     """
 
     workload: str
@@ -45,6 +46,7 @@ class Result(msgspec.Struct):
     peak_mb: dict[str, float]
     latency_ms: dict[str, float] = {}
     torn: int | None = None
+    figures: dict[str, float] = {}
 
     @property
     def rows_per_second(self) -> float:
@@ -140,6 +142,52 @@ def run_latency(system: System, turn: int, options: Options) -> Result:
     )
 
 
+def run_entries(kind: entries.Entries, system: Replicator, turn: int, options: Options) -> Result:
+    """Run W9 on a system that is stopped and follows rules; it is stopped again afterwards.
+
+    Raises:
+        Unequal, AssertionError: as `run_workload`.
+    """
+    rows = max(100, int(entries.ROWS * options.scale))
+    load = os.getloadavg()[0]
+    site = system.site
+    with open_connection(site.source) as source, open_connection(site.target) as target:
+        kind.fill(source, rows)
+        _prepare(system, source, target, 0)
+        log = system.log_url
+        with running(system):
+            _arrives(target, _send_signal(source))
+            records, requests = entries.log_ends(log, system.name)
+            with entries.flowing(site, kind) as flow:
+                time.sleep(entries.WARM_UP)
+                meter = CpuMeter(system.processes())
+                with Profile(options.profile, kind.name, system.daemons()):
+                    kind.enter(source)
+                    begun = time.perf_counter()
+                    wait_until(lambda: flow.through is not None, PATIENCE, "the first is here")
+                    _arrives(target, _send_signal(source))
+                    wait_until(lambda: system.at_rest(target), PATIENCE, "nothing is wanted")
+                    ended = time.perf_counter()
+                time.sleep(entries.AFTERWARDS)
+                cpu = meter.seconds()
+            peak = {name: peak_mb(pid) for name, pid in system.daemons().items()}
+        figures = entries.figures(flow, target, begun, ended)
+        figures |= entries.log_figures(log, system.name, records, requests)
+        compare(system, source, target)
+    return Result(
+        kind.name,
+        system.name,
+        turn,
+        load,
+        rows,
+        ended - begun,
+        {name: used * 1e6 / rows for name, used in cpu.items()},
+        peak,
+        torn=flow.torn,
+        figures=figures,
+    )
+
+
 def _prepare(system: System, source: Connection, target: Connection, rows: int) -> None:
     """Let the rows arrive that a workload needs, and bring both databases to rest."""
     with running(system):
@@ -170,7 +218,7 @@ def _arrives(target: Connection, value: int) -> None:
 
 
 _CONTENT = "SELECT count(*), sum(hashtextextended(t::text, 0)) FROM {} t WHERE {}"
-TABLES = ("parcel", "question", "choice", "vote", "voter")
+TABLES = ("parcel", "question", "choice", "vote", "voter", "leaflet")
 
 
 def compare(system: System, source: Connection, target: Connection) -> None:

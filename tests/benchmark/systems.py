@@ -83,6 +83,11 @@ class Replicator:
         self._folder = Path(tempfile.mkdtemp(prefix="replicator-benchmark-"))
         self._running: dict[str, Process] = {}
 
+    @property
+    def log_url(self) -> str:
+        """Where the log is."""
+        return self._broker.url
+
     def _environment(self, name: str) -> dict[str, str]:
         if name == "capture":
             settings = {"ENVIRONMENT": self.name, "TARGETS": {"stage": [self.dataset]}}
@@ -155,6 +160,7 @@ class Related(Replicator):
     dataset = "by-depot"
     belongs: Mapping[str, str] = {
         "question": "published",
+        "leaflet": "published",
         "choice": f"question_id IN ({_PUBLISHED})",
         "vote": f"choice_id IN ({_CHOICES})",
         "voter": f"id IN (SELECT voter_id FROM parcels_vote WHERE choice_id IN ({_CHOICES}))",

@@ -11,14 +11,15 @@ import psycopg
 from replicator.log import open_log
 from replicator.requests import KeysRequest, parse
 from replicator.settings import requests_topic
+from replicator_apply.asking import FEWEST_KEYS
 from tests.support.kafka import KafkaBroker
 from tests.support.two_environments import TARGET, TwoEnvironments
 
 Make = Callable[..., TwoEnvironments]
 
 ROWS = 20_000
-REQUESTS = 40
-"""More than the keys need by thousands, far less than one for each batch."""
+REQUESTS = ROWS // FEWEST_KEYS + 10
+"""Of which a slow machine needs nearly all, and one that is not slow a fourth."""
 LATENCY = 15.0
 """Seconds within which another table's change must be through on a busy machine."""
 

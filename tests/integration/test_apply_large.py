@@ -164,3 +164,31 @@ def test_every_character_comes_through_copy(database: DatabaseFactory) -> None:
         found = connection.execute("SELECT id, a, b FROM t").fetchall()
     assert found[: len(texts)] == [(n, text, None) for n, text in enumerate(texts)]
     assert found[len(texts) :] == found[:200]
+
+
+def test_rows_that_enter_an_empty_table_are_looked_up_by_its_index(start: StartTarget) -> None:
+    target, published = start("some-tags")
+    target.execute("VACUUM ANALYZE pages_tag")
+    count = 3_000
+    rows = [change("u", "pages_tag", pk, name=f"a{pk}") for pk in range(100, 100 + count)]
+    target.reach(published.transaction(*rows))
+    assert target.rows("SELECT count(*) FROM pages_tag") == [(count,)]
+    seen = "SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'pages_tag' AND n_tup_ins = {}"
+    # The worker's session tells what it did once it has been idle for a while.
+    target.until(lambda: target.rows(seen.format(count)) != [], "statistics")
+    [(scans,)] = target.rows(seen.format(count))
+    assert scans < 20
+
+
+def test_small_batches_leave_nothing_staged_and_little_behind(start: StartTarget) -> None:
+    target, published = start("some-tags")
+    for turn in range(60):
+        names = [f"{'ab'[turn % 2]}{turn}-{pk}" for pk in range(40)]
+        rows = [change("u", "pages_tag", 100 + pk, name=name) for pk, name in enumerate(names)]
+        target.reach(published.transaction(*rows))
+    assert target.rows("SELECT count(*) FROM pages_tag") == [(0,)]
+    [(size,)] = target.rows(
+        "SELECT sum(pg_relation_size(oid)) FROM pg_class WHERE relpersistence = 't' "
+        "AND relkind = 'r' AND relname ~ '^replicator_(stage|candidate)'"
+    )
+    assert size < 20 * 8192

@@ -145,5 +145,5 @@ def test_whoever_looks_is_told(start: StartTarget) -> None:
     run, _ = begin_backfill(target.connection, 1)
     assert "not now" in look_at_backfill(target.connection, run).note
     with target.connection.cursor() as cursor:
-        (told,) = make_report(cursor, target.place, "stage", dry=True).errors
+        (told,) = make_report(cursor, target.place, "stage", 0, dry=True).errors
     assert (told.error, told.message) == ("refused", "The source refuses poll-trees: not now")

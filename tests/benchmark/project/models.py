@@ -55,6 +55,13 @@ class Vote(models.Model):
     comment = models.CharField(max_length=80)
 
 
+class Leaflet(models.Model):
+    """A row that no other hangs on; in that dataset if it is published."""
+
+    published = models.BooleanField()
+    title = models.CharField(max_length=80)
+
+
 class Signal(models.Model):
     """One row, changed behind a workload: when it is here, so is all before it."""
 

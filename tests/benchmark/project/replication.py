@@ -6,11 +6,20 @@ Every parcel is a child of a depot that passes; of the questions, every fifth do
 from django.db.models import Q
 
 from replicator import Children, Dataset, Referenced, Rows, opt_in
-from tests.benchmark.project.models import Choice, Depot, Parcel, Question, Signal, Vote, Voter
+from tests.benchmark.project.models import (
+    Choice,
+    Depot,
+    Leaflet,
+    Parcel,
+    Question,
+    Signal,
+    Vote,
+    Voter,
+)
 
 POLLS = (Question, Choice, Vote, Voter)
 
-for model in (Depot, Parcel, Signal, *POLLS):
+for model in (Depot, Leaflet, Parcel, Signal, *POLLS):
     opt_in(model)
 
 Dataset("parcels", Rows(Parcel), Rows(Signal), *map(Rows, POLLS))
@@ -22,5 +31,6 @@ Dataset(
     Children(Choice, of="question"),
     Children(Vote, of="choice"),
     Referenced(Voter),
+    Rows(Leaflet, where=Q(published=True)),
     Rows(Signal),
 )

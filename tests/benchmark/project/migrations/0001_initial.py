@@ -71,6 +71,14 @@ class Migration(migrations.Migration):
             ],
         ),
         migrations.CreateModel(
+            name="Leaflet",
+            fields=[
+                _ID,
+                ("published", models.BooleanField()),
+                ("title", models.CharField(max_length=80)),
+            ],
+        ),
+        migrations.CreateModel(
             name="Signal",
             fields=[_ID, ("value", models.BigIntegerField())],
         ),
