@@ -6,6 +6,7 @@ or a rule that is not needed.
 
 REPLICATOR_ORACLE_MUTATIONS   `all`, or a part of their names: which are to be caught at random
 REPLICATOR_ORACLE_SEED        where to begin to draw
+REPLICATOR_ORACLE_ATTEMPTS    how many histories to draw for each
 REPLICATOR_ORACLE_STORE       a folder for the histories that catch them, as far as they were played
 """
 
@@ -32,7 +33,7 @@ from tests.support.oracle.system import knobs
 CHOSEN = os.environ.get("REPLICATOR_ORACLE_MUTATIONS", "")
 SEED = int(os.environ.get("REPLICATOR_ORACLE_SEED", "0"))
 STORE = os.environ.get("REPLICATOR_ORACLE_STORE", "")
-ATTEMPTS = 60
+ATTEMPTS = int(os.environ.get("REPLICATOR_ORACLE_ATTEMPTS", "60"))
 QUIET_WITHIN = {"tests.support.oracle.play.QUIET_WITHIN": 30.0}
 """Seconds: what is not quiet by then is caught."""
 STORED = sorted((Path(__file__).parents[1] / "support/oracle/catching").glob("*.json"))
