@@ -198,21 +198,15 @@ class RuleSql(CandidateSql):
 
     @cached_property
     def want_born(self) -> str:
-        """Want rows that enter because they were born, which older rows may point at."""
-        entered = [
-            all_of(
-                [
-                    flag("_in", m.subscription),
-                    sql.SQL("NOT {}").format(flag("_was", m.subscription)),
-                ]
-            )
-            for m in self.table.holders
-            if not m.gated
-        ]
+        """Want rows that are in and were born, which older rows may point at.
+
+        Also one that is here: its deletion was missed.
+        """
+        inside = [flag("_in", m.subscription) for m in self.table.holders if not m.gated]
         return self.compose(
             "UPDATE {candidates} v SET _wanted = true WHERE v._verdict = 'w' AND v._changed "
-            "AND NOT v._read AND {entered}",
-            entered=any_of(entered),
+            "AND v._closed AND NOT v._read AND {inside}",
+            inside=any_of(inside),
         )
 
     @once

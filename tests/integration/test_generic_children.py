@@ -110,6 +110,21 @@ def test_those_that_are_older_than_what_they_point_at_come_along(system: System)
     )
 
 
+def test_those_of_a_row_that_was_held_and_is_created_come_along(system: System) -> None:
+    """Its deletion was missed, in a gap of the stream, and what came to point at its key since."""
+    source(system, ORDER.format(1, "a1"), note(1, "shop.order", 1), note(2, "shop.order", 7))
+    begin(system)
+    until_notes(system, 1)
+    for statement in (
+        ORDER.format(7, "a7"),
+        'INSERT INTO replicator."public.shop_order" (subscription_id, id, generation) '
+        "SELECT id, 7, generation FROM public.replicator_subscription",
+    ):
+        system.at_target.execute(statement)
+    source(system, ORDER.format(7, "a7"))
+    until_notes(system, 1, 2)
+
+
 def test_why_names_what_holds_them(system: System) -> None:
     source(system, SUPPLIER.format(UUID.format(1), "a"), note(1, "shop.supplier", UUID.format(1)))
     begin(system)

@@ -102,6 +102,13 @@ class Meaning:
         return sorted(edge.columns[0] for edge in self.nulls if edge.table == table)
 
     @cached_property
+    def loose(self) -> set[TableName]:
+        """Tables whose rows others may point at before they are there."""
+        rules = [rule for plan in self.plans.values() for rule in plan.rules]
+        led = {e for rule in rules if isinstance(rule, ChildrenRule) for e in rule.edges}
+        return {edge.to for edge in led if edge.generic}
+
+    @cached_property
     def nulls(self) -> set[Edge]:
         """Where NULL may be written."""
         return {edge for plan in self.plans.values() for edge in plan.nulls}

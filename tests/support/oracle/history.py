@@ -20,6 +20,8 @@ Step = list[Any]
 ["subscribe", dataset]       as the command does, and so are these:
 ["unsubscribe", dataset, keep rows]
 ["pause_subscription", dataset], ["resume_subscription", dataset]
+["meddle", [statement, …]]    have an operator lose, change or plant rows in the target, which a
+                             backfill must mend
 ["wait", seconds]
 ["quiet"]                    wait until everything has arrived, and compare
 """

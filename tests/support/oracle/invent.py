@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 from tests.support.oracle.history import History, Rule, Step
+from tests.support.oracle.meddling import meddling
 from tests.support.oracle.selecting import SHARE, with_selectors
 from tests.support.oracle.tables import (
     BY_LABEL,
@@ -582,6 +583,9 @@ def invent(seed: int) -> History:
             history.source.append(statement)
             history.target.append(statement)
     history.steps = _steps(history, specs, chance)
+    meddler = Random(f"meddling {seed}")
+    if meddler.random() < 0.15:
+        history.steps.append(["meddle", meddling(history.datasets, meddler)])
     return history
 
 

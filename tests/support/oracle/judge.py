@@ -59,10 +59,10 @@ class Judge:
         found = list(self._wrong(target, state))
         # What the source has chosen since is not known yet; all else is.
         members = self._as_chosen(target, state)
-        if target.heavy:
+        if target.heavy or any(target.wanted.values()):
             # Not all is here, but what is here is whole trees.
             found += self._torn(target, state, members)
-        else:
+        if not target.heavy:
             found += self._lacking(target, state, members)
             if not any(target.wanted.values()):
                 found += self._excess(target, members)
@@ -89,14 +89,21 @@ class Judge:
                 if is_local(key) or not receipts:
                     if receipts or not (is_local(key) or (table, key) in self.left):
                         yield f"{table} {key} has receipts {sorted(receipts)}"
-                elif (
-                    not receipts & {KEPT, LEFT}
-                    and key not in target.wanted[table]
-                    and target.is_current(table, key, self.loose)
-                ):
+                elif receipts & {KEPT, LEFT}:
+                    continue
+                elif key in target.wanted[table]:
+                    if not self._once(table, key, row):
+                        yield f"{table} {key} is wanted, and never was {row}"
+                elif target.is_current(table, key, self.loose):
                     yield from self._wrong_row(target, (table, key), row, state)
             for key in target.receipts[table].keys() - rows.keys():
                 yield f"{table} {key} has a receipt and is not there"
+
+    def _once(self, table: str, key: str, text: str) -> bool:
+        """Whether a row was once so on the source, columns aside in which NULL may stand."""
+        head = text.split(APART)[0]
+        versions = (state.rows[table].get(key) for state in self.states.values())
+        return any(version is not None and version.split(APART)[0] == head for version in versions)
 
     def _wrong_row(
         self, target: TargetState, row: Row, text: str, state: SourceState
@@ -205,26 +212,43 @@ class Judge:
     def _torn(self, target: TargetState, state: SourceState, members: Set[Member]) -> Iterator[str]:
         """Look for trees of which a part is not here, and no fetch is under way.
 
-        That is for rows that belong, and that by some rule go with a row that is here.
+        That is for rows that belong, and that by some rule go with a row that is here. It is no
+        excuse that this row itself is fetched, unless its old version stands: it came too early.
         """
         meaning, facts = self._meaning(target, state), state.facts
-        names = {
-            number: one.dataset
-            for number, one in target.subscribed.items()
-            if not one.paused and not one.leaving
-        }
-        here = {
-            (names[number], (table, key))
-            for table, receipts in target.receipts.items()
-            for key, holders in receipts.items()
-            for number in holders & names.keys()
-        }
+        here = set(self._here(target))
         wanted = [(table, key) for table, keys in target.wanted.items() for key in keys]
-        coming = meaning.closure(facts, wanted)
+        stale = {row for row in wanted if self._stands(target, row, state)}
+        coming = {
+            name: meaning.closure(facts, (r for r in wanted if r in stale or (name, r) not in here))
+            for name in meaning.plans
+        }
         for name, row in here & members:
             for other in meaning.led_to(facts, here, name, row):
-                if other in members - here and other[1] not in coming:
+                if other in members - here and other[1] not in coming[name]:
                     yield f"{row} is here without {other[1]}, which belongs to {name} with it"
+
+    def _here(self, target: TargetState) -> Iterator[Member]:
+        """Give what is here for subscriptions whose backfills have not yet to tell of it."""
+        for number, one in target.subscribed.items():
+            if one.paused or one.leaving:
+                continue
+            newest = one.generation if one.dataset in self.loose else 0
+            for table, receipts in target.receipts.items():
+                for key, holders in receipts.items():
+                    if number in holders and target.generations[table, key, number] >= newest:
+                        yield one.dataset, (table, key)
+
+    def _stands(self, target: TargetState, row: Row, state: SourceState) -> bool:
+        """Whether the row here is none that must have come with its tree.
+
+        It is an older version, or one that older rows may point at as Postgres does not guard.
+        """
+        table, key = row
+        if TableName("public", table) in state.meaning.loose:
+            return True
+        text, source = target.rows[table].get(key), state.rows[table].get(key)
+        return text is None or source is None or text.split(APART)[0] != source.split(APART)[0]
 
     def _lacking(
         self, target: TargetState, state: SourceState, members: Set[Member]

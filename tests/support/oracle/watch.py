@@ -1,6 +1,8 @@
 """A reader of the target, in a thread: what it sees is kept and judged later."""
 
+import contextlib
 import threading
+from collections.abc import Iterator
 
 import psycopg
 
@@ -20,7 +22,7 @@ class Watcher:
     def __init__(self, reader: TargetReader) -> None:
         self._reader = reader
         self._lines: list[list[tuple[str, str, str, str]]] = []
-        self._stop = threading.Event()
+        self._stop, self._blind = threading.Event(), threading.Event()
         self._failure: psycopg.Error | None = None
         self.seen = 0
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -31,12 +33,14 @@ class Watcher:
         before = ""
         try:
             while not self._stop.wait(PAUSE):
+                if self._blind.is_set():
+                    continue
                 # As long as it is the same, nobody has committed anything, in any database.
                 snapshot = self._reader.snapshot()
                 if snapshot == before:
                     continue
                 lines, before = self._reader.raw(), snapshot
-                if lines != last:
+                if lines != last and not self._blind.is_set():
                     self._lines.append(lines)
                     last = lines
         except psycopg.Error as error:
@@ -53,6 +57,13 @@ class Watcher:
                 judge.moment(self._reader.parse(lines))
             except Broken as error:
                 raise Broken(f"a reader saw, {error}") from error
+
+    @contextlib.contextmanager
+    def blind(self) -> Iterator[None]:
+        """See nothing while the body runs."""
+        self._blind.set()
+        yield
+        self._blind.clear()
 
     def end(self) -> None:
         """Stop reading."""
