@@ -4,7 +4,7 @@ A batch is some whole source transactions. What a large one brings is collapsed 
 rounds, so that memory stays bounded; it is evaluated and written once. Blocks on Postgres.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,8 +88,8 @@ class Applier:
 
     Attributes:
         plan: what the target holds.
-        unsettled: tables with wanted, suspect or kept rows: their changes need verdicts.
-        wanted: rows of other tables that are wanted; of them, only what changes these does.
+        unsettled: tables of which every change needs a verdict: some of their rows are suspect or
+            kept, or wanted though all of them belong.
         kept: tables with rows that are kept for local ones, which are tried again with every mark;
             None: it is not known.
     """
@@ -112,7 +112,6 @@ class Applier:
         self._alive = alive
         self.plan = plan
         self.unsettled: Collection[TableName] = frozenset()
-        self.wanted: Mapping[TableName, frozenset[bytes]] = {}
         self.kept: Collection[TableName] | None = None
 
     def apply(self, batch: Batch, finish: Finish) -> Written:
@@ -263,7 +262,7 @@ class Applier:
         tables = self.plan.by_prefix
         parts = {tables[prefix].name: part for prefix, part in changes.items()}
         direct = self.plan.parents_first(self._direct_parts(changes))
-        sieve = Sieve(cursor, self._statements, parts, self.wanted)
+        sieve = Sieve(cursor, self._statements, parts)
         batch = {name: (self._writers[name], parts[name]) for name in direct}
         for writer, part in batch.values():
             if part.changed or part.gone:
@@ -304,7 +303,7 @@ class Applier:
 
     def _tied(self, changed: set[TableName]) -> list[Table]:
         """List the tables that rules may look at when these have changed."""
-        return self.plan.tied({*changed, *self.unsettled, *self.wanted})
+        return self.plan.tied({*changed, *self.unsettled})
 
     def _staged(self, changes: Round | None, *, choosing: bool = False) -> dict[TableName, Staged]:
         """Make the staging tables of what changed, None: of all, and of what is tied to it."""

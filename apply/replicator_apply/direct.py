@@ -1,6 +1,6 @@
 """The fast path: changes written without a verdict, because the rules leave no choice.
 
-Only for tables of which all rows are known and none is wanted, suspect or kept. Where every row
+Only for tables of which no row is suspect or kept. Where every row
 belongs, what the source did is what the target must do; else `sieve` says of which changes that is
 so. New rows go straight into the table, changed and deleted ones by way of the staging table; by
 COPY if they are many, else in one round trip. Whatever does not come out as expected raises, the
@@ -163,7 +163,7 @@ def may_write_directly(
     Args:
         table: the table.
         changes: of one batch.
-        unsettled: tables with wanted, suspect or kept rows.
+        unsettled: tables of which every change needs a verdict.
     """
     if table.name in unsettled or changes.truncated or changes.read:
         return False

@@ -5,7 +5,7 @@ names it in every request; an answer to another plan counts for nothing.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
@@ -13,7 +13,7 @@ from itertools import chain
 
 from psycopg import sql
 
-from replicator.envelope import Value, encode_key
+from replicator.envelope import encode_key
 from replicator.plan import (
     ChildrenRule,
     DatasetPlan,
@@ -36,9 +36,6 @@ LEFT = -1
 """Subscription of the receipts of rows that left and stay by the policy of their rules."""
 
 MAX_IDENTIFIER = 63
-
-_NUMBERS = frozenset({"smallint", "integer", "bigint"})
-"""Types of which values are numbers in an event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,21 +206,6 @@ class Table:
     def prefix(self) -> bytes:
         """How the key of every record of the table begins."""
         return encode_key(str(self.name))[:-1]
-
-    def record_key(self, texts: Sequence[str]) -> bytes:
-        """Write the key of a row's records.
-
-        Args:
-            texts: the values of its primary key, cast to text.
-        """
-        cells = zip(self.key, texts, strict=True)
-        return encode_key(str(self.name), [self._cell(name, text) for name, text in cells])
-
-    def _cell(self, name: str, text: str) -> Value:
-        kind = self.shape.columns[name].type
-        if kind in _NUMBERS:
-            return int(text)
-        return text == "true" if kind == "boolean" else text
 
     @cached_property
     def reader(self) -> EventReader:

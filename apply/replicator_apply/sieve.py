@@ -5,7 +5,8 @@ at receipts tells. A changed row of ours is settled if nothing changed by which 
 others, a deleted one if nothing goes with it. A row that is nobody's, and that nothing holds, is no
 concern of this target at all, unless what holds it may yet enter. The rest is left to the rules,
 which look at it as at a batch behind this one; both are one target transaction. What a fetch has
-read is theirs, and what is wanted.
+read is theirs. What is wanted needs no care: what its old version is tied to is what it was tied to
+all along, and the answer looks at it anew.
 
 Blocks on Postgres.
 """
@@ -57,7 +58,6 @@ class Sieve:
         cursor: in the batch's transaction.
         statements: of every table of the plan.
         batch: the changes.
-        wanted: rows that are wanted, of tables of which each is known.
     """
 
     def __init__(
@@ -65,9 +65,8 @@ class Sieve:
         cursor: Cursor,
         statements: Mapping[TableName, TableSql],
         batch: Mapping[TableName, TableChanges],
-        wanted: Mapping[TableName, frozenset[bytes]],
     ) -> None:
-        self._cursor, self._statements, self._wanted = cursor, statements, wanted
+        self._cursor, self._statements = cursor, statements
         # Until a table is sorted, all that happens to it may be left to the rules.
         self._open = dict(batch)
         self._keys: dict[TableName, frozenset[Any]] = {}
@@ -83,7 +82,7 @@ class Sieve:
         rest = TableChanges(changes.reader, born=changes.born)
         rest.replaced, rest.read = changes.replaced, changes.read
         rest.changed, rest.gone = changes.changed, changes.gone
-        apart = changes.read | self._wanted.get(table.name, frozenset())
+        apart = changes.read
         if table.settled.supports is not None:
             settled.born, rest.born = self._sort_born(table, *_whole(changes.born, changes, apart))
         if table.settled.steady and not table.respelled:

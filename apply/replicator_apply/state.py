@@ -584,22 +584,7 @@ def count_wanted(cursor: Cursor, place: Place, plan: TargetPlan) -> dict[str, in
 
 
 FEW = 2_000
-"""Wanted rows of a table up to which each is known; of one with more, every row may be wanted."""
-_KEYS_OF = _compose("SELECT row_key FROM {wanted} {at} AND table_name = %(table)s LIMIT %(limit)s")
-
-
-def wanted_records(
-    cursor: Cursor, place: Place, plan: TargetPlan, wanted: Mapping[str, int]
-) -> dict[TableName, frozenset[bytes]]:
-    """Give the wanted rows of tables that have few, by the keys of their records."""
-    found = {}
-    for name, table in plan.tables.items():
-        if 0 < wanted.get(str(name), 0) <= FEW and not table.direct and not table.respelled:
-            values = {**place.parameters, "table": str(name), "limit": FEW + 1}
-            keys = [table.record_key(json_texts(k)) for (k,) in cursor.execute(_KEYS_OF, values)]
-            if len(keys) <= FEW:
-                found[name] = frozenset(keys)
-    return found
+"""Wanted rows of a table up to which they are counted, each time."""
 
 
 def json_texts(row_key: str) -> tuple[str, ...]:
@@ -610,9 +595,16 @@ def json_texts(row_key: str) -> tuple[str, ...]:
 def unsettled_tables(
     cursor: Cursor, place: Place, plan: TargetPlan, wanted: Mapping[str, int]
 ) -> frozenset[TableName]:
-    """List the tables with wanted or suspect rows: what changes in them needs a verdict."""
+    """List the tables with suspect rows: what changes in them needs a verdict.
+
+    And those with wanted rows of which all rows should be here, or stand under several keys.
+    """
     running = {run.subscription for run in unfinished_runs(cursor, place) if not run.light}
-    found = {name for name in plan.tables if wanted.get(str(name))}
+    found = {
+        name
+        for name, table in plan.tables.items()
+        if wanted.get(str(name)) and (table.direct or table.respelled)
+    }
     for subscription in plan.subscriptions:
         if subscription.id in running:
             found |= {release.table for release in subscription.dataset.releases}

@@ -54,7 +54,6 @@ from replicator_apply.state import (
     ungate,
     unsettled_tables,
     wanted_by_table,
-    wanted_records,
     wanted_subscriptions,
 )
 from replicator_apply.subscriptions import load_plan, store_declared
@@ -459,10 +458,7 @@ class Worker:
             wanted = count_wanted(cursor, self._place, plan)
             # Before all else: the next batch of the same poll is written by it.
             kept = self._look_for_kept(cursor, looked)
-            records = wanted_records(cursor, self._place, plan, wanted)
-            self._applier.wanted = records
-            many = {name: n for name, n in wanted.items() if name not in set(map(str, records))}
-            self._applier.unsettled = kept | unsettled_tables(cursor, self._place, plan, many)
+            self._applier.unsettled = kept | unsettled_tables(cursor, self._place, plan, wanted)
             self._ungate(cursor, every=False)
             self._schedule(cursor)
             if self._changed(cursor):

@@ -392,8 +392,3 @@ def test_what_pulls_others_in_must_find_them_and_is_not_deleted_lightly() -> Non
     assert not plan.tables[PARENT].settled.nobodys
     free = msgspec.structs.replace(dataset(RowsRule("app.child", RED)), nulls=(EDGE,))
     assert plan_of(free).tables[CHILD].settled == Settled()
-
-
-def test_a_key_as_text_becomes_that_of_a_record() -> None:
-    table = plan_of(dataset(RowsRule("app.parent"))).tables[PARENT]
-    assert table.record_key(["7"]) == b'["public.parent",7]'

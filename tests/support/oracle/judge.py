@@ -101,7 +101,7 @@ class Judge:
 
     def _once(self, table: str, key: str, text: str) -> bool:
         """Whether a row was once so on the source, columns aside in which NULL may stand."""
-        head = text.split(APART)[0]
+        head = text.split(APART, maxsplit=1)[0]
         versions = (state.rows[table].get(key) for state in self.states.values())
         return any(version is not None and version.split(APART)[0] == head for version in versions)
 
@@ -216,24 +216,30 @@ class Judge:
         excuse that this row itself is fetched, unless its old version stands: it came too early.
         """
         meaning, facts = self._meaning(target, state), state.facts
-        here = set(self._here(target))
+        here = set(self._here(target, sure=False))
+        sure = set(self._here(target, sure=True))
         wanted = [(table, key) for table, keys in target.wanted.items() for key in keys]
         stale = {row for row in wanted if self._stands(target, row, state)}
         coming = {
             name: meaning.closure(facts, (r for r in wanted if r in stale or (name, r) not in here))
             for name in meaning.plans
         }
-        for name, row in here & members:
-            for other in meaning.led_to(facts, here, name, row):
+        for name, row in sure & members:
+            for other in meaning.led_to(facts, sure, name, row):
                 if other in members - here and other[1] not in coming[name]:
                     yield f"{row} is here without {other[1]}, which belongs to {name} with it"
 
-    def _here(self, target: TargetState) -> Iterator[Member]:
-        """Give what is here for subscriptions whose backfills have not yet to tell of it."""
+    def _here(self, target: TargetState, *, sure: bool) -> Iterator[Member]:
+        """Give what is here.
+
+        Args:
+            target: as it is.
+            sure: only that of which no backfill has yet to tell, since a subscription was resumed.
+        """
         for number, one in target.subscribed.items():
             if one.paused or one.leaving:
                 continue
-            newest = one.generation if one.dataset in self.loose else 0
+            newest = one.generation if sure and one.dataset in self.loose else 0
             for table, receipts in target.receipts.items():
                 for key, holders in receipts.items():
                     if number in holders and target.generations[table, key, number] >= newest:

@@ -334,17 +334,6 @@ MUTATIONS: tuple[Mutation, ...] = (
         ),
         about=(_LINKED,),
     ),
-    Mutation(
-        "wanted rows are written without verdicts",
-        (
-            (
-                "replicator_apply.sieve:Sieve.sort",
-                "changes.read | self._wanted.get(table.name, frozenset())",
-                "changes.read",
-            ),
-        ),
-        about=(_LINKED,),
-    ),
     # Apply: rules ---------------------------------------------------------------------------------
     Mutation(
         "children of lost rows are not drawn in",
