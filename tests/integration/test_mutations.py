@@ -1,7 +1,7 @@
 """Each rule of the algorithm, left out: the oracle must notice; see its module `mutations`.
 
-In a normal run some of them, by stored histories that catch them quickly. With an environment
-variable by histories that are drawn at random; one that none of 60 catches is a hole in the oracle,
+In a normal run some of them, by stored histories that catch them quickly; those that take longer
+are in a folder `slow`, and played with `all`. With an environment variable by histories that are drawn at random; one that none of 60 catches is a hole in the oracle,
 or a rule that is not needed.
 
 REPLICATOR_ORACLE_MUTATIONS   `all`, or a part of their names: which are to be caught at random
@@ -36,7 +36,8 @@ STORE = os.environ.get("REPLICATOR_ORACLE_STORE", "")
 ATTEMPTS = int(os.environ.get("REPLICATOR_ORACLE_ATTEMPTS", "60"))
 QUIET_WITHIN = {"tests.support.oracle.play.QUIET_WITHIN": 30.0}
 """Seconds: what is not quiet by then is caught."""
-STORED = sorted((Path(__file__).parents[1] / "support/oracle/catching").glob("*.json"))
+CATCHING = Path(__file__).parents[1] / "support/oracle/catching"
+STORED = sorted(CATCHING.glob("**/*.json" if CHOSEN == "all" else "*.json"))
 
 chosen = [each for each in MUTATIONS if CHOSEN and (CHOSEN == "all" or CHOSEN in each.name)]
 by_slug = {each.slug: each for each in MUTATIONS}
