@@ -1,8 +1,8 @@
 """Each rule of the algorithm, left out: the oracle must notice; see its module `mutations`.
 
 In a normal run some of them, by stored histories that catch them quickly; those that take longer
-are in a folder `slow`, and played with `all`. With an environment variable by histories that are drawn at random; one that none of 60 catches is a hole in the oracle,
-or a rule that is not needed.
+are in a folder `slow`, and played with `all`. With an environment variable by histories that are
+drawn at random; one that none of 60 catches is a hole in the oracle, or a rule that is not needed.
 
 REPLICATOR_ORACLE_MUTATIONS   `all`, or a part of their names: which are to be caught at random
 REPLICATOR_ORACLE_SEED        where to begin to draw
