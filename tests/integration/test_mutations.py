@@ -59,6 +59,12 @@ def caught(
     return None
 
 
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.slug)
+def test_the_product_has_what_is_changed(mutation: Mutation) -> None:
+    with mutation.made():
+        pass
+
+
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
 def test_a_stored_history_catches(
     path: Path, sample_database: SampleFactory, tmp_path: Path

@@ -229,11 +229,9 @@ MUTATIONS: tuple[Mutation, ...] = (
             (
                 "replicator_apply.batch:Applier._transaction",
                 "yield cursor",
-                "advance(cursor, self._place, batch.next, batch.offset, batch.committed_ms)\n"
-                "        cursor.execute('COMMIT')\n"
-                "        cursor.execute('BEGIN')\n"
-                "        cursor.execute('SET CONSTRAINTS ALL DEFERRED')\n"
-                "        yield cursor",
+                "advance(cursor, self._place, batch.next, batch.offset, batch.committed_ms); "
+                "cursor.execute('COMMIT'); cursor.execute('BEGIN'); "
+                "cursor.execute('SET CONSTRAINTS ALL DEFERRED'); yield cursor",
             ),
         ),
     ),
