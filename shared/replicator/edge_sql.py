@@ -12,10 +12,15 @@ from replicator.plan import CONTENT_TYPES, Edge, Generic
 from replicator.sql_parts import Sql, all_of, column, equal, identifier
 
 _READ = {
-    "integer": (r"^(0|-?[1-9][0-9]{0,17})$", "bigint"),
-    "uuid": (r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", "uuid"),
+    "integer": (
+        r"^(0|-?[1-9][0-9]{0,18})$",
+        # Of 19 digits not all are a bigint.
+        "CASE WHEN {0}::numeric BETWEEN -9223372036854775808 AND 9223372036854775807 "
+        "THEN {0}::bigint END",
+    ),
+    "uuid": (r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", "{0}::uuid"),
 }
-"""Of which form a key is that is written as text, and what it is read as. Other texts, and other
+"""Of which form a key is that is written as text, and how it is read. Other texts, and other
 spellings of the same key, point at nothing: Django would not write them."""
 
 
@@ -46,9 +51,9 @@ def pointed(edge: Edge, alias: str, value: Callable[[str], Sql] | None = None) -
         return columns
     conditions, key = [of_kind(generic, read(generic.column))], columns[0]
     if generic.written:
-        form, kind = _READ[generic.written]
+        form, reading = _READ[generic.written]
         conditions.append(sql.SQL("{} ~ {}").format(key, sql.Literal(form)))
-        key = sql.SQL("{}::{}").format(key, sql.SQL(kind))
+        key = sql.SQL(reading).format(key)
     return [sql.SQL("CASE WHEN {} THEN {} END").format(all_of(conditions), key)]
 
 

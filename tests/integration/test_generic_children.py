@@ -92,6 +92,16 @@ def test_they_enter_and_leave_with_what_they_point_at(system: System) -> None:
     assert counted.rows["shop.Note"] == 1
 
 
+@pytest.mark.parametrize("key", [10**18, 2**63 - 1, -(2**63)])
+def test_the_greatest_keys_written_as_text_are_followed(system: System, key: int) -> None:
+    source(system, ORDER.format(key, "a1"), note(1, "shop.order", key))
+    source(system, note(2, "shop.order", 2**63), note(3, "shop.order", "9" * 19))
+    begin(system)
+    until_notes(system, 1)
+    source(system, note(4, "shop.order", key))
+    until_notes(system, 1, 4)
+
+
 def test_those_that_are_older_than_what_they_point_at_come_along(system: System) -> None:
     source(system, note(1, "shop.order", 7), note(2, "shop.supplier", UUID.format(7)))
     begin(system)
