@@ -439,8 +439,8 @@ def start_run(cursor: Cursor, subscription: int, reason: str, *, doubts: bool = 
         cursor: of the target.
         subscription: its id.
         reason: why.
-        doubts: events were not applied to it for a while, and rows that others hold as well have
-            changed: what ties them to it is not known any more.
+        doubts: what ties its rows to it is not known any more: its rules are others, or events
+            were not applied to it for a while, and rows that others hold as well have changed.
     """
     cancel_run(cursor, subscription)
     generation = _only(cursor.execute(_NEW_GENERATION, (subscription,)))

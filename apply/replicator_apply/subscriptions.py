@@ -122,7 +122,7 @@ def _begin(
     for stored in stored_subscriptions(cursor, place):
         if (stored.dataset, stored.arguments) == (dataset.name, dataset.arguments):
             forget_chosen(cursor, stored.id, [rule.name for rule in dataset.paged])
-            start_run(cursor, stored.id, reason, doubts=before is None)
+            start_run(cursor, stored.id, reason, doubts=True)
 
 
 def _must_be_of(dataset: DatasetPlan, subscription: Subscription) -> None:
