@@ -43,6 +43,7 @@ from replicator_apply.life import (
 from replicator_apply.lock import is_locked, try_lock
 from replicator_apply.receipts import held_by
 from replicator_apply.state import Place, StoredSubscription, known_subscriptions, stop_of
+from replicator_apply.subscriptions import must_not_be_too_many
 from replicator_apply.unsubscribe import Counts, Ended, Ending, end_all, foresee
 from replicator_apply.worker import STOPPED_RETRY
 
@@ -72,6 +73,7 @@ def run_subscribe(arguments: Arguments) -> int:
         if any((s.source, s.dataset) == (source, subscribed.dataset) for s in every):
             say(f"{subscribed.dataset} of {source} is subscribed to already. Nothing was changed.")
             return 1
+        must_not_be_too_many(1 + sum((s.source, s.stream) == place for s in every), place)
         _must_go_together(dataset, every, place)
         if arguments.dry_run:
             return _rehearse(connection, settings, subscribed, dataset)

@@ -14,6 +14,7 @@ from replicator.datasets import find_dataset
 from replicator.declare import declared_hooks
 from replicator.errors import ConfigurationError, WrongDeclaration
 from replicator.plan import DatasetPlan, OnLeave, TableName
+from replicator.requests import MAX_PLAN
 from replicator.settings import ReplicatorSettings, Subscription
 from replicator.sql_parts import equal
 from replicator_apply.catalog import read_shapes
@@ -146,11 +147,13 @@ def load_plan(
         also: a subscription that nobody wants yet.
 
     Raises:
-        ConfigurationError: a dataset is not declared, or does not take the arguments.
+        ConfigurationError: a dataset is not declared, or does not take the arguments; or there are
+            too many subscriptions.
         Unfit: a table does not fit.
     """
     with connection.transaction(), connection.cursor() as cursor:
         wanted = wanted_subscriptions(cursor, place, also)
+        must_not_be_too_many(len(wanted), place)
         subscribed = subscribed_datasets(settings, place, wanted)
         releases = {r.table: r for one in subscribed for r in one.dataset.releases}
         shapes = read_shapes(connection, sorted(releases))
@@ -178,6 +181,16 @@ def load_plan(
         _forget_removed(cursor, plan)
         forget_other_tables(cursor, place, plan.tables)
     return plan
+
+
+def must_not_be_too_many(subscriptions: int, place: Place) -> None:
+    """Refuse more subscriptions to a stream than a request can name. Raises ConfigurationError."""
+    if subscriptions > MAX_PLAN:
+        raise ConfigurationError(
+            f"{subscriptions:,} subscriptions to stream {place.stream} of {place.source} are too "
+            f"many: at most {MAX_PLAN} can be applied.",
+            remedy="Ask for several things by one: `polls:3,4` instead of `polls:3` and `polls:4`.",
+        )
 
 
 def subscribed_datasets(

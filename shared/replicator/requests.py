@@ -20,6 +20,8 @@ MAX_BYTES = 4_000_000
 """A longer message is not read."""
 MAX_KEYS = 5_000
 """Keys of one request, over all tables."""
+MAX_PLAN = 200
+"""Datasets of one request: subscriptions of a target to one stream."""
 MAX_PAGE = 10_000
 """Rows of one page."""
 MAX_ERRORS = 50
@@ -67,7 +69,7 @@ class Request(_Message):
     """
 
     id: Name
-    plan: Annotated[tuple[PlanItem, ...], Field(min_length=1, max_length=200)]
+    plan: Annotated[tuple[PlanItem, ...], Field(min_length=1, max_length=MAX_PLAN)]
     hashes: bool = False
 
 

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from replicator.errors import ConfigurationError
-from replicator.requests import KeysRequest, PageRequest, PlanItem
+from replicator.requests import MAX_PLAN, KeysRequest, PageRequest, PlanItem
 from replicator.settings import ReplicatorSettings
 from tests.conftest import SampleFactory
 from tests.integration.conftest import StartTarget
@@ -79,6 +79,21 @@ def test_a_row_stays_as_long_as_one_subscription_holds_it(start: StartTarget) ->
     assert holders(target, "auth_user") == {7: ["2, 3"]}
     target.reach(published.transaction(question("u", 3)))
     assert here(target) == "c2 c3 q2 q3"
+
+
+def test_there_may_be_as_many_as_a_request_can_name(start: StartTarget) -> None:
+    target, _ = start(*(f"polls-by-id:{number}" for number in range(MAX_PLAN)), ready=False)
+    target.begin()
+    assert len(target.request(PageRequest, seconds=30).plan) == MAX_PLAN
+    target.stop()
+    store = (
+        "INSERT INTO replicator_subscription (source, stream, dataset, arguments, fingerprint, "
+        "declared, by_command) VALUES ('prod', 'main', 'polls-by-id', '1,2', '', false, true)"
+    )
+    target.execute(store)
+    target.start()
+    with pytest.raises(ConfigurationError, match="201 subscriptions to stream main of prod"):
+        target.until(lambda: False, "refused")
 
 
 def test_each_asks_for_its_own_pages(start: StartTarget) -> None:
