@@ -54,6 +54,8 @@ class Written:
             self.add(table, op, count)
         for table, count in other.absent.items():
             self.absent[table] = self.absent.get(table, 0) + count
+        for table, count in other.made_way.items():
+            self.made_way[table] = self.made_way.get(table, 0) + count
         self.looked |= other.looked
 
 

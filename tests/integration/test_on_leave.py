@@ -54,6 +54,7 @@ def _datasets(monkeypatch: pytest.MonkeyPatch) -> None:
         Rows(Question, where=PUBLISHED, on_leave="keep", null=["author"]),
         Rows("auth.User", where=Q(pk__lt=5)),
     )
+    Dataset("all-tags", Rows("pages.Tag"))
     Dataset("kept-pages", Rows("pages.Page", on_leave="keep"))
     Dataset("kept-teams", Rows(Team, on_leave="keep", null=["captain"]), Rows(Member))
     Dataset("more-questions", Rows(Question, where=Q(priority=1), null=["author"]))
@@ -271,6 +272,20 @@ def test_a_row_that_stays_makes_way_for_its_unique_value(start: StartTarget, at_
         target.reach(published.transaction(*changes))
     assert target.rows(USERS) == [(2, "same", False), (3, "other", True)]
     assert holders(target, "auth_user") == [(2, 1), (3, LEFT)]
+
+
+@pytest.mark.parametrize("beside", [(), (change("c", "pages_tag", 1),)])
+def test_the_log_tells_of_rows_that_make_way(
+    start: StartTarget, caplog: pytest.LogCaptureFixture, beside: tuple[Change, ...]
+) -> None:
+    """Also where the batch has changes of other tables that need no verdict."""
+    target, published = start("soft-users", "all-tags")
+    target.reach(published.transaction(user("c", 1, "same")))
+    target.reach(published.transaction(*beside, user("d", 1), user("c", 2, "same")))
+    published.mark()
+    target.until(
+        lambda: "1 row(s) of public.auth_user that left did not stay" in caplog.text, "it is told"
+    )
 
 
 @pytest.mark.parametrize("at_once", [True, False])
