@@ -27,9 +27,11 @@ Texts = list[bytes | None]
 
 _TEXT = 25
 """Oid of the type text."""
+_NUMBERS = frozenset({"smallint", "integer"})
 
+# With -1, else char(3) and bit(3) would be given as what means char(1) and bit(1).
 _COLUMNS = """
-SELECT a.attname::text, a.atttypid::int8, format_type(a.atttypid, NULL),
+SELECT a.attname::text, a.atttypid::int8, format_type(a.atttypid, -1),
        a.attcollation <> 0, c.relkind = 'p'
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = c.oid
@@ -189,9 +191,14 @@ class TableRead:
         keys = [_column(name) for name in self.release.key]
         return sql.SQL(", ").join([*keys, row_hash(cells)])
 
+    def _compared_as(self, name: str) -> str:
+        """Name the type that values are read as: numbers may be greater than the column holds."""
+        kind = self._columns[name].type
+        return "bigint" if kind in _NUMBERS else kind
+
     def _unnest(self, columns: Sequence[str], values: Sequence[Sequence[str]]) -> sql.Composed:
         arrays = [
-            array_literal([row[n] for row in values], self._columns[name].type)
+            array_literal([row[n] for row in values], self._compared_as(name))
             for n, name in enumerate(columns)
         ]
         names = sql.SQL(", ").join(map(sql.Identifier, columns))
