@@ -59,7 +59,7 @@ from replicator.declare import (
 from replicator.errors import ConfigurationError, WrongDeclaration
 from replicator.inheritance import left_out
 from replicator.plan import DatasetPlan, Edge, Release, split_name
-from replicator.relations import on_leave, rings, stuck, undecided
+from replicator.relations import nulls, on_leave, rings, stuck, undecided
 from replicator.settings import ANY_DATASET, ReplicatorSettings, Subscription, load_settings
 from replicator.signature import needs_arguments, signature_of
 
@@ -345,7 +345,18 @@ def _plans_of_targets(settings: ReplicatorSettings) -> Iterator[CheckMessage]:
 
 
 def _quarrels(where: str, plans: Sequence[DatasetPlan]) -> Iterator[CheckMessage]:
-    """Find tables of whose rows that leave several datasets say different things."""
+    """Find what several datasets say differently: of foreign keys, and of rows that leave.
+
+    What one says holds for the rows of all. Rows of another, which waited for the other end, would
+    come in with NULL as they happen to change.
+    """
+    waits = {edge for plan in plans for edge in plan.required}
+    for edge in sorted(nulls(plans) & waits, key=str):
+        yield Error(
+            f"{where}: {edge} is null in one and required in another",
+            hint="Say the same in all of these datasets.",
+            id="replicator.E037",
+        )
     for table, label in sorted({(r.table, r.label) for plan in plans for r in plan.releases}):
         if len(said := on_leave(plans, table)) > 1:
             yield Error(

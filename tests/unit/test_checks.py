@@ -162,16 +162,29 @@ def test_rules_that_say_different_things_of_rows_that_leave():
     assert "keep, and delete" in messages[1]
 
 
+def subscribed(*names: str) -> dict[str, list[str]]:
+    wishes = [{"source": "prod", "dataset": name} for name in names]
+    with override_settings(REPLICATOR=MINIMAL | {"SUBSCRIPTIONS": wishes}):
+        return found()
+
+
+def test_subscriptions_that_say_different_things_of_a_foreign_key():
+    opt_in(Question)
+    opt_in("auth.User", only=["username"])
+    users = Rows("auth.User", where=Q(pk=1))
+    Dataset("strict", users, Rows(Question, required=["author"]))
+    Dataset("loose", users, Rows(Question, where=Q(pk=1), null=["author"]))
+    Dataset("pulled", Rows(Question, where=Q(pk=2)), Referenced("auth.User"))
+    assert subscribed("loose", "pulled") == {}
+    (message,) = subscribed("strict", "loose")["E037"]
+    assert "author_id is null in one and required in another" in message
+
+
 def test_subscriptions_that_say_different_things_of_rows_that_leave():
     opt_in("auth.User", only=["email"])
     Dataset("soft", Rows("auth.User", where=Q(pk=1), soft="last_login"))
     Dataset("silent", Rows("auth.User", where=Q(pk=2)))
     Dataset("kept", Rows("auth.User", where=Q(pk=3), on_leave="keep"))
-
-    def subscribed(*names: str) -> dict[str, list[str]]:
-        wishes = [{"source": "prod", "dataset": name} for name in names]
-        with override_settings(REPLICATOR=MINIMAL | {"SUBSCRIPTIONS": wishes}):
-            return found()
 
     assert subscribed("soft", "silent") == {}
     (message,) = subscribed("soft", "silent", "kept")["E044"]
