@@ -371,9 +371,7 @@ def plan_messages(plan: DatasetPlan, others: Sequence[DatasetPlan]) -> Iterator[
     """Look at a dataset that is to join others in a target: alone, and with them."""
     yield from _foreign_keys(plan)
     where = f"Dataset {plan.full_name!r}"
-    if rings([plan]):
-        yield from _ring_errors(where, [plan])
-    elif not any(rings([each]) for each in others):
+    if not any(rings([each]) for each in [*others, plan]):
         yield from _ring_errors(f"{where} with the others here", [*others, plan])
     yield from _quarrels(f"{where} and the others here", [*others, plan])
 
