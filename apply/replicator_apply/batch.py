@@ -5,7 +5,7 @@ rounds, so that memory stays bounded; it is evaluated and written once. Blocks o
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -14,10 +14,12 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from replicator.envelope import Mark
 from replicator.errors import Clash, Unwritable
 from replicator.plan import TableName
 from replicator.positions import Lsn, Offset, Position
 from replicator.postgres import is_passing
+from replicator_apply.ahead import one_ahead
 from replicator_apply.assemble import Parsed, Transaction
 from replicator_apply.choice import Choice, choices_of
 from replicator_apply.collapse import TableChanges, collapse
@@ -54,12 +56,31 @@ class Batch:
         stored: what the position row says before.
         next: `N` after.
         offset: where in the log to read on after.
+        mark: the newest mark among them.
+        new_run: whether capture has started again before the last of them.
     """
 
     transactions: Sequence[Transaction]
     stored: StoredPosition
     next: Lsn
     offset: Offset
+    mark: Mark | None = None
+    new_run: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Row events of all transactions."""
+        return sum(transaction.size for transaction in self.transactions)
+
+    @property
+    def spooled(self) -> bool:
+        """Whether one of the transactions is too large for memory."""
+        return any(transaction.spool for transaction in self.transactions)
+
+    def close(self) -> None:
+        """Free what the transactions hold on disk."""
+        for transaction in self.transactions:
+            transaction.close()
 
     @property
     def following(self) -> StoredPosition:
@@ -127,10 +148,12 @@ class Applier:
             for table in self.plan.tables.values():
                 self._staging.prepare(table)
         rounds = self._rounds(self._events(batch), batch.transactions)
-        first, second = next(rounds, {}), next(rounds, None)
-        only = [first] if second is None else None
+        first = next(rounds, {})
+        only = None if batch.spooled or batch.rows > ROUND else [first]
         retry_kept = self.kept and any(t.size == 0 for t in batch.transactions)
-        if not retry_kept and not self._choosing(batch) and self._is_direct(first):
+        direct = not retry_kept and not self._choosing(batch) and self._is_direct(first)
+        del first, rounds
+        if direct:
             try:
                 return self._write_directly(batch, only, finish)
             except (Unexpected, Clash, Unwritable):
@@ -160,6 +183,17 @@ class Applier:
             collapse(part, changes, self._open_table)
             self._alive()
             yield changes
+
+    @contextmanager
+    def _rounds_of(self, batch: Batch, only: list[Round] | None) -> Iterator[Iterable[Round]]:
+        """Give a batch's rounds, the next one read while the caller writes this one."""
+        if only is not None:
+            yield only
+            return
+        rounds = one_ahead(self._rounds(self._events(batch), batch.transactions))
+        # Two readers must not meet in one spool.
+        with closing(rounds):
+            yield rounds
 
     def _until_large(self, events: Iterator[Parsed]) -> Iterator[Parsed]:
         self._unspooled = 0
@@ -231,8 +265,8 @@ class Applier:
         """
         self._prepare_writers(only)
         written = Written()
-        with self._transaction(batch, finish) as cursor:
-            for changes in only or self._rounds(self._events(batch), batch.transactions):
+        with self._transaction(batch, finish) as cursor, self._rounds_of(batch, only) as rounds:
+            for changes in rounds:
                 part, left = self._write_round(cursor, changes)
                 written.merge(part)
                 if only is None:
@@ -293,8 +327,7 @@ class Applier:
         choosing = self._choosing(batch)
         staged = self._staged(only[0] if only else None, choosing=bool(choosing))
         try:
-            with self._transaction(batch, finish) as cursor:
-                rounds = only or self._rounds(self._events(batch), batch.transactions)
+            with self._transaction(batch, finish) as cursor, self._rounds_of(batch, only) as rounds:
                 return self._judge(cursor, staged, rounds, choosing)
         except psycopg.DatabaseError as error:
             if is_passing(error):

@@ -44,17 +44,15 @@ class Consumer:
         assembler: puts transactions together.
         readers: of the held tables' events, by the beginning of their records' keys.
         stored: what the position row says once the batches that were taken are applied.
-        mark: the newest mark among the transactions that wait to be taken.
         hole: what is missing before the next transaction; None once a later run has told it.
-        new_run: whether capture has started again since this was last looked at.
     """
 
     assembler: Assembler
     readers: dict[bytes, EventReader]
     stored: StoredPosition
-    mark: Mark | None = None
     hole: Hole | None = None
-    new_run: bool = False
+    _mark: Mark | None = None
+    _new_run: bool = False
     _run: RunId | None = None
     _transactions: list[Transaction] = field(default_factory=list)
     _rows: int = 0
@@ -109,7 +107,7 @@ class Consumer:
                 continue
             if done is not None:
                 # A mark closes its transaction; repeated, or behind a hole, it tells of the past.
-                self.mark = mark or self.mark
+                self._mark = mark or self._mark
                 self._collect(done, chunk.resume, event.at.run)
                 if self._rows >= BATCH_ROWS or done.hashed:
                     hand_over()
@@ -120,7 +118,7 @@ class Consumer:
         self.hole = None
         done.resume = min(done.resume, resume)
         if run != self._run:
-            self.new_run = self._run is not None
+            self._new_run = self._run is not None
             self._run = run
         self._transactions.append(done)
         self._rows += done.size
@@ -130,9 +128,11 @@ class Consumer:
     def take(self) -> Batch:
         """Give the transactions collected as one batch."""
         last = self._transactions[-1]
-        batch = Batch(self._transactions, self.stored, last.next, last.resume)
+        batch = Batch(
+            self._transactions, self.stored, last.next, last.resume, self._mark, self._new_run
+        )
         self._transactions, self._rows, self._answers = [], 0, []
-        self.stored = batch.following
+        self.stored, self._mark, self._new_run = batch.following, None, False
         return batch
 
     def close(self) -> None:

@@ -27,7 +27,8 @@ from replicator_apply.plan import TargetPlan
 from replicator_apply.state import Place, StoredPosition, load_position, wanted_subscriptions
 from replicator_apply.subscriptions import load_plan
 from replicator_apply.verify import check_id, compare, end_check, open_checks
-from replicator_apply.worker import HOUSEKEEPING, Worker
+from replicator_apply.worker import HOUSEKEEPING, Applied, Worker
+from replicator_apply.write import Written
 
 
 class Rehearsal(Worker):
@@ -67,18 +68,17 @@ class Rehearsal(Worker):
         """Call nothing."""
         return nullcontext(Callers(()))
 
-    def _apply(self, connection: psycopg.Connection[Any], batch: Batch) -> None:
-        self._quiet_since = time.monotonic()
-        self._consumer.mark = None
+    def _apply(self, connection: psycopg.Connection[Any], batch: Batch) -> Applied:
         mine = [t for t in batch.transactions if self._answers_us(t)]
-        try:
-            with connection.transaction(), connection.cursor() as cursor:
-                for transaction in mine:
-                    self._compare(cursor, transaction)
-                self._applier.empty_stages(cursor)
-        finally:
-            for transaction in batch.transactions:
-                transaction.close()
+        with connection.transaction(), connection.cursor() as cursor:
+            for transaction in mine:
+                self._compare(cursor, transaction)
+            self._applier.empty_stages(cursor)
+        return Applied(batch, mine, Written(), 0.0)
+
+    def _settle(self, connection: psycopg.Connection[Any], applied: Applied) -> None:
+        applied.batch.close()
+        mine = applied.mine
         if mine:
             self._asker.answered(
                 ((t.answer.request, t.size) for t in mine if t.answer and not t.answer.refused), 0.0
@@ -94,6 +94,7 @@ class Rehearsal(Worker):
         """Ask for what is compared, and nothing else."""
         now = time.monotonic()
         if now >= self._due:
+            self._join(connection)
             self._due = now + HOUSEKEEPING
             with connection.cursor() as cursor:
                 wanted = wanted_subscriptions(cursor, self._place, self._also)

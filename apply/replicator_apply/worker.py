@@ -1,13 +1,15 @@
 """The apply worker of one stream: reads, applies, asks, until it is told to stop.
 
-One thread, one connection. A standby waits for the advisory lock; the position row is the fence
+One connection, used by one thread at a time: a large batch is written in a thread while the next
+one is read. A standby waits for the advisory lock; the position row is the fence
 that keeps two workers from applying the same batch, whatever the lock does.
 """
 
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,6 +26,7 @@ from replicator.postgres import driver_errors, is_passing
 from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
 from replicator.stop import Stop
 from replicator_apply import metrics
+from replicator_apply.ahead import Aside
 from replicator_apply.asking import Asker
 from replicator_apply.assemble import Transaction
 from replicator_apply.backfill import next_selecting, turn_pages
@@ -86,6 +89,27 @@ _LOCKS = (
     psycopg.errors.LockNotAvailable,
 )
 """What a batch meets that waits for other sessions in vain."""
+ASIDE_ROWS = 1_000
+"""Row events from which on a batch is written aside: for fewer, to hand over costs too much."""
+SOON = 0.005
+"""Seconds that the loop waits for more to read while a batch is written aside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A batch that is written, and what of it is still to be told.
+
+    Attributes:
+        batch: the batch.
+        mine: the answers to this target among its transactions.
+        written: what was written.
+        seconds: how long that took.
+    """
+
+    batch: Batch
+    mine: Sequence[Transaction]
+    written: Written
+    seconds: float
 
 
 class Worker:
@@ -111,6 +135,7 @@ class Worker:
         self._due = 0.0
         self._outdated = False
         self._dry = False
+        self._forget = False
         self._report_due = 0.0
         self._quiet_since = time.monotonic()
 
@@ -233,6 +258,7 @@ class Worker:
             )
             self._asker = Asker(writer, place, settings.environment)
             self._consumer = self._consume_from(stored)
+            self._aside = Aside[Applied]()
             self._health.ready(True, "")
             with driver_errors("applying"):
                 self._loop(connection, reader)
@@ -293,84 +319,116 @@ class Worker:
         try:
             while not self._stop.is_set():
                 if self._outdated or self._housekeeping(connection):
-                    return
+                    break
                 if not self._turn(connection, reader):
-                    return
+                    break
                 self._health.turned()
+            self._join(connection)
         except Overtaken:
             logger.info("Another worker has applied meanwhile.", extra={"event": "overtaken"})
         finally:
+            # Nobody else uses the connection before the batch that is written aside has ended.
+            self._aside.close()
             self._consumer.close()
 
     def _turn(self, connection: psycopg.Connection[Any], reader: LogReader) -> bool:
         """Read and apply what has arrived; False if the stretch ends here."""
 
         def hand_over() -> None:
-            self._apply(connection, self._consumer.take())
+            self._hand_over(connection)
 
-        chunks = reader.poll(IDLE)
-        self._dry = not chunks and not self._consumer.rows and self._consumer.hole is None
+        consumer, busy = self._consumer, self._aside.busy
+        chunks = reader.poll(SOON if busy else IDLE)
+        self._dry = not chunks and not busy and not consumer.rows and consumer.hole is None
         for chunk in chunks:
             try:
-                new_epoch = self._consumer.feed(chunk, hand_over)
+                new_epoch = consumer.feed(chunk, hand_over)
             except (Stopped, BadRecord):
                 # What came whole before it is not held up.
-                if self._consumer.pending:
-                    hand_over()
+                self._finish(connection)
                 raise
             if new_epoch is not None:
-                if self._consumer.pending:
-                    hand_over()
+                self._finish(connection)
                 self._change_epoch(connection, new_epoch)
                 return False
+        hole = consumer.hole
         quiet = time.monotonic() - self._quiet_since < QUIET_ADVANCE
-        hole = self._consumer.hole
-        # The answer that ends a rule's pages has no rows, and the next rule waits for it.
-        due = self._consumer.rows or any(map(self._is_ours, self._consumer.answers))
-        if self._consumer.pending and (due or not quiet or hole):
-            hand_over()
+        if hole is not None or not (chunks and self._aside.busy):
+            self._finish(connection, quiet=quiet and not hole)
         if hole is not None and hole is not self._hole:
             self._tell(connection, hole)
         self._hole = hole
         return True
 
-    def _apply(self, connection: psycopg.Connection[Any], batch: Batch) -> None:
+    def _finish(self, connection: psycopg.Connection[Any], *, quiet: bool = False) -> None:
+        """Apply what has come whole, and wait for it; `quiet`: what is not for us can wait."""
+        consumer = self._consumer
+        # The answer that ends a rule's pages has no rows, and the next rule waits for it.
+        due = consumer.rows or any(map(self._is_ours, consumer.answers))
+        if consumer.pending and (due or not quiet):
+            self._hand_over(connection)
+        self._join(connection)
+
+    def _hand_over(self, connection: psycopg.Connection[Any]) -> None:
+        """Apply what has been collected: a large batch aside, while the next one is read.
+
+        Raises what the batch before raised, or this one if it is not written aside.
+        """
+        batch = self._consumer.take()
+        self._quiet_since = time.monotonic()
+        with ExitStack() as stack:
+            stack.callback(batch.close)
+            self._join(connection)
+            work = partial(self._apply, connection, batch)
+            if batch.rows < ASIDE_ROWS or batch.spooled:
+                self._settle(connection, work())
+            else:
+                self._aside.begin(work)
+                stack.pop_all()
+
+    def _join(self, connection: psycopg.Connection[Any]) -> None:
+        """Wait for the batch that is written aside, if there is one, and tell of it."""
+        applied = self._aside.join()
+        if applied is not None:
+            self._settle(connection, applied)
+
+    def _apply(self, connection: psycopg.Connection[Any], batch: Batch) -> Applied:  # noqa: ARG002
+        """Write a batch; while that goes on aside, nothing else here uses the connection."""
         began = time.monotonic()
-        self._quiet_since = began
-        mark, self._consumer.mark = self._consumer.mark, None
         mine = [t for t in batch.transactions if self._answers_us(t)]
-        renewed = self._consumer.new_run
 
         def finish(cursor: psycopg.Cursor[Any]) -> None:
             plan = self._applier.plan
-            if renewed:
+            if batch.new_run:
                 # Before its answers are looked at: capture may run other code now.
                 self._ungate(cursor, every=True)
             for transaction in mine:
                 if transaction.hashed:
                     compare(cursor, self._place, self._applier, transaction)
             turn_pages(cursor, self._place, plan, mine)
-            if mark is not None:
-                take_mark(cursor, self._place, plan, mark)
+            if batch.mark is not None:
+                take_mark(cursor, self._place, plan, batch.mark)
 
-        try:
-            written = self._try(batch, finish)
-        finally:
-            for transaction in batch.transactions:
-                transaction.close()
+        written = self._try(batch, finish)
+        return Applied(batch, mine, written, time.monotonic() - began)
+
+    def _settle(self, connection: psycopg.Connection[Any], applied: Applied) -> None:
+        """Tell of a batch that is written, and ask for what it leaves wanting."""
+        batch, mine, written = applied.batch, applied.mine, applied.written
+        batch.close()
         self._callers.tell()
         if self._stopped:
             self._stopped = False
             self._counted = ""
             self._health.ready(True, "")
             gauge(metrics.STOPPED).labels(*self._place).set(0)
-        seconds = time.monotonic() - began
-        self._count(batch, written, seconds)
+        self._count(batch, written, applied.seconds)
+        self._forget = self._forget or batch.new_run
         if mine or written.judged:
             # What is refused is asked for again when it is due, not at once.
             self._asker.answered(
                 ((t.answer.request, t.size) for t in mine if t.answer and not t.answer.refused),
-                seconds / max(1, sum(t.size for t in batch.transactions)),
+                applied.seconds / max(1, batch.rows),
             )
             self._due = 0.0
             self._outdated = self._housekeeping(connection, written.looked)
@@ -449,11 +507,12 @@ class Worker:
         now = time.monotonic()
         if now < self._due:
             return False
+        self._join(connection)
         self._due = now + HOUSEKEEPING
         plan = self._applier.plan
         with connection.cursor() as cursor:
-            if self._consumer.new_run:
-                self._consumer.new_run = False
+            if self._forget:
+                self._forget = False
                 self._asker.forget(cursor)
             wanted = count_wanted(cursor, self._place, plan)
             # Before all else: the next batch of the same poll is written by it.
