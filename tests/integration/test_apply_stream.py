@@ -15,7 +15,9 @@ from replicator.errors import DatabaseUnavailable, Refused
 from replicator.http import Health
 from replicator.positions import EpochId, Lsn, RunId
 from replicator.requests import KeysRequest, PageRequest, fingerprint
-from replicator_apply import worker
+from replicator_apply import consume, worker
+from replicator_apply.assemble import Assembler
+from replicator_apply.batch import Applier
 from replicator_apply.follow import Follower, worker_for
 from replicator_apply.rebase import rebase, reset_state
 from replicator_apply.runs import begin_backfill
@@ -671,3 +673,78 @@ def test_it_stands_while_a_table_is_not_what_it_was(
     target.until(lambda: target.stopped == "", "goes on")
     target.reach(commit)
     assert (2, "n2") in target.rows(TAGS)
+
+
+# A batch that is written aside while the next one is read
+
+
+@pytest.fixture
+def aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write every batch aside, and begin one at every record."""
+    monkeypatch.setattr(worker, "ASIDE_ROWS", 1)
+    monkeypatch.setattr(consume, "BATCH_ROWS", 1)
+
+
+@pytest.mark.usefixtures("aside")
+def test_the_next_batch_is_read_while_one_is_written(
+    start: StartTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, published = start("pages")
+    target.reach(published.transaction(tag(1)))
+    going, read, apply, feed = threading.Event(), threading.Event(), Applier.apply, Assembler.feed
+
+    def slow(applier: Applier, *arguments: Any) -> Any:
+        assert read.wait(20), "nothing was read meanwhile"
+        return apply(applier, *arguments)
+
+    def noted(assembler: Assembler, *arguments: Any) -> Any:
+        if going.is_set():
+            read.set()
+        return feed(assembler, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Applier, "apply", slow)
+        patch.setattr(Assembler, "feed", noted)
+        published.transaction(tag(2))
+        target.until(lambda: bool(threads("write")), "it is written")
+        going.set()
+        target.reach(published.transaction(tag(3)))
+    assert names(target) == ["n1", "n2", "n3"]
+
+
+def threads(name: str) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith(name)]
+
+
+@pytest.mark.usefixtures("aside")
+def test_what_follows_a_batch_that_fails_is_not_applied(start: StartTarget) -> None:
+    target, published = start("pages")
+    target.reach(published.transaction(tag(1)))
+    target.execute("ALTER TABLE pages_tag ADD CONSTRAINT no CHECK (id <> 2)")
+    for pk in (2, 3, 4):
+        published.transaction(tag(pk))
+    target.until_stopped("Postgres refuses a row of public.pages_tag")
+    assert names(target) == ["n1"]
+    target.execute("ALTER TABLE pages_tag DROP CONSTRAINT no")
+    target.until(lambda: names(target) == ["n1", "n2", "n3", "n4"], "it goes on where it stood")
+
+
+@pytest.mark.usefixtures("aside")
+def test_it_stops_only_when_what_it_writes_is_written(
+    start: StartTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, published = start("pages")
+    target.reach(published.transaction(tag(1)))
+    begun, apply = threading.Event(), Applier.apply
+
+    def slow(applier: Applier, *arguments: Any) -> Any:
+        begun.set()
+        time.sleep(0.5)
+        return apply(applier, *arguments)
+
+    monkeypatch.setattr(Applier, "apply", slow)
+    published.transaction(tag(2))
+    assert begun.wait(20)
+    target.stop()
+    assert names(target) == ["n1", "n2"]
+    assert not target.failures
