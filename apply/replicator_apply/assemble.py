@@ -7,6 +7,7 @@ small ones stay in memory as parsed.
 
 import struct
 import tempfile
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO
@@ -27,28 +28,56 @@ VERIFY = "verify-"
 Parsed = tuple[bytes, Event | Skimmed]
 """The record's key and its event."""
 
-_FRAME = struct.Struct("<II")
+_BLOCK_RECORDS = 1_000
+_BLOCK_BYTES = 1 << 20
+_HEAD = struct.Struct("<II")
+"""A block of a spool: how many lengths, how many bytes; then the lengths, then the bytes."""
 
 
 class Spool:
-    """Records of one transaction that are too many for memory; removed when it is closed."""
+    """Records of one transaction that are too many for memory; removed when it is closed.
+
+    They are written and read a block at a time: a call for each would cost more than its parsing.
+    """
 
     def __init__(self) -> None:
         self._file: IO[bytes] = tempfile.TemporaryFile(prefix="replicator-")  # noqa: SIM115
+        self._parts: list[bytes] = []
+        self._size = 0
         self.count = 0
 
     def append(self, key: bytes, value: bytes) -> None:
         """Keep one record."""
-        self._file.write(_FRAME.pack(len(key), len(value)) + key + value)
+        self._parts += (key, value)
+        self._size += len(key) + len(value)
         self.count += 1
+        if len(self._parts) >= 2 * _BLOCK_RECORDS or self._size >= _BLOCK_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        if self._parts:
+            lengths = array("I", map(len, self._parts))
+            head = _HEAD.pack(len(lengths), self._size)
+            self._file.write(b"".join((head, lengths.tobytes(), *self._parts)))
+            self._parts, self._size = [], 0
 
     def records(self) -> Iterator[tuple[bytes, bytes]]:
-        """Give all records again, from the first; may be called any number of times."""
-        self._file.flush()
+        """Give all records again, from the first; may be called any number of times.
+
+        One reader at a time: a new one takes the place of the last.
+        """
+        self._write()
         self._file.seek(0)
-        while header := self._file.read(_FRAME.size):
-            key, value = _FRAME.unpack(header)
-            yield self._file.read(key), self._file.read(value)
+        while head := self._file.read(_HEAD.size):
+            number, size = _HEAD.unpack(head)
+            lengths = array("I")
+            lengths.frombytes(self._file.read(number * lengths.itemsize))
+            data, at = self._file.read(size), 0
+            sizes = iter(lengths)
+            for key_length, value_length in zip(sizes, sizes, strict=True):
+                value_at = at + key_length
+                key, at = data[at:value_at], value_at + value_length
+                yield key, data[value_at:at]
 
     def close(self) -> None:
         """Free the disk."""
