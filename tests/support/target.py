@@ -160,9 +160,12 @@ class Target:
             self._stop = None
             # Its session ends a moment later, and holds the stream's lock until then.
             locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+            # Whatever ended the worker: its test knows, or looks.
+            failures, self.failures = self.failures, []
             self.until(
                 lambda: self.rows(f"{locks} AND database = {_DATABASE}") == [(0,)], "unlocked"
             )
+            self.failures = failures
 
     def close(self) -> None:
         """End the worker and the connection."""
