@@ -3,6 +3,7 @@
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tests.benchmark.sites import Connection, Site, open_connection
 
@@ -25,6 +26,14 @@ INSERT INTO parcels_parcel
 SELECT n, %(batch)s, n, false, false, now(), now(), 'small', 'left with neighbour ' || n
 FROM generate_series(1, 5) AS n
 """
+
+
+class Expected(NamedTuple):
+    """What the reader looks for: `number` transactions from `first` on, of ids beyond `floor`."""
+
+    first: int
+    number: int
+    floor: int
 
 
 @dataclass
@@ -62,9 +71,12 @@ def measure(site: Site, seconds: float) -> Latency:
     number = max(1, int(seconds * RATE))
     seen, done = Seen(), threading.Event()
     with open_connection(site.source) as source, open_connection(site.target) as target:
-        row = source.execute("SELECT coalesce(max(batch), 0) + 1 FROM parcels_parcel").fetchone()
-        first = int(row[0]) if row else 1
-        reader = threading.Thread(target=_read, args=(target, seen, (first, number), done))
+        row = source.execute(
+            "SELECT coalesce(max(batch), 0) + 1, coalesce(max(id), 0) FROM parcels_parcel"
+        ).fetchone()
+        first, floor = (int(row[0]), int(row[1])) if row else (1, 0)
+        expected = Expected(first, number, floor)
+        reader = threading.Thread(target=_read, args=(target, seen, expected, done))
         reader.start()
         try:
             sent = _write(source, first, number)
@@ -90,11 +102,9 @@ def _write(source: Connection, first: int, number: int) -> dict[int, float]:
     return sent
 
 
-def _read(target: Connection, seen: Seen, expected: tuple[int, int], done: threading.Event) -> None:
+def _read(target: Connection, seen: Seen, expected: Expected, done: threading.Event) -> None:
     """Look for new transactions until all have come."""
-    first, number = expected
-    row = target.execute("SELECT coalesce(max(id), 0) FROM parcels_parcel").fetchone()
-    floor = int(row[0]) if row else 0
+    first, number, floor = expected
     counted = first
     while len(seen.at) < number and not done.is_set():
         found = target.execute(_NEW, {"seen": floor + (counted - first) * SIZE}).fetchall()

@@ -1,4 +1,4 @@
-"""Where a daemon spends its time: py-spy beside it, its samples added up by function.
+"""Where a daemon spends its time: py-spy beside it, a flame graph, and its samples by function.
 
 Profiling costs time itself: figures of a profiled run are not to be compared with others.
 """
@@ -6,7 +6,6 @@ Profiling costs time itself: figures of a profiled run are not to be compared wi
 import shutil
 import signal
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,34 +23,39 @@ class Profile:
     """Samples daemons while the body runs, and prints what they did.
 
     Args:
-        enabled: False: does nothing.
+        folder: where the flame graphs are written; None: does nothing.
         title: what is measured.
         daemons: process ids by name.
     """
 
-    def __init__(self, enabled: bool, title: str, daemons: Mapping[str, int]) -> None:
-        self._daemons = daemons if enabled else {}
+    def __init__(self, folder: Path | None, title: str, daemons: Mapping[str, int]) -> None:
+        self._daemons = {} if folder is None else daemons
         self._title = title
-        self._folder = Path(tempfile.mkdtemp(prefix="replicator-profile-")) if enabled else Path()
-        self._samplers: dict[str, Process] = {}
+        self._folder = folder or Path()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._samplers: list[Process] = []
 
     def __enter__(self) -> Self:
         for name, pid in self._daemons.items():
-            command: list[str | Path] = [
-                py_spy(), "record", "--pid", str(pid), "--rate", str(RATE), "--format", "raw",
-                "--nonblocking", "--threads", "--output", self._folder / f"{name}.txt",
-            ]  # fmt: skip
-            self._samplers[name] = Process(command, self._folder / f"{name}.log")
+            for form, ending in (("raw", "txt"), ("flamegraph", "svg")):
+                output = self._folder / f"{self._title}-{name}.{ending}"
+                command: list[str | Path] = [
+                    py_spy(), "record", "--pid", str(pid), "--rate", str(RATE), "--format", form,
+                    "--nonblocking", "--threads", "--output", output,
+                ]  # fmt: skip
+                self._samplers.append(Process(command, output.with_suffix(f".{form}.log")))
         return self
 
     def __exit__(
         self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
     ) -> None:
-        for name, sampler in self._samplers.items():
+        for sampler in self._samplers:
             sampler.send(signal.SIGINT)
+        for sampler in self._samplers:
             sampler.wait(20)
+        for name in self._daemons:
             print(f"\n{self._title} {name}: share of samples, alone and with what it called")
-            _print_functions((self._folder / f"{name}.txt").read_text())
+            _print_functions((self._folder / f"{self._title}-{name}.txt").read_text())
 
 
 def py_spy() -> str:

@@ -4,15 +4,17 @@ import os
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
-from tests.benchmark import entries, latency, trees
+from tests.benchmark import backfill, entries, latency, trees
 from tests.benchmark.profiling import Profile
+from tests.benchmark.shapes import SHAPE_TABLES
 from tests.benchmark.sites import Connection, Site, open_connection, tidy
-from tests.benchmark.systems import Replicator, System, running, standing
+from tests.benchmark.systems import Related, Replicator, System, running, standing
 from tests.benchmark.usage import CpuMeter, peak_mb
-from tests.benchmark.workloads import Workload, fill
+from tests.benchmark.workloads import WORKLOADS, Workload, fill
 from tests.support.processes import wait_until
 
 PATIENCE = 600.0
@@ -31,8 +33,8 @@ class Result(msgspec.Struct):
         seconds: until the target had all of it.
         cpu_us_per_row: microseconds of CPU time per row, by process.
         peak_mb: most memory at once, by daemon.
-        latency_ms: p50, p95 and p99; only of L.
-        torn: transactions or trees of which a reader saw a part; only of L, W6 and W9.
+        latency_ms: p50, p95 and p99; only of L and B.
+        torn: transactions or trees of which a reader saw a part; only of L, B, W6 and W9.
         figures: what else was measured, by name; only of W9.
     """
 
@@ -56,10 +58,17 @@ class Result(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Options:
-    """How all workloads are run: their size, and whether the daemons are profiled."""
+    """How all workloads are run.
+
+    Attributes:
+        scale: share of the rows, or of L's time.
+        profile: whether the daemons are sampled, and where their flame graphs go.
+        held: rows that the table of parcels has before each workload, at least.
+    """
 
     scale: float = 1.0
-    profile: bool = False
+    profile: Path | None = None
+    held: int = 0
 
 
 class Unequal(AssertionError):
@@ -77,9 +86,9 @@ def run_workload(workload: Workload, system: System, turn: int, options: Options
     load = os.getloadavg()[0]
     site = system.site
     with open_connection(site.source) as source, open_connection(site.target) as target:
-        if workload.trees:
-            trees.fill(source, rows)
-        _prepare(system, source, target, int(workload.before * rows))
+        if workload.fill is not None:
+            workload.fill(source, rows)
+        _prepare(system, source, target, max(options.held, int(workload.before * rows)))
         with running(system), _watched(workload, site) as torn:
             _arrives(target, _send_signal(source))
             meter = CpuMeter(system.processes())
@@ -137,9 +146,49 @@ def run_latency(system: System, turn: int, options: Options) -> Result:
         seconds,
         {name: used * 1e6 / rows for name, used in cpu.items()},
         peak,
-        {f"p{share}": measured.percentile(share / 100) for share in (50, 95, 99)},
+        _percentiles(measured),
         measured.torn,
     )
+
+
+def run_backfill(system: Replicator, turn: int, options: Options) -> Result:
+    """Run B on a system that is stopped; it is stopped again afterwards.
+
+    Raises:
+        Unequal, AssertionError: as `run_workload`.
+    """
+    rows, load = max(100, int(backfill.ROWS * options.scale)), os.getloadavg()[0]
+    with open_connection(system.site.source) as source:
+        with open_connection(system.site.target) as target:
+            _prepare(system, source, target, rows)
+        row = source.execute("SELECT count(*) FROM parcels_parcel").fetchone()
+        held = int(row[0]) if row else 0
+        with system.newcomer() as site, Profile(options.profile, "B", system.daemons()):
+            meter = CpuMeter(system.processes())
+            brought = backfill.watch(site)
+            cpu = meter.seconds()
+            peak = {name: peak_mb(pid) for name, pid in system.daemons().items()}
+            with open_connection(site.target) as target:
+                _arrives(target, _send_signal(source))
+        with open_connection(site.target) as target:
+            compare(system, source, target)
+    streamed = brought.latency
+    return Result(
+        "B",
+        system.name,
+        turn,
+        load,
+        held,
+        brought.seconds,
+        {name: used * 1e6 / (held + brought.streamed) for name, used in cpu.items()},
+        peak,
+        {} if streamed is None else _percentiles(streamed),
+        None if streamed is None else streamed.torn,
+    )
+
+
+def _percentiles(measured: latency.Latency) -> dict[str, float]:
+    return {f"p{share}": measured.percentile(share / 100) for share in (50, 95, 99)}
 
 
 def run_entries(kind: entries.Entries, system: Replicator, turn: int, options: Options) -> Result:
@@ -218,7 +267,7 @@ def _arrives(target: Connection, value: int) -> None:
 
 
 _CONTENT = "SELECT count(*), sum(hashtextextended(t::text, 0)) FROM {} t WHERE {}"
-TABLES = ("parcel", "question", "choice", "vote", "voter", "leaflet")
+TABLES = ("parcel", "question", "choice", "vote", "voter", "leaflet", *SHAPE_TABLES)
 
 
 def compare(system: System, source: Connection, target: Connection) -> None:
@@ -232,3 +281,20 @@ def compare(system: System, source: Connection, target: Connection) -> None:
             raise Unequal(
                 f"of {table} the source has {here} (rows, sum of their hashes), the target {there}"
             )
+
+
+def run_one(name: str, system: System, turn: int, options: Options) -> Result | None:
+    """Run the workload of a name; None: it is not for this system.
+
+    Raises:
+        Unequal, AssertionError: as `run_workload`.
+    """
+    entering = next((kind for kind in entries.KINDS if kind.name == name), None)
+    if name == "L":
+        return run_latency(system, turn, options)
+    if name == "B":
+        return run_backfill(system, turn, options) if type(system) is Replicator else None
+    if entering is not None:
+        return run_entries(entering, system, turn, options) if type(system) is Related else None
+    workload = next(each for each in WORKLOADS if each.name == name)
+    return run_workload(workload, system, turn, options)

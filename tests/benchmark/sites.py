@@ -45,12 +45,18 @@ class Services:
 
     def site(self, name: str) -> Site:
         """Make the databases of a system, their tables made by the project's migrations."""
-        servers = (self.source, self.target)
-        made = [server.conninfo(server.create_database(name)) for server in servers]
-        for conninfo in made:
-            with connected("default", conninfo):
-                call_command("migrate", verbosity=0, interactive=False)
-        return Site(*made)
+        return Site(_made(self.source, name), _made(self.target, name))
+
+    def target_database(self, name: str) -> str:
+        """Make one more database on the target's server."""
+        return _made(self.target, name)
+
+
+def _made(server: PostgresServer, name: str) -> str:
+    conninfo = server.conninfo(server.create_database(name))
+    with connected("default", conninfo):
+        call_command("migrate", verbosity=0, interactive=False)
+    return conninfo
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from tests.benchmark.shapes import SHAPE_TABLES
 from tests.benchmark.sites import Connection, Services, Site, environment, open_connection
 from tests.benchmark.usage import Processes
 from tests.support.processes import REPOSITORY, Process, wait_until
@@ -79,6 +80,7 @@ class Replicator:
         self.site = services.site(self.name)
         with open_connection(self.site.source) as connection:
             connection.execute(_DEPOTS)
+        self._services = services
         self._broker = services.broker
         self._folder = Path(tempfile.mkdtemp(prefix="replicator-benchmark-"))
         self._running: dict[str, Process] = {}
@@ -88,23 +90,45 @@ class Replicator:
         """Where the log is."""
         return self._broker.url
 
-    def _environment(self, name: str) -> dict[str, str]:
+    def _environment(self, name: str, site: Site, target: str) -> dict[str, str]:
         if name == "capture":
-            settings = {"ENVIRONMENT": self.name, "TARGETS": {"stage": [self.dataset]}}
-            conninfo = self.site.source
+            targets = {target: [self.dataset] for target in ("stage", "newcomer")}
+            settings = {"ENVIRONMENT": self.name, "TARGETS": targets}
+            conninfo = site.source
         else:
             subscriptions = [{"source": self.name, "dataset": self.dataset}]
-            settings = {"ENVIRONMENT": "stage", "SUBSCRIPTIONS": subscriptions}
-            conninfo = self.site.target
+            settings = {"ENVIRONMENT": target, "SUBSCRIPTIONS": subscriptions}
+            conninfo = site.target
         whole = environment(conninfo, {"LOG": self._broker.url, **settings})
         return {**whole, "PYTHONPATH": _PATH}
 
-    def start(self) -> None:
-        """See `System.start`; the first time, the empty tables are backfilled."""
+    def _begin(self, site: Site, target: str) -> None:
         for name in ("capture", "apply"):
             command = [sys.executable, "-m", "replicator", name]
-            log = self._folder / f"{name}.log"
-            self._running[name] = Process(command, log, env=self._environment(name))
+            log = self._folder / f"{name}-{target}.log"
+            self._running[name] = Process(command, log, env=self._environment(name, site, target))
+
+    @contextmanager
+    def newcomer(self) -> Iterator[Site]:
+        """Let it run with a target that has nothing yet, in place of the other one."""
+        home = self.site
+        self.site = Site(home.source, self._services.target_database(f"newcomer_{self.name}"))
+        try:
+            self._begin(self.site, "newcomer")
+            with open_connection(self.site.target) as connection:
+                wait_until(lambda: bool(self._runs(connection)), READY, "it begins")
+            yield self.site
+        finally:
+            self.stop()
+            self.site = home
+
+    @staticmethod
+    def _runs(connection: Connection) -> int:
+        return connection.execute("SELECT FROM replicator_backfillrun").rowcount
+
+    def start(self) -> None:
+        """See `System.start`; the first time, the empty tables are backfilled."""
+        self._begin(self.site, "stage")
         with open_connection(self.site.target) as connection:
             wait_until(lambda: self._is_settled(connection), READY, "the backfill is through")
         # What the backfill has left unsettled is looked at every half a second, and the requests
@@ -167,9 +191,8 @@ class Related(Replicator):
     }
 
 
-_PUBLICATION = ", ".join(
-    f"parcels_{name}" for name in ("parcel", "question", "choice", "vote", "voter", "signal")
-)
+_PUBLISHED_TABLES = ("parcel", "question", "choice", "vote", "voter", "signal", *SHAPE_TABLES)
+_PUBLICATION = ", ".join(f"parcels_{name}" for name in _PUBLISHED_TABLES)
 
 
 class Native:

@@ -7,7 +7,7 @@ the next one needs.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.benchmark import trees
+from tests.benchmark import shapes, trees
 from tests.benchmark.sites import Connection
 
 _COLUMNS = "depot, batch, weight, paid, returned, sent_at, changed_at, label, note"
@@ -98,6 +98,42 @@ def one_row_transactions(connection: Connection, rows: int) -> int:
     return rows
 
 
+_GUESTS = 1_000_000_000
+"""Ids from here on are of voters that nobody's vote points at."""
+
+
+def fill_guests(connection: Connection, rows: int) -> None:
+    """See to it that there are so many voters without votes."""
+    connection.execute(
+        "INSERT INTO parcels_voter (id, name) SELECT n, 'guest ' || n "
+        f"FROM generate_series({_GUESTS}, {_GUESTS + rows - 1}) AS n ON CONFLICT DO NOTHING"
+    )
+
+
+def deletes(connection: Connection, rows: int) -> int:
+    """W7: deletes of rows that a foreign key may point at, 100 a transaction."""
+    times = max(1, rows // 100)
+    first = f"{_GUESTS} + i * 100"
+    delete = f"DELETE FROM parcels_voter WHERE id BETWEEN {first} AND {first} + 99"
+    connection.execute(_loop(times, delete))
+    return times * 100
+
+
+HOT_KEYS = 100
+
+
+def hot_updates(connection: Connection, rows: int) -> int:
+    """W8: updates of 100 rows again and again, 10 a transaction."""
+    times = max(1, rows // 10)
+    first = _first_of_newest(connection, HOT_KEYS)
+    update = (
+        "UPDATE parcels_parcel SET weight = weight + 1, changed_at = now() "
+        f"WHERE id BETWEEN {first} + i * 10 % {HOT_KEYS} AND {first} + i * 10 % {HOT_KEYS} + 9"
+    )
+    connection.execute(_loop(times, update))
+    return times * 10
+
+
 @dataclass(frozen=True)
 class Workload:
     """A workload of the table in the report.
@@ -110,6 +146,7 @@ class Workload:
         live: written in one transaction while the system runs, the clock begins at its commit;
             else written while the system stands, the clock begins when it goes on.
         before: rows that must be there already, as a share of `rows`.
+        fill: brings other rows that must be there, given `rows`.
         trees: on the tables of `trees`, which are filled before and watched meanwhile.
     """
 
@@ -119,6 +156,7 @@ class Workload:
     write: Callable[[Connection, int], int]
     live: bool = False
     before: float = 0
+    fill: Callable[[Connection, int], None] | None = None
     trees: bool = False
 
 
@@ -128,5 +166,12 @@ WORKLOADS = (
     Workload("W3", "mixed 60/25/15, 10 a transaction", 200_000, mixed, before=0.5),
     Workload("W4", "one transaction", 500_000, one_transaction, live=True),
     Workload("W5", "one row a transaction", 50_000, one_row_transactions),
-    Workload("W6", "trees, 10 a transaction", 200_000, trees.write, trees=True),
+    Workload("W6", "trees, 10 a transaction", 200_000, trees.write, fill=trees.fill, trees=True),
+    Workload("W7", "deletes, foreign keys checked", 200_000, deletes, fill=fill_guests),
+    Workload("W8", "updates of 100 hot rows, 10 a tx", 200_000, hot_updates, before=0.01),
+    Workload("S5", "inserts of 5 columns", 300_000, shapes.narrow),
+    Workload("S60", "inserts of 60 columns", 50_000, shapes.wide),
+    Workload("S1k", "inserts of 1 kB", 100_000, shapes.kilobyte),
+    Workload("S100k", "inserts of 100 kB, 10 a transaction", 2_000, shapes.hundred_kilobytes),
+    Workload("ST", "inserts to many tables, 10 a tx", 100_000, shapes.many_tables),
 )

@@ -2,6 +2,11 @@
 
 from django.db import models
 
+from tests.benchmark.project.shapes import SHARDS, Bulky, Narrow, Wide
+
+__all__ = ["SHARDS", "Bulky", "Choice", "Depot", "Leaflet", "Narrow", "Parcel", "Question"]
+__all__ += ["Signal", "Vote", "Voter", "Wide"]
+
 
 class Depot(models.Model):
     """What a parcel is a child of, in the dataset that follows relations."""

@@ -16,13 +16,15 @@ from tests.benchmark.project.models import (
     Vote,
     Voter,
 )
+from tests.benchmark.project.shapes import SHARDS, Bulky, Narrow, Wide
 
 POLLS = (Question, Choice, Vote, Voter)
+SHAPES = (Narrow, Wide, Bulky, *SHARDS)
 
-for model in (Depot, Leaflet, Parcel, Signal, *POLLS):
+for model in (Depot, Leaflet, Parcel, Signal, *POLLS, *SHAPES):
     opt_in(model)
 
-Dataset("parcels", Rows(Parcel), Rows(Signal), *map(Rows, POLLS))
+Dataset("parcels", Rows(Parcel), Rows(Signal), *map(Rows, POLLS), *map(Rows, SHAPES))
 Dataset(
     "by-depot",
     Rows(Depot, where=Q(open=True)),
@@ -33,4 +35,5 @@ Dataset(
     Referenced(Voter),
     Rows(Leaflet, where=Q(published=True)),
     Rows(Signal),
+    *map(Rows, SHAPES),
 )
