@@ -8,12 +8,21 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import msgspec
 import psycopg
 
-from replicator.envelope import encode_key
+from replicator.envelope import Answer, encode_key
 from replicator.errors import LogUnavailable, LostLog
 from replicator.log import LogWriter
-from replicator.requests import MAX_KEYS, KeysRequest, PageRequest, Report, encode
+from replicator.requests import (
+    MAX_KEYS,
+    MAX_PAGE,
+    KeysRequest,
+    PageRequest,
+    Report,
+    encode,
+)
+from replicator_apply import backfill
 from replicator_apply.backfill import KEYS as WANTED
 from replicator_apply.backfill import (
     advance_sweep,
@@ -25,7 +34,7 @@ from replicator_apply.backfill import (
     sweep_id,
 )
 from replicator_apply.plan import TargetPlan
-from replicator_apply.state import Place, Run, ask_again, wanted_to_ask
+from replicator_apply.state import Place, Run, ask_again, wanted_to_ask, with_page
 
 Cursor = psycopg.Cursor[Any]
 
@@ -47,6 +56,12 @@ UNDER_WAY = 2
 """Requests for wanted keys that are not answered yet. More wait: the stream flows in between."""
 OVERDUE = 5.0
 """Seconds after which a request for keys holds up no other."""
+FIRST_PAGE = 500
+FEWEST_ROWS = 200
+"""Rows of the first page of a backfill, each of which may bring a tree of any size; and to which a
+slow target's pages shrink."""
+PAGE_SECONDS = 0.06
+"""Seconds in which a page should be applied: what is committed meanwhile waits that long."""
 
 
 class Asker:
@@ -73,6 +88,8 @@ class Asker:
         self._sent: dict[str, tuple[float, float]] = {}
         self._under_way: dict[str, tuple[float, int]] = {}
         self._keys = FIRST_KEYS
+        self._pages: dict[str, tuple[Run, int]] = {}
+        self._page = FIRST_PAGE
         self._turn = 0
 
     def ask(self, cursor: Cursor, plan: TargetPlan) -> int:
@@ -100,6 +117,24 @@ class Asker:
         """Tell the source how this target is. Raises LogUnavailable."""
         self._send(encode(report))
 
+    def ask_ahead(self, plan: TargetPlan, answers: Iterable[Answer]) -> int:
+        """Ask for the pages behind those that have come, before these are applied.
+
+        So the source reads while the target writes. The page that follows is applied behind this
+        one, whenever it comes. Gives the number of requests; raises LogUnavailable.
+        """
+        asked = 0
+        for answer in answers:
+            run, _ = self._pages.get(answer.request, (None, 0))
+            if run is None or answer.refused is not None or answer.last_key is None:
+                continue
+            after = msgspec.json.encode(answer.last_key).decode()
+            following = with_page(run, run.rule, after, 0)
+            if self._due(page_id(following)):
+                self._send(encode(self._page_request(plan, following)))
+                asked += 1
+        return asked
+
     def answered(self, answers: Iterable[tuple[str, int]], seconds_per_row: float) -> None:
         """Note answers, so that what is left of the same run is asked for at once.
 
@@ -110,6 +145,9 @@ class Asker:
         for name, rows in answers:
             self._sent.pop(_series(name), None)
             _, keys = self._under_way.pop(name, (0.0, 0))
+            _, limit = self._pages.pop(name, (None, 0))
+            if limit and rows:
+                self._page = page_for(limit, rows * seconds_per_row, at_most=self._page * 2)
             if keys and rows:
                 aim = keys_for(keys, rows, rows * seconds_per_row)
                 self._keys = max(1, min(aim, self._keys * 2))
@@ -118,6 +156,7 @@ class Asker:
         """Ask for everything anew: capture has started again, and knows of no request."""
         self._sent.clear()
         self._under_way.clear()
+        self._pages.clear()
         ask_again(cursor, self._place)
 
     def _wanted(self, cursor: Cursor, plan: TargetPlan) -> list[KeysRequest]:
@@ -139,7 +178,7 @@ class Asker:
         if not run.sweeping and run.state == "waiting":
             return []
         if not run.sweeping:
-            return [page_request(plan, run, self._environment)] if self._due(page_id(run)) else []
+            return [self._page_request(plan, run)] if self._due(page_id(run)) else []
         series = sweep_id(run, 0)
         if not self._due(series):
             return []
@@ -150,6 +189,11 @@ class Asker:
         self._turn += 1
         keys = suspects(cursor, plan, run)
         return [keys_request(plan, self._environment, sweep_id(run, self._turn), keys)]
+
+    def _page_request(self, plan: TargetPlan, run: Run) -> PageRequest:
+        request = page_request(plan, run, self._environment, limit=min(self._page, backfill.PAGE))
+        self._pages[request.id] = run, request.limit
+        return request
 
     def _due(self, name: str) -> bool:
         """Whether a request was not sent yet, or long ago; notes that it is sent now."""
@@ -177,6 +221,18 @@ def keys_for(keys: int, rows: int, seconds: float) -> int:
     """
     by_time = max(FEWEST_KEYS, int(ANSWER_SECONDS * keys / seconds)) if seconds else MAX_KEYS
     return min(ANSWER_ROWS * keys // rows, by_time)
+
+
+def page_for(limit: int, seconds: float, at_most: int) -> int:
+    """Say how many rows make a page of a good size.
+
+    Args:
+        limit: rows of a page that has come; what they pulled in came besides.
+        seconds: that it took to apply all of it.
+        at_most: more than this is not asked for next.
+    """
+    aim = int(limit * PAGE_SECONDS / seconds) if seconds else MAX_PAGE
+    return max(FEWEST_ROWS, min(aim, at_most, MAX_PAGE))
 
 
 def _series(name: str) -> str:

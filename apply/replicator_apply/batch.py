@@ -23,8 +23,15 @@ from replicator_apply.ahead import one_ahead
 from replicator_apply.assemble import Parsed, Transaction
 from replicator_apply.choice import Choice, choices_of
 from replicator_apply.collapse import TableChanges, collapse
-from replicator_apply.direct import DirectWriter, Unexpected, may_write_directly, write_directly
+from replicator_apply.direct import (
+    DirectWriter,
+    Unexpected,
+    Unsure,
+    may_write_directly,
+    write_directly,
+)
 from replicator_apply.plan import Table, TargetPlan
+from replicator_apply.receipts import GrowingReceipts
 from replicator_apply.rules import Rules
 from replicator_apply.sequences import Sequences
 from replicator_apply.sieve import Sieve
@@ -109,6 +116,7 @@ class Applier:
 
     Attributes:
         plan: what the target holds.
+        filling: tables that a backfill fills, of which each row may enter alone.
         unsettled: tables of which every change needs a verdict: some of their rows are suspect or
             kept, or wanted though all of them belong.
         kept: tables with rows that are kept for local ones, which are tried again with every mark;
@@ -128,11 +136,13 @@ class Applier:
         self._environment = environment
         self._staging = StagingTables(connection, place)
         self._sequences = Sequences()
+        self._receipts = GrowingReceipts(connection, plan)
         self._writers: dict[TableName, DirectWriter] = {}
         self._unspooled = 0
         self._alive = alive
         self.plan = plan
         self.unsettled: Collection[TableName] = frozenset()
+        self.filling: Collection[TableName] = frozenset()
         self.kept: Collection[TableName] | None = None
 
     def apply(self, batch: Batch, finish: Finish) -> Written:
@@ -153,15 +163,24 @@ class Applier:
         retry_kept = self.kept and any(t.size == 0 for t in batch.transactions)
         direct = not retry_kept and not self._choosing(batch) and self._is_direct(first)
         del first, rounds
-        if direct:
-            try:
-                return self._write_directly(batch, only, finish)
-            except (Unexpected, Clash, Unwritable):
-                pass
-            except psycopg.DatabaseError as error:
-                if is_passing(error):
-                    raise
-        return self._write_by_rules(batch, only, finish)
+        written = self._try_directly(batch, only, finish) if direct else None
+        if written is None:
+            written = self._write_by_rules(batch, only, finish)
+        self._receipts.note(written.rows)
+        return written
+
+    def _try_directly(
+        self, batch: Batch, only: list[Round] | None, finish: Finish
+    ) -> Written | None:
+        """Write a batch without verdicts; None: it must take the other way."""
+        try:
+            return self._write_directly(batch, only, finish)
+        except (Unexpected, Clash, Unwritable):
+            return None
+        except psycopg.DatabaseError as error:
+            if is_passing(error):
+                raise
+            return None
 
     @contextmanager
     def trial(self, cursor: Cursor, answer: Transaction, choice: Choice | None) -> Iterator[Trial]:
@@ -264,10 +283,11 @@ class Applier:
         What of the only round needs verdicts is left to the rules, in the same transaction.
         """
         self._prepare_writers(only)
+        unsure = Unsure(self.filling, any(map(self._is_ours, batch.transactions)))
         written = Written()
         with self._transaction(batch, finish) as cursor, self._rounds_of(batch, only) as rounds:
             for changes in rounds:
-                part, left = self._write_round(cursor, changes)
+                part, left = self._write_round(cursor, changes, unsure)
                 written.merge(part)
                 if only is None:
                     if left:
@@ -291,7 +311,7 @@ class Applier:
             for table in self._tied({table.name for table in changed}):
                 self._staging.prepare(table)
 
-    def _write_round(self, cursor: Cursor, changes: Round) -> tuple[Written, Round]:
+    def _write_round(self, cursor: Cursor, changes: Round, unsure: Unsure) -> tuple[Written, Round]:
         """Write what needs no verdict; give what is left."""
         tables = self.plan.by_prefix
         parts = {tables[prefix].name: part for prefix, part in changes.items()}
@@ -301,7 +321,7 @@ class Applier:
         for writer, part in batch.values():
             if part.changed or part.gone:
                 self._staging.use(writer.table, part.size)
-        written, left = write_directly(cursor, batch, sieve, self._sequences)
+        written, left = write_directly(cursor, batch, sieve, self._sequences, unsure)
         left |= {name: part for name, part in parts.items() if name not in batch}
         return written, {self.plan.tables[name].prefix: part for name, part in left.items()}
 

@@ -8,7 +8,8 @@ target transaction is rolled back, and the whole batch takes the way through `ru
 """
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -116,10 +117,27 @@ class DirectWriter:
             raise Unexpected
         staged = self._stage_changed(cursor, changes)
         calls = [self.sql.call_for_changed] if self.table.hooks else []
-        count = _run(cursor, *staged, *calls, statement)[-1]
+        count = _run_by_index(cursor, len(changes.changed), *staged, *calls, statement)[-1]
         if count != len(changes.changed):
             raise Unexpected
         return count
+
+    def enter(self, cursor: Cursor, changes: TableChanges, sequences: Sequences) -> tuple[int, int]:
+        """Write rows whole, whether they are ours already or not, and their receipts.
+
+        Gives how many were created, and how many changed.
+        """
+        update, rows = self.sql.update_held, changes.changed.values()
+        if update is None:
+            raise Unexpected
+        staged = self._stage_changed(cursor, changes)
+        statements = (update, self.sql.insert_entering, *self.sql.receipts_entering)
+        counts = _run_by_index(cursor, len(rows), *staged, *statements)
+        changed, created = counts[len(staged) : len(staged) + 2]
+        if changed + created != len(rows):
+            raise Unexpected
+        sequences.follow_rows(cursor, self.table, rows)
+        return created, changed
 
     def update_steady(self, cursor: Cursor, rows: Collection[Row]) -> set[int]:
         """Write those of the rows that are ours and keep their ties; give their numbers."""
@@ -138,7 +156,8 @@ class DirectWriter:
         """Delete the rows that are gone, and their receipts; give the number of rows."""
         staged = self._stage_gone(cursor, changes)
         calls = [self.sql.call_for_gone] if self.table.hooks else []
-        return _run(cursor, *staged, *calls, self.sql.delete_held, self.sql.delete_receipts)[-2]
+        statements = (*calls, self.sql.delete_held, self.sql.delete_receipts)
+        return _run_by_index(cursor, len(changes.gone), *staged, *statements)[-2]
 
 
 def _run(cursor: Cursor, *statements: str) -> list[int]:
@@ -149,6 +168,22 @@ def _run(cursor: Cursor, *statements: str) -> list[int]:
     while cursor.nextset():
         counts.append(cursor.rowcount)
     return counts
+
+
+_BY_INDEX = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin")
+
+
+def _run_by_index(cursor: Cursor, rows: int, *statements: str) -> list[int]:
+    """As `_run`, each staged row looked up by the key's index, however large the table is.
+
+    The planner may find it cheaper to read a table from end to end than to look 10,000 rows up; and
+    of a table that is being filled, or was never analysed, it knows nothing.
+    """
+    if rows <= SMALL:
+        return _run(cursor, *statements)
+    begin = [f"SET LOCAL {name} = off" for name in _BY_INDEX]
+    end = [f"SET LOCAL {name} = on" for name in _BY_INDEX]
+    return _run(cursor, *begin, *statements, *end)[len(begin) : -len(end)]
 
 
 def _start(membership: Membership) -> str:
@@ -165,7 +200,9 @@ def may_write_directly(
         changes: of one batch.
         unsettled: tables of which every change needs a verdict.
     """
-    if table.name in unsettled or changes.truncated or changes.read:
+    if table.name in unsettled or changes.truncated:
+        return False
+    if changes.read and not table.enters_alone:
         return False
     if not table.direct:
         return may_be_settled(table, changes)
@@ -184,8 +221,28 @@ Part = tuple[DirectWriter, TableChanges]
 """Writer and changes of a table."""
 
 
+class Unsure(NamedTuple):
+    """What of a batch may be here already, or not yet.
+
+    Attributes:
+        filling: tables that a backfill fills: rows may be changed, or go, that are not here yet.
+        answered: whether an answer is among the changes: it repeats what may have come before.
+    """
+
+    filling: Collection[TableName]
+    answered: bool
+
+    def enters(self, table: Table) -> bool:
+        """Whether changed rows of a table are written as such that may be new."""
+        return table.enters_alone and (self.answered or table.name in self.filling)
+
+
 def write_directly(
-    cursor: Cursor, batch: Mapping[TableName, Part], sieve: Sieve, sequences: Sequences
+    cursor: Cursor,
+    batch: Mapping[TableName, Part],
+    sieve: Sieve,
+    sequences: Sequences,
+    unsure: Unsure,
 ) -> tuple[Written, dict[TableName, TableChanges]]:
     """Write what of one round of changes needs no verdict; give what is left to the rules.
 
@@ -194,6 +251,7 @@ def write_directly(
         batch: the tables that may be written directly, parents first.
         sieve: sorts the changes of those of which not all need none.
         sequences: what advances them.
+        unsure: what may be here already, or not yet.
 
     Raises:
         Unexpected, psycopg.IntegrityError: the batch must take the other way.
@@ -202,14 +260,19 @@ def write_directly(
     gone: list[Part] = []
     for name, (writer, changes) in batch.items():
         if writer.table.direct:
-            found = Sorted(changes, TableChanges(changes.reader))
+            again = unsure.answered and writer.table.enters_alone
+            found = Sorted(_entering(changes) if again else changes, TableChanges(changes.reader))
         else:
             found = sieve.sort(writer.table, changes)
         settled = found.settled
         if settled.born:
             writer.insert(cursor, settled, sequences)
             written.add(name, "c", len(settled.born))
-        if settled.changed and writer.table.direct:
+        if settled.changed and unsure.enters(writer.table):
+            created, changed = writer.enter(cursor, settled, sequences)
+            written.add(name, "c", created)
+            written.add(name, "u", changed)
+        elif settled.changed and writer.table.direct:
             written.add(name, "u", writer.update(cursor, settled))
         elif settled.changed:
             written.add(name, "u", _write_steady(cursor, writer, found, sieve))
@@ -219,8 +282,15 @@ def write_directly(
         if found.rest.size:
             left[name] = found.rest
     for writer, settled in reversed(gone):
-        _delete(cursor, writer, settled, written)
+        _delete(cursor, writer, settled, written, expected=writer.table.name not in unsure.filling)
     return written, left
+
+
+def _entering(changes: TableChanges) -> TableChanges:
+    """Take new rows for such as may be here."""
+    if not changes.born:
+        return changes
+    return replace(changes, born={}, changed={**changes.changed, **changes.born})
 
 
 def _write_steady(cursor: Cursor, writer: DirectWriter, found: Sorted, sieve: Sieve) -> int:
@@ -233,10 +303,13 @@ def _write_steady(cursor: Cursor, writer: DirectWriter, found: Sorted, sieve: Si
     return len(done)
 
 
-def _delete(cursor: Cursor, writer: DirectWriter, changes: TableChanges, written: Written) -> None:
+def _delete(
+    cursor: Cursor, writer: DirectWriter, changes: TableChanges, written: Written, *, expected: bool
+) -> None:
+    """Delete rows; `expected`: what a fetch has not missed should have been here."""
     name = writer.table.name
     count = writer.delete(cursor, changes)
     written.add(name, "d", count)
-    absent = len(changes.gone) - changes.fleeting - count
-    if writer.table.direct and absent > 0:
+    absent = len(changes.gone.keys() - changes.read) - changes.fleeting - count
+    if expected and writer.table.direct and absent > 0:
         written.absent[name] = absent

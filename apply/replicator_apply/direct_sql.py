@@ -173,6 +173,31 @@ class DirectSql(WriteSql, RuleSql):
         )
 
     @cached_property
+    def insert_entering(self) -> str:
+        """Insert the staged rows that are not ours; it fails on a local row under their key."""
+        return self.compose(
+            "INSERT INTO {table} ({columns}{more}) OVERRIDING SYSTEM VALUE "
+            "SELECT {scolumns}{values} FROM {stage} s WHERE s._present AND NOT {held}",
+            held=self.is_held("s"),
+            **self._defaults,
+        )
+
+    @cached_property
+    def receipts_entering(self) -> list[str]:
+        """Note for each subscription that it has the staged rows, and has seen them anew."""
+        return [
+            self.compose(
+                "INSERT INTO {receipts} AS r (subscription_id, {key}, generation) "
+                "SELECT {number}, {skey}, {generation} FROM {stage} s WHERE s._present "
+                "ON CONFLICT ({key}, subscription_id) DO UPDATE SET generation = "
+                "EXCLUDED.generation WHERE r.generation <> EXCLUDED.generation",
+                number=sql.Literal(membership.subscription),
+                generation=sql.Literal(membership.generation),
+            )
+            for membership in self.table.memberships
+        ]
+
+    @cached_property
     def delete_held(self) -> str:
         """Delete the staged keys that are ours."""
         return self.compose(

@@ -237,6 +237,15 @@ class Table:
         """Whether two texts may be one key: 1.0 and 1.00 as numeric, `a` and `A` as citext."""
         return not all(self.shape.columns[name].one_spelling for name in self.key)
 
+    @cached_property
+    def enters_alone(self) -> bool:
+        """Whether a row of which all columns came may enter without a look at the rules.
+
+        However it came: in a page of a backfill, or by an update before its page.
+        """
+        apart = self.respelled or self.hooks or self.stay is not None
+        return self.direct and not apart and not any(m.gated for m in self.memberships)
+
     @property
     def mark(self) -> OnLeave | None:
         """How rows that left and stay are marked; None: they are not, or do not stay."""

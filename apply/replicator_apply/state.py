@@ -592,23 +592,24 @@ def json_texts(row_key: str) -> tuple[str, ...]:
     return tuple(msgspec.json.decode(row_key))
 
 
-def unsettled_tables(
-    cursor: Cursor, place: Place, plan: TargetPlan, wanted: Mapping[str, int]
-) -> frozenset[TableName]:
-    """List the tables with suspect rows: what changes in them needs a verdict.
-
-    And those with wanted rows of which all rows should be here, or stand under several keys.
-    """
+def tables_with_suspects(cursor: Cursor, place: Place, plan: TargetPlan) -> frozenset[TableName]:
+    """List the tables that a backfill goes through: some of their rows are suspect, or not here."""
     running = {run.subscription for run in unfinished_runs(cursor, place) if not run.light}
-    found = {
+    return frozenset(
+        release.table
+        for subscription in plan.subscriptions
+        if subscription.id in running
+        for release in subscription.dataset.releases
+    )
+
+
+def tables_awaiting(plan: TargetPlan, wanted: Mapping[str, int]) -> frozenset[TableName]:
+    """List the tables with wanted rows of which all should be here, or stand under several keys."""
+    return frozenset(
         name
         for name, table in plan.tables.items()
         if wanted.get(str(name)) and (table.direct or table.respelled)
-    }
-    for subscription in plan.subscriptions:
-        if subscription.id in running:
-            found |= {release.table for release in subscription.dataset.releases}
-    return frozenset(found)
+    )
 
 
 def tables_with_kept_rows(

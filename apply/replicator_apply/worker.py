@@ -53,9 +53,10 @@ from replicator_apply.state import (
     start_run,
     stop_of,
     stored_subscriptions,
+    tables_awaiting,
     tables_with_kept_rows,
+    tables_with_suspects,
     ungate,
-    unsettled_tables,
     wanted_by_table,
     wanted_subscriptions,
 )
@@ -376,6 +377,10 @@ class Worker:
         """
         batch = self._consumer.take()
         self._quiet_since = time.monotonic()
+        answers = (t.answer for t in batch.transactions if t.answer and self._is_ours(t.answer))
+        counter(metrics.REQUESTS).labels(*self._place).inc(
+            self._asker.ask_ahead(self._applier.plan, answers)
+        )
         with ExitStack() as stack:
             stack.callback(batch.close)
             self._join(connection)
@@ -517,7 +522,10 @@ class Worker:
             wanted = count_wanted(cursor, self._place, plan)
             # Before all else: the next batch of the same poll is written by it.
             kept = self._look_for_kept(cursor, looked)
-            self._applier.unsettled = kept | unsettled_tables(cursor, self._place, plan, wanted)
+            suspect = tables_with_suspects(cursor, self._place, plan)
+            filling = {name for name in suspect if plan.tables[name].enters_alone}
+            self._applier.filling = filling
+            self._applier.unsettled = kept | tables_awaiting(plan, wanted) | (suspect - filling)
             self._ungate(cursor, every=False)
             self._schedule(cursor)
             if self._changed(cursor):

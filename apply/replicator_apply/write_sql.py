@@ -63,16 +63,22 @@ class WriteSql(CallSql):
             "INSERT INTO {table} ({columns}{more}) OVERRIDING SYSTEM VALUE "
             "SELECT {scolumns}{values} FROM {stage} s WHERE s._verdict = 'w' AND s._complete "
             "AND NOT EXISTS (SELECT FROM {table} t WHERE {ts})",
-            more=sql.Composed(
-                [sql.SQL(", {}").format(column(name)) for name in self.table.defaults]
-            ),
-            values=sql.Composed(
+            **self._defaults,
+        )
+
+    @property
+    def _defaults(self) -> dict[str, Sql]:
+        """Name the columns of new rows that nothing else fills, and give their values."""
+        defaults, columns = self.table.defaults, self.table.shape.columns
+        return {
+            "more": sql.Composed([sql.SQL(", {}").format(column(name)) for name in defaults]),
+            "values": sql.Composed(
                 [
-                    sql.SQL(", {}::{}").format(text, sql.SQL(self.table.shape.columns[name].type))
-                    for name, text in self.table.defaults.items()
+                    sql.SQL(", {}::{}").format(text, sql.SQL(columns[name].type))
+                    for name, text in defaults.items()
                 ]
             ),
-        )
+        }
 
     @cached_property
     def mark_left(self) -> str:

@@ -1,8 +1,17 @@
-"""How many wanted keys one request names."""
+"""How many wanted keys one request names, and how many rows make a page."""
 
 import pytest
 
-from replicator_apply.asking import ANSWER_ROWS, ANSWER_SECONDS, FEWEST_KEYS, keys_for
+from replicator.requests import MAX_PAGE
+from replicator_apply.asking import (
+    ANSWER_ROWS,
+    ANSWER_SECONDS,
+    FEWEST_KEYS,
+    FEWEST_ROWS,
+    PAGE_SECONDS,
+    keys_for,
+    page_for,
+)
 
 
 @pytest.mark.parametrize(
@@ -20,3 +29,18 @@ def test_an_answer_has_not_too_many_rows_and_takes_not_too_long(
     keys: int, rows: int, seconds: float, expected: int
 ) -> None:
     assert keys_for(keys, rows, seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds", "at_most", "expected"),
+    [
+        (2_000, 2 * PAGE_SECONDS, 4_000, 1_000),
+        (2_000, PAGE_SECONDS / 10, 4_000, 4_000),
+        (MAX_PAGE, PAGE_SECONDS / 10, 2 * MAX_PAGE, MAX_PAGE),
+        # A few roots of very large trees.
+        (500, 1_000 * PAGE_SECONDS, 1_000, FEWEST_ROWS),
+        (500, 0.0, 1_000, 1_000),
+    ],
+)
+def test_a_page_takes_not_too_long(limit: int, seconds: float, at_most: int, expected: int) -> None:
+    assert page_for(limit, seconds, at_most) == expected
