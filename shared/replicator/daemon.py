@@ -18,10 +18,10 @@ GARBAGE_AFTER = 200_000
 """Containers made, less those freed, after which the collector looks for cycles. A batch makes tens
 of thousands that live for a moment and hold none; at Python's 700 it costs as much as the work."""
 
-SWITCH_AFTER = 0.0005
-"""Seconds that a thread may hold the interpreter while another one waits for it: apply's thread
-that talks to Postgres wants it a few times a batch, for a moment each. Python's 5 ms are as long
-as Postgres' own work."""
+SWITCH_AFTER = 0.002
+"""Seconds that a thread of apply may hold the interpreter while another one waits for it: the one
+that talks to Postgres wants it a few times a batch, for a moment each, and Python's 5 ms are as
+long as Postgres' own work. Capture's threads gain nothing by it, and each switch costs."""
 
 Body = Callable[[Stop, Health], None]
 """A daemon's work: connects, loops until `stop`, lets go of everything, and returns.
@@ -43,7 +43,8 @@ def run_daemon(name: Literal["capture", "apply"], body: Body, settings: Replicat
         ReplicatorError: what ended the daemon.
     """
     _collect_seldom()
-    sys.setswitchinterval(SWITCH_AFTER)
+    if name == "apply":
+        sys.setswitchinterval(SWITCH_AFTER)
     health = Health(settings.health.stalled_after)
     number = release()
     gauge(BUILD_INFO).labels(name, number, settings.environment).set(1)
