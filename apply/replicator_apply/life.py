@@ -16,7 +16,7 @@ from replicator.plan import DatasetPlan
 from replicator.settings import ReplicatorSettings
 from replicator.settings import Subscription as WantedSubscription
 from replicator.sql_parts import equal
-from replicator_apply.receipts import held_by
+from replicator_apply.receipts import held_by, key_of_receipts
 from replicator_apply.state import (
     STANDS,
     Place,
@@ -166,24 +166,19 @@ def holdings(connection: Connection, subscription: int) -> tuple[int, int]:
 
 
 def _shared(connection: Connection, name: str, subscription: int) -> int:
-    receipts = sql.Identifier("replicator", name)
     statement = sql.SQL(_SHARED).format(
-        receipts=receipts,
+        receipts=sql.Identifier("replicator", name),
         subscription=state_table(Subscription),
-        same=_same_key(connection, receipts),
+        same=_same_key(connection, name),
         stands=STANDS,
     )
     row = connection.execute(statement, {"id": subscription}).fetchone()
     return int(row[0]) if row else 0
 
 
-def _same_key(connection: Connection, receipts: sql.Identifier) -> sql.Composable:
+def _same_key(connection: Connection, name: str) -> sql.Composable:
     """Join receipts `o` and `r` of the same row."""
-    description = connection.execute(
-        sql.SQL("SELECT * FROM {} LIMIT 0").format(receipts)
-    ).description
-    names = [each.name for each in description or ()]
-    key = [name for name in names if name not in {"subscription_id", "generation"}]
+    key = key_of_receipts(connection, name)
     return equal(key, "o", key, "r")
 
 

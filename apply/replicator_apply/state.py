@@ -365,11 +365,12 @@ class Run:
     confirmed: bool
     rows_done: int
     light: bool
+    suspects: int | None = None
 
 
 _RUNS = _compose(
     "SELECT b.id, b.subscription_id, b.generation, b.state, b.rule, b.after_key, b.sweeping, "
-    "b.confirmed, b.rows_done, b.light "
+    "b.confirmed, b.rows_done, b.light, b.suspects "
     "FROM {run} b JOIN {subscription} s ON s.id = b.subscription_id "
     "WHERE s.source = %(source)s AND s.stream = %(stream)s AND {stands} "
     "AND b.state IN ('running', 'paused', 'waiting') ORDER BY b.id"

@@ -1,5 +1,7 @@
 """Ends a subscription: its rows leave by the rules, or become local ones. Blocks on Postgres.
 
+So do its rows of tables on which its dataset has no rule any more (`drop_all`).
+
 What it holds alone is staged as gone, though no event told of it, and the rules are followed as in
 any batch: children go first, rows that local ones point at are kept, rows of other subscriptions
 that needed one of it leave, too. What its rules say of rows that leave holds for the last time, and
@@ -20,11 +22,13 @@ from replicator.models import BackfillRun, ChosenRow, Subscription, VerifyRun
 from replicator.plan import TableName
 from replicator.postgres import is_passing
 from replicator.settings import ReplicatorSettings
+from replicator_apply.backfill import may_drop
 from replicator_apply.catalog import read_shapes
+from replicator_apply.dropped import Dropped, known_tables
 from replicator_apply.make_plan import Apart, make_plan
-from replicator_apply.plan import KEPT, LEFT, TargetPlan, receipts_name
+from replicator_apply.plan import KEPT, LEFT, SubscribedDataset, TargetPlan, receipts_name
 from replicator_apply.prepare import ensure_receipts
-from replicator_apply.receipts import held_by, receipt_tables
+from replicator_apply.receipts import held_by, receipt_tables, tables_here
 from replicator_apply.rules import Rules
 from replicator_apply.stage import Staged, StagingTables
 from replicator_apply.state import (
@@ -33,6 +37,8 @@ from replicator_apply.state import (
     forget_other_tables,
     known_subscriptions,
     state_table,
+    stored_subscriptions,
+    unfinished_runs,
     wanted_subscriptions,
 )
 from replicator_apply.subscriptions import compiled, hooks_of, policies_of, subscribed_datasets
@@ -47,10 +53,17 @@ Counts = dict[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """A subscription that is to end: its id, and whether its rows stay as local ones."""
+    """A subscription that is to end, or only what it holds of tables that its dataset has no more.
+
+    Attributes:
+        subscription: its id.
+        keep_rows: whether its rows stay as local ones.
+        dropped: what is to end of it; None: all.
+    """
 
     subscription: int
-    keep_rows: bool
+    keep_rows: bool = False
+    dropped: Dropped | None = None
 
 
 @dataclass(slots=True)
@@ -96,11 +109,6 @@ _DELETE_RECEIPTS = sql.SQL("DELETE FROM {} WHERE subscription_id = %s")
 _NOBODY = [KEPT, LEFT]
 """Whose receipts are those of rows that left, and stay."""
 _NOBODYS = sql.SQL("FROM {} r WHERE r.subscription_id = ANY(%s)")
-_TABLES = (
-    "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c "
-    "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
-    "WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^(pg_|replicator$)'"
-)
 
 
 def endings(cursor: Cursor, place: Place) -> list[Ending]:
@@ -136,6 +144,53 @@ def end_all(
             sum(ended.stay.values()),
             sum(ended.local.values()),
             extra={"event": "unsubscribed", "subscription": ending.subscription},
+        )
+
+
+def drop_all(
+    connection: Connection,
+    settings: ReplicatorSettings,
+    place: Place,
+    alive: Callable[[], None] = lambda: None,
+) -> None:
+    """Have rows leave of tables that datasets have no more; the caller holds the stream's lock.
+
+    Raises: as `end_all`.
+    """
+    with connection.cursor() as cursor:
+        runs = unfinished_runs(cursor, place)
+        sweeps = [run for run in runs if run.sweeping]
+        if not sweeps:
+            return
+        subscribed = subscribed_datasets(settings, place, stored_subscriptions(cursor, place))
+        known = {each.id: each for each in subscribed}
+        due = [(known[r.subscription], may_drop(cursor, r, runs, subscribed)) for r in sweeps]
+    for subscription, dropped in due:
+        if dropped is not None:
+            ending = Ending(subscription.id, dropped=dropped)
+            _tell_dropped(subscription, dropped, _end(connection, settings, place, ending, alive))
+
+
+def _tell_dropped(subscription: SubscribedDataset, dropped: Dropped, ended: Ended) -> None:
+    name = subscription.dataset.full_name
+    if dropped.leaving:
+        logger.warning(
+            "Dataset %s has no rule any more on the table(s) of %s: %s rows deleted, %s kept for "
+            "local ones, %s stay as the rules say.",
+            name,
+            ", ".join(dropped.leaving),
+            ended.deleted,
+            sum(ended.kept.values()),
+            sum(ended.stay.values()),
+            extra={"event": "dropped_tables", "dataset": name},
+        )
+    if dropped.forgotten:
+        logger.warning(
+            "Dataset %s has held rows of %s, which is not here any more or not opted in: its "
+            "receipts are forgotten, and rows that are still there are local ones now.",
+            name,
+            ", ".join(dropped.forgotten),
+            extra={"event": "forgotten_tables", "dataset": name},
         )
 
 
@@ -177,7 +232,7 @@ def _evaluated(
     commit: bool = False,
 ) -> Iterator["_Work"]:
     """Follow the rules on all that the subscription holds alone, in a transaction."""
-    receipts = held_by(connection, ending.subscription)
+    receipts = _receipts(connection, ending)
     plan = _plan(connection, settings, place, ending, receipts)
     alone = _alone(connection, ending, receipts) if ending.keep_rows else []
     staging = StagingTables(connection, place)
@@ -202,6 +257,14 @@ def _evaluated(
         staging.empty(cursor)
 
 
+def _receipts(connection: Connection, ending: Ending) -> dict[str, int]:
+    """Count the receipts that end, by table of receipts."""
+    held = held_by(connection, ending.subscription)
+    if ending.dropped is None:
+        return held
+    return {name: number for name, number in held.items() if name in ending.dropped.tables}
+
+
 def _plan(
     connection: Connection,
     settings: ReplicatorSettings,
@@ -209,12 +272,16 @@ def _plan(
     ending: Ending,
     receipts: Mapping[str, int],
 ) -> TargetPlan:
-    """Compile the other subscriptions, and all tables of the one that ends, whatever its rules."""
+    """Compile what goes on, and all tables of which rows end, whatever the rules."""
     with connection.cursor() as cursor:
-        others = [s for s in wanted_subscriptions(cursor, place) if s.id != ending.subscription]
+        others = wanted_subscriptions(cursor, place)
+        if ending.dropped is None:
+            others = [each for each in others if each.id != ending.subscription]
+            tables, names = tables_here(connection), set(receipts)
+        else:
+            tables, names = known_tables(cursor), set(ending.dropped.leaving)
     subscribed = subscribed_datasets(settings, place, others)
-    tables = {TableName(*row) for row in connection.execute(_TABLES)}
-    left = frozenset(table for table in tables if receipts_name(table) in receipts)
+    left = frozenset(table for table in tables if receipts_name(table) in names)
     held = {release.table for each in subscribed for release in each.dataset.releases}
     shapes = read_shapes(connection, sorted(left | held))
     paused = [each for each in others if each.paused]
@@ -297,7 +364,7 @@ class _Work:
         for name in self.receipts:
             receipts = sql.Identifier("replicator", name)
             self.cursor.execute(_DELETE_RECEIPTS.format(receipts), (number,))
-        for statement in _DELETES:
+        for statement in _DELETES if self.ending.dropped is None else ():
             self.cursor.execute(statement, (number,))
         held = [r.table for s in self.plan.subscriptions for r in s.dataset.releases]
         forget_other_tables(self.cursor, self.place, held)

@@ -61,7 +61,7 @@ from replicator_apply.state import (
     wanted_subscriptions,
 )
 from replicator_apply.subscriptions import load_plan, store_declared
-from replicator_apply.unsubscribe import end_all, endings
+from replicator_apply.unsubscribe import drop_all, end_all, endings
 from replicator_apply.verify import check_id, check_request, compare, end_check, open_checks
 from replicator_apply.write import Written
 
@@ -265,9 +265,10 @@ class Worker:
                 self._loop(connection, reader)
 
     def _settle_subscriptions(self, connection: psycopg.Connection[Any]) -> None:
-        """Store what the settings declare, and end what is to end."""
+        """Store what the settings declare, and end what is to end, of tables, too."""
         store_declared(connection, self._settings, self._place)
         end_all(connection, self._settings, self._place, self._health.turned)
+        drop_all(connection, self._settings, self._place, self._health.turned)
         self._callers.tell()
 
     def _load_plan(self, connection: psycopg.Connection[Any]) -> TargetPlan:
@@ -538,7 +539,7 @@ class Worker:
                 self._measure_calls(cursor)
         counter(metrics.REQUESTS).labels(*self._place).inc(asked)
         self._show_wanted({name: n for name, n in wanted.items() if n <= FEW}, wanted)
-        return False
+        return self._asker.drops
 
     def _report(self, cursor: psycopg.Cursor[Any]) -> None:
         """Tell the source how this target is, and count what is wanted."""

@@ -78,3 +78,16 @@ def test_a_row_that_passed_the_old_filter_goes_where_it_may_be_a_child(
     backfill(target, published, 2, *rows)
     assert target.rows("SELECT id FROM polls_question") == [(1,)]
     assert target.rows("SELECT id FROM polls_choice") == []
+
+
+def test_rows_of_a_table_without_rules_any_more_go(start: StartTarget, declared: Declare) -> None:
+    declared(Rows("auth.User"), Rows("shop.Order"))
+    target, published = start("changing")
+    target.reach(published.transaction(user("c", 1, "a1"), user("c", 2, "a2")))
+    target.reach(published.transaction(change("c", "shop_order", 1, customer_id=1)))
+    declared(Rows("auth.User"))
+    target.stop()
+    target.start()
+    target.backfilled(published, (user("r", 1, "a1"), user("r", 2, "a2")))
+    assert target.rows("SELECT id FROM shop_order") == []
+    assert target.rows("SELECT * FROM replicator.\"public.shop_order\"") == []
