@@ -244,10 +244,11 @@ def _evaluated(
             fence(cursor, place)
         shapes = {table.name: table.shape for table in tables}
         ensure_receipts(connection, shapes, may_prepare=settings.auto_prepare)
-        for staged in batch.values():
-            text = staged.sql.stage_leaving(ending.subscription)
-            staged.size = cursor.execute(text).rowcount
-            staged.filled = staged.size > 0
+        for name, staged in batch.items():
+            if receipts_name(name) in receipts:
+                text = staged.sql.stage_leaving(ending.subscription)
+                staged.size = cursor.execute(text).rowcount
+                staged.filled = staged.size > 0
         local = ending.subscription if ending.keep_rows else None
         rules = Rules(cursor, plan, batch, becomes_local=local)
         rules.look()

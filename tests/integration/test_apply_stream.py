@@ -15,7 +15,7 @@ from replicator.errors import DatabaseUnavailable, Refused
 from replicator.http import Health
 from replicator.positions import EpochId, Lsn, RunId
 from replicator.requests import KeysRequest, PageRequest, fingerprint
-from replicator_apply import consume, worker
+from replicator_apply import backfill, consume, worker
 from replicator_apply.assemble import Assembler
 from replicator_apply.batch import Applier
 from replicator_apply.follow import Follower, worker_for
@@ -619,6 +619,35 @@ def test_a_sweep_deletes_what_the_source_lost_and_refreshes_the_rest(start: Star
         'SELECT count(*) FROM replicator."public.pages_tag" r '
         "JOIN replicator_subscription s USING (generation)"
     ) == [(2,)]
+
+
+def test_suspects_are_counted_as_a_sweep_begins_and_ends_and_told_in_between(
+    start: StartTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    count = backfill._count_suspects
+
+    def counted(*arguments: Any) -> int:
+        counts.append(count(*arguments))
+        return counts[-1]
+
+    monkeypatch.setattr(backfill, "_count_suspects", counted)
+    monkeypatch.setattr(backfill.suspects, "__defaults__", (2,))
+    target, published = start("some-tags")
+    target.reach(published.transaction(*(tag(n) for n in range(1, 8))))
+    refill(target)
+    for _ in range(2):
+        target.answer(published, target.request(PageRequest))
+    newest = "SELECT state, suspects FROM replicator_backfillrun ORDER BY id DESC LIMIT 1"
+    for left in (7, 5, 3, 1):
+        asked = target.request(KeysRequest)
+        assert target.rows(newest) == [("running", left)]
+        keys = [int(key) for (key,) in asked.keys["public.pages_tag"]]
+        assert len(keys) == min(2, left)
+        target.answer(published, asked, *(tag(key, op="r") for key in keys))
+    target.until(lambda: target.rows(newest)[0][0] == "finished", "the end")
+    assert counts == [7, 0]
+    assert len(names(target)) == 7
 
 
 def test_more_suspects_than_the_fuse_allows_wait_for_a_person(start: StartTarget) -> None:
