@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-import msgspec
 import psycopg
 from psycopg import sql
 
@@ -109,7 +108,7 @@ def _noted(
 
 def note(cursor: Cursor, text: TableSql, choice: Choice) -> None:
     """Note the keys of a page as chosen."""
-    cursor.execute(note_chosen(text, choice), (msgspec.json.encode(choice.keys).decode(),))
+    cursor.execute(note_chosen(text, choice), prepare=False)
 
 
 def _count(cursor: Cursor, statement: sql.Composed) -> int:

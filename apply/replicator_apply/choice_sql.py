@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, LiteralString
 
+import msgspec
 from psycopg import sql
 
 from replicator.filter_sql import CHOSEN, key_text
@@ -13,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def note_chosen(text: CandidateSql, choice: "Choice") -> sql.Composed:
-    """Store keys, given as one parameter: a JSON array of arrays of values."""
+    """Store the keys of a page. Without parameters: a type's name may hold a percent sign."""
     cells = [
         _typed(text, name, sql.SQL("e.value ->> {}").format(place))
         for place, name in enumerate(text.table.key)
     ]
     return sql.SQL(
         "INSERT INTO {chosen} (subscription_id, rule, row_key, run) "
-        "SELECT {subscription}, {rule}, {key}, {run} FROM jsonb_array_elements(%s::jsonb) e "
+        "SELECT {subscription}, {rule}, {key}, {run} FROM jsonb_array_elements({keys}::jsonb) e "
         "ON CONFLICT (subscription_id, rule, row_key) DO UPDATE SET run = EXCLUDED.run"
     ).format(
         chosen=CHOSEN,
@@ -28,6 +29,7 @@ def note_chosen(text: CandidateSql, choice: "Choice") -> sql.Composed:
         rule=choice.rule.name,
         key=key_text(cells),
         run=choice.run,
+        keys=msgspec.json.encode(choice.keys).decode(),
     )
 
 

@@ -66,10 +66,11 @@ _PLACES = _compose(
     "ORDER BY source, stream"
 )
 _SHARED = (
-    "SELECT count(*) FROM {receipts} r WHERE r.subscription_id = %(id)s AND EXISTS "
+    "SELECT count(*) FROM {receipts} r WHERE r.subscription_id = {id} AND EXISTS "
     "(SELECT FROM {receipts} o JOIN {subscription} s ON s.id = o.subscription_id "
-    "WHERE {same} AND o.subscription_id <> %(id)s AND {stands})"
+    "WHERE {same} AND o.subscription_id <> {id} AND {stands})"
 )
+"""Without parameters: a table's name may hold a percent sign."""
 _CANCEL_CHECKS = _compose(
     "UPDATE {check} SET state = 'cancelled', updated_at = now(), finished_at = now() "
     "WHERE subscription_id = %s AND state IN ('running', 'paused')"
@@ -171,8 +172,9 @@ def _shared(connection: Connection, name: str, subscription: int) -> int:
         subscription=state_table(Subscription),
         same=_same_key(connection, name),
         stands=STANDS,
+        id=subscription,
     )
-    row = connection.execute(statement, {"id": subscription}).fetchone()
+    row = connection.execute(statement).fetchone()
     return int(row[0]) if row else 0
 
 

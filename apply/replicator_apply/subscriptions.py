@@ -238,10 +238,9 @@ def _has_receipts(
     cursor: psycopg.Cursor[Any], table: TableName, subscriptions: Sequence[int]
 ) -> bool:
     row = cursor.execute(
-        sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE subscription_id = ANY(%s))").format(
-            sql.Identifier("replicator", receipts_name(table))
-        ),
-        (list(subscriptions),),
+        sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE subscription_id = ANY({}))").format(
+            sql.Identifier("replicator", receipts_name(table)), list(subscriptions)
+        )  # Without parameters: a table's name may hold a percent sign.
     ).fetchone()
     return bool(row and row[0])
 

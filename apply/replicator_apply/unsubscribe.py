@@ -105,10 +105,11 @@ _DELETES = [
         (Subscription, "id"),
     )
 ]
-_DELETE_RECEIPTS = sql.SQL("DELETE FROM {} WHERE subscription_id = %s")
+_DELETE_RECEIPTS = sql.SQL("DELETE FROM {} WHERE subscription_id = {}")
+"""Without parameters, as all that names a table of receipts: it may hold a percent sign."""
 _NOBODY = [KEPT, LEFT]
 """Whose receipts are those of rows that left, and stay."""
-_NOBODYS = sql.SQL("FROM {} r WHERE r.subscription_id = ANY(%s)")
+_NOBODYS = sql.SQL("FROM {} r WHERE r.subscription_id = ANY({})")
 
 
 def endings(cursor: Cursor, place: Place) -> list[Ending]:
@@ -311,8 +312,9 @@ def _is_shared(connection: Connection, ending: Ending, name: str) -> bool:
     """Whether another subscription has receipts in a table, wanted or not."""
     receipts = sql.Identifier("replicator", name)
     row = connection.execute(
-        sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE subscription_id <> ALL(%s))").format(receipts),
-        ([ending.subscription, *_NOBODY],),
+        sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE subscription_id <> ALL({}))").format(
+            receipts, [ending.subscription, *_NOBODY]
+        )
     ).fetchone()
     return bool(row and row[0])
 
@@ -349,7 +351,7 @@ class _Work:
         ended.shared = max(0, sum(self.receipts.values()) - mine)
         for receipts in self.alone:
             count = sql.SQL("SELECT count(*) {}").format(_nobodys(receipts))
-            row = self.cursor.execute(count, (_NOBODY,)).fetchone()
+            row = self.cursor.execute(count).fetchone()
             _add(ended.local, receipts, int(row[0]) if row else 0)
         return ended
 
@@ -361,10 +363,10 @@ class _Work:
             for staged in self.batch.values():
                 self.cursor.execute(staged.sql.forget_left(number))
         for name in self.alone:
-            self.cursor.execute(sql.SQL("DELETE {}").format(_nobodys(name)), (_NOBODY,))
+            self.cursor.execute(sql.SQL("DELETE {}").format(_nobodys(name)))
         for name in self.receipts:
             receipts = sql.Identifier("replicator", name)
-            self.cursor.execute(_DELETE_RECEIPTS.format(receipts), (number,))
+            self.cursor.execute(_DELETE_RECEIPTS.format(receipts, number))
         for statement in _DELETES if self.ending.dropped is None else ():
             self.cursor.execute(statement, (number,))
         held = [r.table for s in self.plan.subscriptions for r in s.dataset.releases]
@@ -372,7 +374,7 @@ class _Work:
 
 
 def _nobodys(name: str) -> sql.Composed:
-    return _NOBODYS.format(sql.Identifier("replicator", name))
+    return _NOBODYS.format(sql.Identifier("replicator", name), _NOBODY)
 
 
 def _add(counts: Counts, name: str, number: int) -> None:
