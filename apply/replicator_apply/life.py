@@ -19,6 +19,7 @@ from replicator.sql_parts import equal
 from replicator_apply.receipts import held_by, key_of_receipts
 from replicator_apply.state import (
     STANDS,
+    TRIAL,
     Place,
     cancel_run,
     forget_chosen,
@@ -33,7 +34,7 @@ Cursor = psycopg.Cursor[Any]
 
 def _compose(text: str) -> sql.Composed:
     return sql.SQL(text).format(
-        subscription=state_table(Subscription), check=state_table(VerifyRun)
+        subscription=state_table(Subscription), check=state_table(VerifyRun), trial=TRIAL
     )
 
 
@@ -56,11 +57,13 @@ _TRY = _compose(
 )
 _FORGET_TRIAL = (
     _compose("DELETE FROM {check} WHERE subscription_id = %s"),
-    _compose(
-        "DELETE FROM {subscription} WHERE id = %s AND generation = 0 "
-        "AND NOT declared AND NOT by_command"
-    ),
+    _compose("DELETE FROM {subscription} WHERE id = %s AND {trial}"),
 )
+# Whoever compares holds the lock; it goes with the session, however that ends.
+_LOCK_TRIAL = "SELECT pg_advisory_lock_shared(hashtext('replicator trial'), %s)"
+_UNLOCK_TRIAL = "SELECT pg_advisory_unlock_shared(hashtext('replicator trial'), %s)"
+_TRIALS = _compose("SELECT id FROM {subscription} WHERE {trial} ORDER BY id")
+_IS_ABANDONED = "SELECT pg_try_advisory_xact_lock(hashtext('replicator trial'), %s)"
 _PLACES = _compose(
     "SELECT DISTINCT source, stream FROM {subscription} WHERE by_command OR leaving <> '' "
     "ORDER BY source, stream"
@@ -119,6 +122,7 @@ def subscribe(connection: Connection, place: Place, dataset: DatasetPlan, on_cla
         "on_clash": on_clash,
     }
     with connection.transaction(), connection.cursor() as cursor:
+        forget_trials(cursor)
         row = cursor.execute(_SUBSCRIBE, {**place.parameters, **values}).fetchone()
         if row is None:
             raise LookupError(dataset.full_name)
@@ -145,14 +149,26 @@ def on_trial(
 ) -> Iterator[int]:
     """Store a subscription that nobody applies, while the body runs; gives its id."""
     values = {"dataset": dataset.name, "arguments": dataset.arguments, "on_clash": on_clash}
-    row = connection.execute(_TRY, {**place.parameters, **values}).fetchone()
-    if row is None:
-        raise LookupError(dataset.full_name)
+    with connection.transaction(), connection.cursor() as cursor:
+        forget_trials(cursor)
+        row = cursor.execute(_TRY, {**place.parameters, **values}).fetchone()
+        if row is None:
+            raise LookupError(dataset.full_name)
+        cursor.execute(_LOCK_TRIAL, (row[0],))
     try:
         yield int(row[0])
     finally:
-        for statement in _FORGET_TRIAL:
+        for statement in (*_FORGET_TRIAL, _UNLOCK_TRIAL):
             connection.execute(statement, (row[0],))
+
+
+def forget_trials(cursor: Cursor) -> None:
+    """Forget what dry runs stored that were killed; in a transaction."""
+    for (subscription,) in cursor.execute(_TRIALS).fetchall():
+        found = cursor.execute(_IS_ABANDONED, (subscription,)).fetchone()
+        if found and found[0]:
+            for statement in _FORGET_TRIAL:
+                cursor.execute(statement, (subscription,))
 
 
 def commanded_places(connection: Connection) -> list[Place]:

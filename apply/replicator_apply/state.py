@@ -60,6 +60,8 @@ class StoredPosition:
 
 STANDS = sql.SQL("(s.declared OR s.by_command) AND NOT s.paused AND s.leaving = ''")
 """Condition on the subscription `s`: that events are applied to its rows."""
+TRIAL = sql.SQL("generation = 0 AND fingerprint = '' AND NOT declared AND NOT by_command")
+"""Condition on a subscription: `replicator subscribe --dry-run` compares it, or was killed."""
 
 
 def _compose(text: str) -> sql.Composed:

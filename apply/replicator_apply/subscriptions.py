@@ -19,6 +19,7 @@ from replicator.settings import ReplicatorSettings, Subscription
 from replicator.sql_parts import equal
 from replicator_apply.catalog import read_shapes
 from replicator_apply.defaults import absent_values, defaults
+from replicator_apply.life import forget_trials
 from replicator_apply.make_plan import Apart, make_plan
 from replicator_apply.names import LocalKeys
 from replicator_apply.plan import LEFT, SubscribedDataset, TargetPlan, receipts_name
@@ -62,6 +63,7 @@ def store_declared(connection: Connection, settings: ReplicatorSettings, place: 
         ConfigurationError: there is no such dataset, or it is not of the stream.
     """
     with connection.transaction(), connection.cursor() as cursor:
+        forget_trials(cursor)
         before = {(s.dataset, s.arguments): s for s in wanted_subscriptions(cursor, place)}
         for subscription in declared_at(settings, place):
             dataset = find_dataset(subscription.name, subscription.arguments)
