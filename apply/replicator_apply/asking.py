@@ -163,6 +163,14 @@ class Asker:
                 aim = keys_for(keys, rows, rows * seconds_per_row)
                 self._keys = max(1, min(aim, self._keys * 2))
 
+    def refused(self, name: str) -> None:
+        """Note that a request was refused: what is too much for the source is asked for in parts.
+
+        It is asked for again when it is due, not at once.
+        """
+        if self._under_way.pop(name, None) is not None:
+            self._keys = max(1, self._keys // 2)
+
     def forget(self, cursor: Cursor) -> None:
         """Ask for everything anew: capture has started again, and knows of no request."""
         self._sent.clear()

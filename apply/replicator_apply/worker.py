@@ -431,13 +431,17 @@ class Worker:
         self._count(batch, written, applied.seconds)
         self._forget = self._forget or batch.new_run
         if mine or written.judged:
-            # What is refused is asked for again when it is due, not at once.
-            self._asker.answered(
-                ((t.answer.request, t.size) for t in mine if t.answer and not t.answer.refused),
-                applied.seconds / max(1, batch.rows),
-            )
+            self._note_answers(mine, applied.seconds / max(1, batch.rows))
             self._due = 0.0
             self._outdated = self._housekeeping(connection, written.looked)
+
+    def _note_answers(self, mine: Sequence[Transaction], seconds_per_row: float) -> None:
+        answers = [(t.answer, t.size) for t in mine if t.answer]
+        for answer, _ in answers:
+            if answer.refused:
+                self._asker.refused(answer.request)
+        answered = ((answer.request, size) for answer, size in answers if not answer.refused)
+        self._asker.answered(answered, seconds_per_row)
 
     def _ungate(self, cursor: psycopg.Cursor[Any], *, every: bool) -> None:
         ungate(cursor, self._place, every=every)
