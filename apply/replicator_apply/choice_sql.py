@@ -1,13 +1,16 @@
 """The SQL of chosen keys: noting them, and taking out what is chosen no more. Pure."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, LiteralString
 
 import msgspec
 from psycopg import sql
 
 from replicator.filter_sql import CHOSEN, key_text
+from replicator.plan import Release, RowsRule
 from replicator.sql_parts import Sql, column
 from replicator_apply.candidate_sql import CandidateSql
+from replicator_apply.plan import receipts_name
 
 if TYPE_CHECKING:
     from replicator_apply.choice import Choice
@@ -30,6 +33,33 @@ def note_chosen(text: CandidateSql, choice: "Choice") -> sql.Composed:
         key=key_text(cells),
         run=choice.run,
         keys=msgspec.json.encode(choice.keys).decode(),
+    )
+
+
+def carry_chosen(
+    subscription: int, rule: RowsRule, release: Release, rules: Sequence[str]
+) -> sql.Composed:
+    """Choose for a rule the held rows of its table that were chosen for a rule that is no more.
+
+    Args:
+        subscription: its id.
+        rule: a rule with a selection.
+        release: of its model.
+        rules: names of all rules that are.
+    """
+    return sql.SQL(
+        "INSERT INTO {chosen} (subscription_id, rule, row_key, run) "
+        "SELECT DISTINCT {subscription}, {rule}, c.row_key, -1 FROM {chosen} c "
+        "WHERE c.subscription_id = {subscription} AND c.rule <> ALL({rules}) AND c.row_key IN "
+        "(SELECT {key} FROM {receipts} r WHERE r.subscription_id = {subscription}) "
+        "ON CONFLICT DO NOTHING"
+    ).format(
+        chosen=CHOSEN,
+        subscription=subscription,
+        rule=rule.name,
+        rules=list(rules),
+        key=key_text(column(name, "r") for name in release.key),
+        receipts=sql.Identifier("replicator", receipts_name(release.table)),
     )
 
 

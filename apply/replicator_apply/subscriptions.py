@@ -18,6 +18,7 @@ from replicator.requests import MAX_PLAN
 from replicator.settings import ReplicatorSettings, Subscription
 from replicator.sql_parts import equal
 from replicator_apply.catalog import read_shapes
+from replicator_apply.choice import carry_over
 from replicator_apply.defaults import absent_values, defaults
 from replicator_apply.life import forget_trials
 from replicator_apply.make_plan import Apart, make_plan
@@ -28,7 +29,6 @@ from replicator_apply.receipts import receipt_tables
 from replicator_apply.state import (
     Place,
     StoredSubscription,
-    forget_chosen,
     forget_other_tables,
     start_run,
     store_fingerprint,
@@ -119,12 +119,12 @@ def _begin(
     if before is not None and before.fingerprint == dataset.fingerprint:
         return
     if before is not None and before.paused:
-        forget_chosen(cursor, before.id, [rule.name for rule in dataset.paged])
+        carry_over(cursor, before.id, dataset)
         return  # Resumed, it is backfilled.
     reason = "subscribed" if before is None else "rules changed"
     for stored in stored_subscriptions(cursor, place):
         if (stored.dataset, stored.arguments) == (dataset.name, dataset.arguments):
-            forget_chosen(cursor, stored.id, [rule.name for rule in dataset.paged])
+            carry_over(cursor, stored.id, dataset)
             start_run(cursor, stored.id, reason, doubts=True)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from django.db.models import Q
 
-from replicator import Children, Dataset, Referenced, Rows, declare
+from replicator import Children, Dataset, Referenced, Rows, declare, latest
 from replicator.declare import Rule
 from replicator.envelope import Answer, Op
 from replicator.requests import KeysRequest, PageRequest, fingerprint
@@ -82,6 +82,39 @@ def test_a_row_that_passed_the_old_filter_goes_where_it_may_be_a_child(
     backfill(target, published, 2, *rows)
     assert target.rows("SELECT id FROM polls_question") == [(1,)]
     assert target.rows("SELECT id FROM polls_choice") == []
+
+
+# Other choices
+
+
+def tag(op: Op, pk: int, name: str) -> Change:
+    return change(op, "pages_tag", pk, name=name)
+
+
+@pytest.mark.parametrize("model", ["pages.Tag", "auth.User"])
+def test_what_was_chosen_stays_until_the_new_choice_comes(
+    start: StartTarget, declared: Declare, model: str
+) -> None:
+    declared(Rows("pages.Tag", select=latest(2, by="name", every="1d")))
+    target, published = start("changing", ready=False)
+    target.begin()
+    request = target.request(PageRequest)
+    target.answer(published, request, tag("r", 1, "a"), tag("r", 2, "b"), chosen=2)
+    through(target)
+    declared(
+        *[Rows("auth.User", select=latest(1, by="username", every="1d"))] * (model == "auth.User"),
+        Rows("pages.Tag", select=latest(1, by="name", every="1d")),
+    )
+    again(target)
+    target.reach(published.transaction(tag("u", 1, "a2"), tag("u", 3, "c"), user("u", 1, "x")))
+    assert target.rows("SELECT id, name FROM pages_tag ORDER BY id") == [(1, "a2"), (2, "b")]
+    assert target.rows(USERS) == []
+    request = target.request(PageRequest)
+    if model == "auth.User":
+        target.answer(published, request, user("r", 5, "u"), chosen=1)
+        request = target.request(PageRequest)
+    target.answer(published, request, tag("r", 3, "c"), chosen=1)
+    target.until(lambda: target.rows("SELECT id FROM pages_tag") == [(3,)], "the new choice")
 
 
 # Tables without rules any more
