@@ -5,7 +5,8 @@ answered; this module remembers only when it last did. Blocks on Postgres and, s
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -27,12 +28,14 @@ from replicator_apply.backfill import KEYS as WANTED
 from replicator_apply.backfill import (
     advance_sweep,
     keys_request,
+    may_drop,
     page_id,
     page_request,
     runs_of,
     suspects,
     sweep_id,
 )
+from replicator_apply.dropped import dropped_of
 from replicator_apply.plan import TargetPlan
 from replicator_apply.state import Place, Run, ask_again, wanted_to_ask, with_page
 
@@ -72,6 +75,9 @@ class Asker:
         place: the stream.
         environment: this target.
         clock: seconds, monotonic.
+
+    Attributes:
+        drops: rows of tables that a dataset has no more may leave now.
     """
 
     def __init__(
@@ -87,10 +93,12 @@ class Asker:
         self._clock = clock
         self._sent: dict[str, tuple[float, float]] = {}
         self._under_way: dict[str, tuple[float, int]] = {}
+        self._sweeps: dict[str, _Sweep] = {}
         self._keys = FIRST_KEYS
         self._pages: dict[str, tuple[Run, int]] = {}
         self._page = FIRST_PAGE
         self._turn = 0
+        self.drops = False
 
     def ask(self, cursor: Cursor, plan: TargetPlan) -> int:
         """Send every request that is due; give their number.
@@ -99,9 +107,10 @@ class Asker:
             LogUnavailable: the log does not take them.
         """
         requests: list[KeysRequest | PageRequest] = [*self._wanted(cursor, plan)]
-        for run in runs_of(cursor, self._place, plan):
+        runs = runs_of(cursor, self._place, plan)
+        for run in runs:
             if run.state != "paused" and not plan.subscription(run.subscription).gated:
-                requests += self._run(cursor, plan, run)
+                requests += self._run(cursor, plan, run, runs)
         for request in requests:
             self._send(encode(request))
         return len(requests)
@@ -144,6 +153,8 @@ class Asker:
         """
         for name, rows in answers:
             self._sent.pop(_series(name), None)
+            if sweep := self._sweeps.get(_series(name)):
+                sweep.answered, sweep.asked = sweep.answered + sweep.asked, 0
             _, keys = self._under_way.pop(name, (0.0, 0))
             _, limit = self._pages.pop(name, (None, 0))
             if limit and rows:
@@ -151,6 +162,14 @@ class Asker:
             if keys and rows:
                 aim = keys_for(keys, rows, rows * seconds_per_row)
                 self._keys = max(1, min(aim, self._keys * 2))
+
+    def refused(self, name: str) -> None:
+        """Note that a request was refused: what is too much for the source is asked for in parts.
+
+        It is asked for again when it is due, not at once.
+        """
+        if self._under_way.pop(name, None) is not None:
+            self._keys = max(1, self._keys // 2)
 
     def forget(self, cursor: Cursor) -> None:
         """Ask for everything anew: capture has started again, and knows of no request."""
@@ -174,26 +193,47 @@ class Asker:
         self._under_way[name] = now, sum(map(len, known.values()))
         return [keys_request(plan, self._environment, name, known)]
 
-    def _run(self, cursor: Cursor, plan: TargetPlan, run: Run) -> list[KeysRequest | PageRequest]:
+    def _run(
+        self, cursor: Cursor, plan: TargetPlan, run: Run, runs: Sequence[Run]
+    ) -> list[KeysRequest | PageRequest]:
         if not run.sweeping and run.state == "waiting":
             return []
         if not run.sweeping:
             return [self._page_request(plan, run)] if self._due(page_id(run)) else []
-        series = sweep_id(run, 0)
-        if not self._due(series):
+        return self._sweep(cursor, plan, run, runs)
+
+    def _sweep(
+        self, cursor: Cursor, plan: TargetPlan, run: Run, runs: Sequence[Run]
+    ) -> list[KeysRequest | PageRequest]:
+        series = _series(sweep_id(run, 0))
+        # While it waits, all are counted now and then: some may have gone by themselves.
+        if not self._due(f"{series}-0" if run.state == "running" else f"waiting {series}"):
             return []
-        run = advance_sweep(cursor, plan, run)
+        sweep = self._sweeps.get(series)
+        run = advance_sweep(cursor, plan, run, sweep.take() if sweep else None)
         if run.state != "running":
-            self._sent.pop(_series(series), None)
+            self._sent.pop(series, None)
+            self._sweeps.pop(series, None)
+            return []
+        if sweep is None and self._drop(cursor, plan, run, runs):
             return []
         self._turn += 1
         keys = suspects(cursor, plan, run)
+        self._sweeps[series] = _Sweep(sum(map(len, keys.values())))
         return [keys_request(plan, self._environment, sweep_id(run, self._turn), keys)]
 
     def _page_request(self, plan: TargetPlan, run: Run) -> PageRequest:
         request = page_request(plan, run, self._environment, limit=min(self._page, backfill.PAGE))
         self._pages[request.id] = run, request.limit
         return request
+
+    def _drop(self, cursor: Cursor, plan: TargetPlan, run: Run, runs: Sequence[Run]) -> bool:
+        """Whether rows of tables that the dataset has no more are to leave, before all others."""
+        dataset = plan.subscription(run.subscription).dataset
+        if not dropped_of(cursor, run.subscription, dataset).tables:
+            return False
+        self.drops = self.drops or may_drop(cursor, run, runs, plan.subscriptions) is not None
+        return True
 
     def _due(self, name: str) -> bool:
         """Whether a request was not sent yet, or long ago; notes that it is sent now."""
@@ -209,6 +249,19 @@ class Asker:
             self._writer.append([(encode_key("", [self._environment]), value)], None)
         except LostLog as error:
             raise LogUnavailable("The log does not take requests.", remedy=error.remedy) from error
+
+
+@dataclass
+class _Sweep:
+    """Suspects that were asked for last, and those that were answered since they were looked at."""
+
+    asked: int
+    answered: int = 0
+
+    def take(self) -> int:
+        """Give the number of those that were answered, once."""
+        answered, self.answered = self.answered, 0
+        return answered
 
 
 def keys_for(keys: int, rows: int, seconds: float) -> int:

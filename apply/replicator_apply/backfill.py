@@ -6,7 +6,7 @@ does not have either comes back as a delete. More of them than the fuse allows w
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,8 @@ from replicator.envelope import Answer
 from replicator.plan import RowsRule, split_name
 from replicator.requests import KeysRequest, PageRequest
 from replicator_apply.assemble import Transaction
-from replicator_apply.plan import SubscribedDataset, Table, TargetPlan
+from replicator_apply.dropped import Dropped, dropped_of, is_awaited
+from replicator_apply.plan import SubscribedDataset, Table, TargetPlan, receipts_name
 from replicator_apply.state import (
     Place,
     Run,
@@ -177,20 +178,69 @@ def _rows_of_page(plan: TargetPlan, run: Run, transaction: Transaction) -> int:
 # The sweep ---------------------------------------------------------------------------------------
 
 
-def advance_sweep(cursor: Cursor, plan: TargetPlan, run: Run) -> Run:
-    """Find out where a sweep stands: finished, waiting for a person, or asking."""
+def advance_sweep(cursor: Cursor, plan: TargetPlan, run: Run, answered: int | None = None) -> Run:
+    """Find out where a sweep stands: finished, waiting for a person, or asking.
+
+    Args:
+        cursor: of the target.
+        plan: what the target holds.
+        run: it sweeps.
+        answered: suspects that were asked for and answered since the last time; None: nothing was
+            asked for yet. Then all are counted, which takes long where they are many.
+    """
     subscription = plan.subscription(run.subscription)
-    tables = tables_of(plan, subscription)
-    suspects = sum(count_suspects(cursor, table, subscription) for table in tables)
+    suspects, blown = (run.suspects or 0) - (answered or 0), False
+    if answered is None or suspects <= 0:
+        suspects, blown = _look(cursor, run, subscription)
+    elif not _any_suspect(cursor, plan, run):
+        suspects = 0
     if suspects == 0:
         finished = replace(run, state="finished")
         save_run(cursor, finished, suspects=None)
         return finished
-    held = sum(held_by(cursor, table, subscription) for table in tables)
-    blown = suspects > fuse_of(subscription, held) and not run.confirmed
     after = replace(run, state="waiting" if blown else "running")
     save_run(cursor, after, suspects=suspects)
     return after
+
+
+def _look(cursor: Cursor, run: Run, subscription: SubscribedDataset) -> tuple[int, bool]:
+    """Count the suspects of a sweep; whether they are more than it may ask for unconfirmed.
+
+    What its dataset has no table for any more is among them.
+    """
+    dropped = dropped_of(cursor, subscription.id, subscription.dataset)
+    releases = subscription.dataset.releases
+    tables = [sql.Identifier("replicator", receipts_name(each.table)) for each in releases]
+    suspects = dropped.rows + sum(_count_suspects(cursor, each, subscription) for each in tables)
+    blown = False
+    if not run.confirmed and suspects > fuse_of(subscription, 0):
+        held = dropped.rows + sum(_held_by(cursor, each, subscription.id) for each in tables)
+        blown = suspects > fuse_of(subscription, held)
+    return suspects + sum(dropped.forgotten.values()), blown
+
+
+def _any_suspect(cursor: Cursor, plan: TargetPlan, run: Run) -> bool:
+    return bool(suspects(cursor, plan, run, 1))
+
+
+def may_drop(
+    cursor: Cursor, run: Run, runs: Sequence[Run], subscriptions: Collection[SubscribedDataset]
+) -> Dropped | None:
+    """Say what may leave now of tables that a run's dataset has no more; None: nothing may.
+
+    Args:
+        cursor: of the target.
+        run: it sweeps.
+        runs: all of the stream that are not through.
+        subscriptions: of the stream, those that are paused aside.
+    """
+    subscription = next(each for each in subscriptions if each.id == run.subscription)
+    if run.state != "running" or subscription.gated:
+        return None
+    dropped = dropped_of(cursor, subscription.id, subscription.dataset)
+    if not dropped.tables or is_awaited(dropped, run, runs, subscriptions):
+        return None
+    return None if _look(cursor, run, subscription)[1] else dropped
 
 
 def fuse_of(subscription: SubscribedDataset, held: int) -> int:
@@ -205,19 +255,28 @@ def tables_of(plan: TargetPlan, subscription: SubscribedDataset) -> list[Table]:
     return [plan.tables[release.table] for release in subscription.dataset.releases]
 
 
-_SUSPECT = "FROM {} WHERE subscription_id = %s AND generation < %s"
+_SUSPECT = "FROM {receipts} WHERE subscription_id = {subscription} AND generation < {generation}"
+"""A condition without parameters: a table's name may hold a percent sign."""
 
 
-def count_suspects(cursor: Cursor, table: Table, subscription: SubscribedDataset) -> int:
+def _count_suspects(
+    cursor: Cursor, receipts: sql.Identifier, subscription: SubscribedDataset
+) -> int:
     """Count the rows of ours that the newest backfill has not seen."""
-    statement = sql.SQL("SELECT count(*) " + _SUSPECT).format(table.receipts)
-    return _count(cursor.execute(statement, (subscription.id, subscription.generation)))
+    statement = sql.SQL("SELECT count(*) " + _SUSPECT).format(
+        receipts=receipts, subscription=subscription.id, generation=subscription.generation
+    )
+    return _count(cursor.execute(statement))
 
 
 def held_by(cursor: Cursor, table: Table, subscription: SubscribedDataset) -> int:
     """Count the rows of a table that a subscription holds."""
-    statement = sql.SQL("SELECT count(*) FROM {} WHERE subscription_id = %s").format(table.receipts)
-    return _count(cursor.execute(statement, (subscription.id,)))
+    return _held_by(cursor, table.receipts, subscription.id)
+
+
+def _held_by(cursor: Cursor, receipts: sql.Composable, subscription: int) -> int:
+    statement = sql.SQL("SELECT count(*) FROM {} WHERE subscription_id = {}")
+    return _count(cursor.execute(statement.format(receipts, subscription)))
 
 
 def _count(cursor: Cursor) -> int:
@@ -245,9 +304,13 @@ def suspects(
 def _suspects_of(
     cursor: Cursor, table: Table, subscription: SubscribedDataset, limit: int
 ) -> Iterator[tuple[str, ...]]:
-    statement = sql.SQL("SELECT {} " + _SUSPECT + " LIMIT %s").format(
-        sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in table.key),
-        table.receipts,
+    statement = sql.SQL("SELECT {key} " + _SUSPECT + " LIMIT {limit}").format(
+        key=sql.SQL(", ").join(
+            sql.SQL("{}::text").format(sql.Identifier(name)) for name in table.key
+        ),
+        receipts=table.receipts,
+        subscription=subscription.id,
+        generation=subscription.generation,
+        limit=limit,
     )
-    values = (subscription.id, subscription.generation, limit)
-    yield from cursor.execute(statement, values)
+    yield from cursor.execute(statement)

@@ -12,19 +12,19 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-import msgspec
 import psycopg
 from psycopg import sql
 
-from replicator.plan import RowsRule
+from replicator.plan import DatasetPlan, RowsRule
 from replicator.sql_parts import Sql
 from replicator_apply.assemble import Transaction
 from replicator_apply.backfill import fuse_of, held_by, page_id, runs_of
-from replicator_apply.choice_sql import count_dropped, count_noted, note_chosen
+from replicator_apply.choice_sql import carry_chosen, count_dropped, count_noted, note_chosen
 from replicator_apply.collapse import key_cells
 from replicator_apply.decode import Cell
-from replicator_apply.plan import SubscribedDataset, Table, TargetPlan
-from replicator_apply.state import Place, Run, save_run
+from replicator_apply.plan import SubscribedDataset, Table, TargetPlan, receipts_name
+from replicator_apply.receipts import receipt_tables
+from replicator_apply.state import Place, Run, forget_chosen, save_run
 from replicator_apply.table_sql import TableSql
 
 Cursor = psycopg.Cursor[Any]
@@ -107,9 +107,24 @@ def _noted(
     return replace(choice, drops=False)
 
 
+def carry_over(cursor: Cursor, subscription: int, dataset: DatasetPlan) -> None:
+    """Forget what was chosen for rules that a dataset has no more, but for what it still may have.
+
+    Rows that it holds stay chosen until the first page of a new rule says otherwise: without it,
+    each that an event tells of would leave for a moment.
+    """
+    rules = [rule.name for rule in dataset.paged]
+    made = set(receipt_tables(cursor.connection))
+    for rule in dataset.paged:
+        release = dataset.release(rule.label)
+        if rule.selection is not None and receipts_name(release.table) in made:
+            cursor.execute(carry_chosen(subscription, rule, release, rules))
+    forget_chosen(cursor, subscription, rules)
+
+
 def note(cursor: Cursor, text: TableSql, choice: Choice) -> None:
     """Note the keys of a page as chosen."""
-    cursor.execute(note_chosen(text, choice), (msgspec.json.encode(choice.keys).decode(),))
+    cursor.execute(note_chosen(text, choice), prepare=False)
 
 
 def _count(cursor: Cursor, statement: sql.Composed) -> int:

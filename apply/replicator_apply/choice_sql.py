@@ -1,26 +1,30 @@
 """The SQL of chosen keys: noting them, and taking out what is chosen no more. Pure."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, LiteralString
 
+import msgspec
 from psycopg import sql
 
 from replicator.filter_sql import CHOSEN, key_text
+from replicator.plan import Release, RowsRule
 from replicator.sql_parts import Sql, column
 from replicator_apply.candidate_sql import CandidateSql
+from replicator_apply.plan import receipts_name
 
 if TYPE_CHECKING:
     from replicator_apply.choice import Choice
 
 
 def note_chosen(text: CandidateSql, choice: "Choice") -> sql.Composed:
-    """Store keys, given as one parameter: a JSON array of arrays of values."""
+    """Store the keys of a page. Without parameters: a type's name may hold a percent sign."""
     cells = [
         _typed(text, name, sql.SQL("e.value ->> {}").format(place))
         for place, name in enumerate(text.table.key)
     ]
     return sql.SQL(
         "INSERT INTO {chosen} (subscription_id, rule, row_key, run) "
-        "SELECT {subscription}, {rule}, {key}, {run} FROM jsonb_array_elements(%s::jsonb) e "
+        "SELECT {subscription}, {rule}, {key}, {run} FROM jsonb_array_elements({keys}::jsonb) e "
         "ON CONFLICT (subscription_id, rule, row_key) DO UPDATE SET run = EXCLUDED.run"
     ).format(
         chosen=CHOSEN,
@@ -28,6 +32,34 @@ def note_chosen(text: CandidateSql, choice: "Choice") -> sql.Composed:
         rule=choice.rule.name,
         key=key_text(cells),
         run=choice.run,
+        keys=msgspec.json.encode(choice.keys).decode(),
+    )
+
+
+def carry_chosen(
+    subscription: int, rule: RowsRule, release: Release, rules: Sequence[str]
+) -> sql.Composed:
+    """Choose for a rule the held rows of its table that were chosen for a rule that is no more.
+
+    Args:
+        subscription: its id.
+        rule: a rule with a selection.
+        release: of its model.
+        rules: names of all rules that are.
+    """
+    return sql.SQL(
+        "INSERT INTO {chosen} (subscription_id, rule, row_key, run) "
+        "SELECT DISTINCT {subscription}, {rule}, c.row_key, -1 FROM {chosen} c "
+        "WHERE c.subscription_id = {subscription} AND c.rule <> ALL({rules}) AND c.row_key IN "
+        "(SELECT {key} FROM {receipts} r WHERE r.subscription_id = {subscription}) "
+        "ON CONFLICT DO NOTHING"
+    ).format(
+        chosen=CHOSEN,
+        subscription=subscription,
+        rule=rule.name,
+        rules=list(rules),
+        key=key_text(column(name, "r") for name in release.key),
+        receipts=sql.Identifier("replicator", receipts_name(release.table)),
     )
 
 

@@ -29,7 +29,8 @@ class TableChanges:
         replaced: keys of `changed` under which another row stood before: its columns are no base
             for those that did not come.
         read: keys that a fetch has read, found or not.
-        fleeting: how many of `gone` were created in the batch as well.
+        fleeting: how many of `gone` need not be here: they were created in the batch as well, or
+            an answer tells of them, which repeats what the stream has told.
         truncated: the table was emptied before all that is in `born`, `changed`, `gone`.
     """
 
@@ -50,7 +51,8 @@ class TableChanges:
         elif op == "u":
             self._update(key, event.after)
         elif op == "d":
-            self._delete(key, read=event.source.snapshot == "true")
+            told = event.answer is None
+            self._delete(key, read=event.source.snapshot == "true", told=told)
         elif op == "r":
             self.born.pop(key, None)
             self.gone.pop(key, None)
@@ -76,8 +78,8 @@ class TableChanges:
             self.gone.pop(key, None)
             self.changed[key] = row
 
-    def _delete(self, key: bytes, *, read: bool) -> None:
-        if self.born.pop(key, None) is not None:
+    def _delete(self, key: bytes, *, read: bool, told: bool) -> None:
+        if self.born.pop(key, None) is not None or not (told or key in self.gone):
             self.fleeting += 1
         self.changed.pop(key, None)
         self.gone[key] = None

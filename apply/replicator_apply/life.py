@@ -16,9 +16,10 @@ from replicator.plan import DatasetPlan
 from replicator.settings import ReplicatorSettings
 from replicator.settings import Subscription as WantedSubscription
 from replicator.sql_parts import equal
-from replicator_apply.receipts import held_by
+from replicator_apply.receipts import held_by, key_of_receipts
 from replicator_apply.state import (
     STANDS,
+    TRIAL,
     Place,
     cancel_run,
     forget_chosen,
@@ -33,7 +34,7 @@ Cursor = psycopg.Cursor[Any]
 
 def _compose(text: str) -> sql.Composed:
     return sql.SQL(text).format(
-        subscription=state_table(Subscription), check=state_table(VerifyRun)
+        subscription=state_table(Subscription), check=state_table(VerifyRun), trial=TRIAL
     )
 
 
@@ -56,20 +57,23 @@ _TRY = _compose(
 )
 _FORGET_TRIAL = (
     _compose("DELETE FROM {check} WHERE subscription_id = %s"),
-    _compose(
-        "DELETE FROM {subscription} WHERE id = %s AND generation = 0 "
-        "AND NOT declared AND NOT by_command"
-    ),
+    _compose("DELETE FROM {subscription} WHERE id = %s AND {trial}"),
 )
+# Whoever compares holds the lock; it goes with the session, however that ends.
+_LOCK_TRIAL = "SELECT pg_advisory_lock_shared(hashtext('replicator trial'), %s)"
+_UNLOCK_TRIAL = "SELECT pg_advisory_unlock_shared(hashtext('replicator trial'), %s)"
+_TRIALS = _compose("SELECT id FROM {subscription} WHERE {trial} ORDER BY id")
+_IS_ABANDONED = "SELECT pg_try_advisory_xact_lock(hashtext('replicator trial'), %s)"
 _PLACES = _compose(
     "SELECT DISTINCT source, stream FROM {subscription} WHERE by_command OR leaving <> '' "
     "ORDER BY source, stream"
 )
 _SHARED = (
-    "SELECT count(*) FROM {receipts} r WHERE r.subscription_id = %(id)s AND EXISTS "
+    "SELECT count(*) FROM {receipts} r WHERE r.subscription_id = {id} AND EXISTS "
     "(SELECT FROM {receipts} o JOIN {subscription} s ON s.id = o.subscription_id "
-    "WHERE {same} AND o.subscription_id <> %(id)s AND {stands})"
+    "WHERE {same} AND o.subscription_id <> {id} AND {stands})"
 )
+"""Without parameters: a table's name may hold a percent sign."""
 _CANCEL_CHECKS = _compose(
     "UPDATE {check} SET state = 'cancelled', updated_at = now(), finished_at = now() "
     "WHERE subscription_id = %s AND state IN ('running', 'paused')"
@@ -118,6 +122,7 @@ def subscribe(connection: Connection, place: Place, dataset: DatasetPlan, on_cla
         "on_clash": on_clash,
     }
     with connection.transaction(), connection.cursor() as cursor:
+        forget_trials(cursor)
         row = cursor.execute(_SUBSCRIBE, {**place.parameters, **values}).fetchone()
         if row is None:
             raise LookupError(dataset.full_name)
@@ -144,14 +149,26 @@ def on_trial(
 ) -> Iterator[int]:
     """Store a subscription that nobody applies, while the body runs; gives its id."""
     values = {"dataset": dataset.name, "arguments": dataset.arguments, "on_clash": on_clash}
-    row = connection.execute(_TRY, {**place.parameters, **values}).fetchone()
-    if row is None:
-        raise LookupError(dataset.full_name)
+    with connection.transaction(), connection.cursor() as cursor:
+        forget_trials(cursor)
+        row = cursor.execute(_TRY, {**place.parameters, **values}).fetchone()
+        if row is None:
+            raise LookupError(dataset.full_name)
+        cursor.execute(_LOCK_TRIAL, (row[0],))
     try:
         yield int(row[0])
     finally:
-        for statement in _FORGET_TRIAL:
+        for statement in (*_FORGET_TRIAL, _UNLOCK_TRIAL):
             connection.execute(statement, (row[0],))
+
+
+def forget_trials(cursor: Cursor) -> None:
+    """Forget what dry runs stored that were killed; in a transaction."""
+    for (subscription,) in cursor.execute(_TRIALS).fetchall():
+        found = cursor.execute(_IS_ABANDONED, (subscription,)).fetchone()
+        if found and found[0]:
+            for statement in _FORGET_TRIAL:
+                cursor.execute(statement, (subscription,))
 
 
 def commanded_places(connection: Connection) -> list[Place]:
@@ -166,24 +183,20 @@ def holdings(connection: Connection, subscription: int) -> tuple[int, int]:
 
 
 def _shared(connection: Connection, name: str, subscription: int) -> int:
-    receipts = sql.Identifier("replicator", name)
     statement = sql.SQL(_SHARED).format(
-        receipts=receipts,
+        receipts=sql.Identifier("replicator", name),
         subscription=state_table(Subscription),
-        same=_same_key(connection, receipts),
+        same=_same_key(connection, name),
         stands=STANDS,
+        id=subscription,
     )
-    row = connection.execute(statement, {"id": subscription}).fetchone()
+    row = connection.execute(statement).fetchone()
     return int(row[0]) if row else 0
 
 
-def _same_key(connection: Connection, receipts: sql.Identifier) -> sql.Composable:
+def _same_key(connection: Connection, name: str) -> sql.Composable:
     """Join receipts `o` and `r` of the same row."""
-    description = connection.execute(
-        sql.SQL("SELECT * FROM {} LIMIT 0").format(receipts)
-    ).description
-    names = [each.name for each in description or ()]
-    key = [name for name in names if name not in {"subscription_id", "generation"}]
+    key = key_of_receipts(connection, name)
     return equal(key, "o", key, "r")
 
 

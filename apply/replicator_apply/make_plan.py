@@ -48,8 +48,8 @@ class Apart(NamedTuple):
     Attributes:
         frozen: the paused ones.
         standing: the tables of which those hold rows; None: it may be any.
-        leaving: one that ends, if the plan is made for that.
-        left: the tables of which that one holds rows.
+        leaving: one that ends, if the plan is made for that, or that has tables no more.
+        left: the tables of which that one holds rows, which leave.
         policies: what their rules say of rows that leave; it holds where the others say nothing.
     """
 
@@ -158,7 +158,7 @@ class _Relations:
             Membership(number, 0, None, gated=True, frozen=True)
             for number in (apart.frozen if standing else ())
         ]
-        if apart.leaving is not None:
+        if apart.leaving is not None and apart.leaving not in {s.id for s in self.holders(table)}:
             found.append(Membership(apart.leaving, 0, None, gated=True, leaving=True))
         return found
 

@@ -25,11 +25,28 @@ _TABLES = (
     "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
     "WHERE n.nspname = 'replicator' AND c.relkind = 'r' ORDER BY 1"
 )
+_OTHERS = (
+    "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c "
+    "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+    "WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^(pg_|replicator$)'"
+)
 
 
 def receipt_tables(connection: psycopg.Connection) -> list[str]:
     """Name the tables of receipts."""
     return [str(name) for (name,) in connection.execute(_TABLES)]
+
+
+def key_of_receipts(connection: psycopg.Connection, name: str) -> list[str]:
+    """Name the columns of the key of a table's rows, in their order in its receipts."""
+    statement = sql.SQL("SELECT * FROM {} LIMIT 0").format(sql.Identifier("replicator", name))
+    names = [each.name for each in connection.execute(statement).description or ()]
+    return [each for each in names if each not in {"subscription_id", "generation"}]
+
+
+def tables_here(connection: psycopg.Connection) -> set[TableName]:
+    """List the tables of the database, those of receipts aside."""
+    return {TableName(*row) for row in connection.execute(_OTHERS)}
 
 
 def held_by(connection: psycopg.Connection, subscription: int) -> dict[str, int]:

@@ -211,5 +211,4 @@ def _merge_round(cursor: Cursor, staged: Staged, turn: int) -> None:
         taken = tuple(staged.table.columns[i] for i in lacks if i not in older_lacks)
         if taken:
             both = staged.set_number(tuple(i for i in lacks if i in older_lacks))
-            statement = staged.sql.merge_round(taken, newer, older, both)
-            cursor.execute(statement, {"round": turn})
+            cursor.execute(staged.sql.merge_round(turn, taken, newer, older, both))

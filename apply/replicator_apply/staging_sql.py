@@ -149,12 +149,15 @@ class StagingSql(TableText):
             same=self.same_key("s", "o"),
         )
 
-    def merge_round(self, taken: Sequence[str], number: int, older: int, merged: int) -> str:
+    def merge_round(
+        self, turn: int, taken: Sequence[str], number: int, older: int, merged: int
+    ) -> str:
         """Take columns that a round lacks from the one before it that has the row.
 
         Rounds are merged in ascending order, so that the earlier one is merged already.
 
         Args:
+            turn: the round.
             taken: the columns to take.
             number: set of the rows that lack them.
             older: set of the earlier rows.
@@ -165,11 +168,12 @@ class StagingSql(TableText):
         )
         return self.compose(
             "UPDATE {stage} s SET {assignments}, _set = {merged}, _complete = {complete}, "
-            "_base = o._base FROM {stage} o WHERE s._set = {number} AND s._round = %(round)s "
+            "_base = o._base FROM {stage} o WHERE s._set = {number} AND s._round = {turn} "
             "AND s._present AND s._base "
             "AND o._present AND o._set = {older} AND {same} AND o._round = (SELECT max(p._round) "
             "FROM {stage} p WHERE {psame} AND p._round < s._round)",
             assignments=assignments,
+            turn=sql.Literal(turn),
             number=sql.Literal(number),
             older=sql.Literal(older),
             merged=sql.Literal(merged),

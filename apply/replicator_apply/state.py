@@ -60,6 +60,8 @@ class StoredPosition:
 
 STANDS = sql.SQL("(s.declared OR s.by_command) AND NOT s.paused AND s.leaving = ''")
 """Condition on the subscription `s`: that events are applied to its rows."""
+TRIAL = sql.SQL("generation = 0 AND fingerprint = '' AND NOT declared AND NOT by_command")
+"""Condition on a subscription: `replicator subscribe --dry-run` compares it, or was killed."""
 
 
 def _compose(text: str) -> sql.Composed:
@@ -365,11 +367,12 @@ class Run:
     confirmed: bool
     rows_done: int
     light: bool
+    suspects: int | None = None
 
 
 _RUNS = _compose(
     "SELECT b.id, b.subscription_id, b.generation, b.state, b.rule, b.after_key, b.sweeping, "
-    "b.confirmed, b.rows_done, b.light "
+    "b.confirmed, b.rows_done, b.light, b.suspects "
     "FROM {run} b JOIN {subscription} s ON s.id = b.subscription_id "
     "WHERE s.source = %(source)s AND s.stream = %(stream)s AND {stands} "
     "AND b.state IN ('running', 'paused', 'waiting') ORDER BY b.id"

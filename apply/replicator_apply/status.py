@@ -28,7 +28,7 @@ from replicator.status import DueCalls, Held, Problem, Run, TargetStream
 from replicator_apply.calls import TRIES
 from replicator_apply.lock import is_locked
 from replicator_apply.receipts import held_by_each
-from replicator_apply.state import Place, copied
+from replicator_apply.state import TRIAL, Place, copied
 
 _SCHEMA = "public"
 _STALE = 120.0
@@ -298,11 +298,10 @@ _WANTED = _compose(
     " FROM {} GROUP BY source, stream",
     WantedRow,
 )
-_SUBSCRIPTIONS = _compose(
+_SUBSCRIPTIONS = sql.SQL(
     "SELECT id, source, stream, dataset, arguments, generation, gate, by_command,"
-    " paused, leaving FROM {} ORDER BY id",
-    Subscription,
-)
+    " paused, leaving FROM {} WHERE NOT ({}) ORDER BY id"
+).format(sql.Identifier(_SCHEMA, Subscription._meta.db_table), TRIAL)
 _RUNS = _compose(
     "SELECT id, subscription_id, state, reason, rows_done, rows_estimated, suspects, note,"
     " extract(epoch FROM now() - updated_at)::float8 AS age"

@@ -18,7 +18,9 @@ from replicator.requests import MAX_PLAN
 from replicator.settings import ReplicatorSettings, Subscription
 from replicator.sql_parts import equal
 from replicator_apply.catalog import read_shapes
+from replicator_apply.choice import carry_over
 from replicator_apply.defaults import absent_values, defaults
+from replicator_apply.life import forget_trials
 from replicator_apply.make_plan import Apart, make_plan
 from replicator_apply.names import LocalKeys
 from replicator_apply.plan import LEFT, SubscribedDataset, TargetPlan, receipts_name
@@ -27,7 +29,6 @@ from replicator_apply.receipts import receipt_tables
 from replicator_apply.state import (
     Place,
     StoredSubscription,
-    forget_chosen,
     forget_other_tables,
     start_run,
     store_fingerprint,
@@ -62,6 +63,7 @@ def store_declared(connection: Connection, settings: ReplicatorSettings, place: 
         ConfigurationError: there is no such dataset, or it is not of the stream.
     """
     with connection.transaction(), connection.cursor() as cursor:
+        forget_trials(cursor)
         before = {(s.dataset, s.arguments): s for s in wanted_subscriptions(cursor, place)}
         for subscription in declared_at(settings, place):
             dataset = find_dataset(subscription.name, subscription.arguments)
@@ -117,12 +119,12 @@ def _begin(
     if before is not None and before.fingerprint == dataset.fingerprint:
         return
     if before is not None and before.paused:
-        forget_chosen(cursor, before.id, [rule.name for rule in dataset.paged])
+        carry_over(cursor, before.id, dataset)
         return  # Resumed, it is backfilled.
     reason = "subscribed" if before is None else "rules changed"
     for stored in stored_subscriptions(cursor, place):
         if (stored.dataset, stored.arguments) == (dataset.name, dataset.arguments):
-            forget_chosen(cursor, stored.id, [rule.name for rule in dataset.paged])
+            carry_over(cursor, stored.id, dataset)
             start_run(cursor, stored.id, reason, doubts=True)
 
 
@@ -238,10 +240,9 @@ def _has_receipts(
     cursor: psycopg.Cursor[Any], table: TableName, subscriptions: Sequence[int]
 ) -> bool:
     row = cursor.execute(
-        sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE subscription_id = ANY(%s))").format(
-            sql.Identifier("replicator", receipts_name(table))
-        ),
-        (list(subscriptions),),
+        sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE subscription_id = ANY({}))").format(
+            sql.Identifier("replicator", receipts_name(table)), list(subscriptions)
+        )  # Without parameters: a table's name may hold a percent sign.
     ).fetchone()
     return bool(row and row[0])
 

@@ -1,5 +1,7 @@
 """Ends a subscription: its rows leave by the rules, or become local ones. Blocks on Postgres.
 
+So do its rows of tables on which its dataset has no rule any more (`drop_all`).
+
 What it holds alone is staged as gone, though no event told of it, and the rules are followed as in
 any batch: children go first, rows that local ones point at are kept, rows of other subscriptions
 that needed one of it leave, too. What its rules say of rows that leave holds for the last time, and
@@ -20,11 +22,13 @@ from replicator.models import BackfillRun, ChosenRow, Subscription, VerifyRun
 from replicator.plan import TableName
 from replicator.postgres import is_passing
 from replicator.settings import ReplicatorSettings
+from replicator_apply.backfill import may_drop
 from replicator_apply.catalog import read_shapes
+from replicator_apply.dropped import Dropped, known_tables
 from replicator_apply.make_plan import Apart, make_plan
-from replicator_apply.plan import KEPT, LEFT, TargetPlan, receipts_name
+from replicator_apply.plan import KEPT, LEFT, SubscribedDataset, TargetPlan, receipts_name
 from replicator_apply.prepare import ensure_receipts
-from replicator_apply.receipts import held_by, receipt_tables
+from replicator_apply.receipts import held_by, receipt_tables, tables_here
 from replicator_apply.rules import Rules
 from replicator_apply.stage import Staged, StagingTables
 from replicator_apply.state import (
@@ -33,6 +37,8 @@ from replicator_apply.state import (
     forget_other_tables,
     known_subscriptions,
     state_table,
+    stored_subscriptions,
+    unfinished_runs,
     wanted_subscriptions,
 )
 from replicator_apply.subscriptions import compiled, hooks_of, policies_of, subscribed_datasets
@@ -47,10 +53,17 @@ Counts = dict[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """A subscription that is to end: its id, and whether its rows stay as local ones."""
+    """A subscription that is to end, or only what it holds of tables that its dataset has no more.
+
+    Attributes:
+        subscription: its id.
+        keep_rows: whether its rows stay as local ones.
+        dropped: what is to end of it; None: all.
+    """
 
     subscription: int
-    keep_rows: bool
+    keep_rows: bool = False
+    dropped: Dropped | None = None
 
 
 @dataclass(slots=True)
@@ -92,15 +105,11 @@ _DELETES = [
         (Subscription, "id"),
     )
 ]
-_DELETE_RECEIPTS = sql.SQL("DELETE FROM {} WHERE subscription_id = %s")
+_DELETE_RECEIPTS = sql.SQL("DELETE FROM {} WHERE subscription_id = {}")
+"""Without parameters, as all that names a table of receipts: it may hold a percent sign."""
 _NOBODY = [KEPT, LEFT]
 """Whose receipts are those of rows that left, and stay."""
-_NOBODYS = sql.SQL("FROM {} r WHERE r.subscription_id = ANY(%s)")
-_TABLES = (
-    "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c "
-    "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
-    "WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^(pg_|replicator$)'"
-)
+_NOBODYS = sql.SQL("FROM {} r WHERE r.subscription_id = ANY({})")
 
 
 def endings(cursor: Cursor, place: Place) -> list[Ending]:
@@ -136,6 +145,53 @@ def end_all(
             sum(ended.stay.values()),
             sum(ended.local.values()),
             extra={"event": "unsubscribed", "subscription": ending.subscription},
+        )
+
+
+def drop_all(
+    connection: Connection,
+    settings: ReplicatorSettings,
+    place: Place,
+    alive: Callable[[], None] = lambda: None,
+) -> None:
+    """Have rows leave of tables that datasets have no more; the caller holds the stream's lock.
+
+    Raises: as `end_all`.
+    """
+    with connection.cursor() as cursor:
+        runs = unfinished_runs(cursor, place)
+        sweeps = [run for run in runs if run.sweeping]
+        if not sweeps:
+            return
+        subscribed = subscribed_datasets(settings, place, stored_subscriptions(cursor, place))
+        known = {each.id: each for each in subscribed}
+        due = [(known[r.subscription], may_drop(cursor, r, runs, subscribed)) for r in sweeps]
+    for subscription, dropped in due:
+        if dropped is not None:
+            ending = Ending(subscription.id, dropped=dropped)
+            _tell_dropped(subscription, dropped, _end(connection, settings, place, ending, alive))
+
+
+def _tell_dropped(subscription: SubscribedDataset, dropped: Dropped, ended: Ended) -> None:
+    name = subscription.dataset.full_name
+    if dropped.leaving:
+        logger.warning(
+            "Dataset %s has no rule any more on the table(s) of %s: %s rows deleted, %s kept for "
+            "local ones, %s stay as the rules say.",
+            name,
+            ", ".join(dropped.leaving),
+            ended.deleted,
+            sum(ended.kept.values()),
+            sum(ended.stay.values()),
+            extra={"event": "dropped_tables", "dataset": name},
+        )
+    if dropped.forgotten:
+        logger.warning(
+            "Dataset %s has held rows of %s, which is not here any more or not opted in: its "
+            "receipts are forgotten, and rows that are still there are local ones now.",
+            name,
+            ", ".join(dropped.forgotten),
+            extra={"event": "forgotten_tables", "dataset": name},
         )
 
 
@@ -177,7 +233,7 @@ def _evaluated(
     commit: bool = False,
 ) -> Iterator["_Work"]:
     """Follow the rules on all that the subscription holds alone, in a transaction."""
-    receipts = held_by(connection, ending.subscription)
+    receipts = _receipts(connection, ending)
     plan = _plan(connection, settings, place, ending, receipts)
     alone = _alone(connection, ending, receipts) if ending.keep_rows else []
     staging = StagingTables(connection, place)
@@ -189,10 +245,11 @@ def _evaluated(
             fence(cursor, place)
         shapes = {table.name: table.shape for table in tables}
         ensure_receipts(connection, shapes, may_prepare=settings.auto_prepare)
-        for staged in batch.values():
-            text = staged.sql.stage_leaving(ending.subscription)
-            staged.size = cursor.execute(text).rowcount
-            staged.filled = staged.size > 0
+        for name, staged in batch.items():
+            if receipts_name(name) in receipts:
+                text = staged.sql.stage_leaving(ending.subscription)
+                staged.size = cursor.execute(text).rowcount
+                staged.filled = staged.size > 0
         local = ending.subscription if ending.keep_rows else None
         rules = Rules(cursor, plan, batch, becomes_local=local)
         rules.look()
@@ -202,6 +259,14 @@ def _evaluated(
         staging.empty(cursor)
 
 
+def _receipts(connection: Connection, ending: Ending) -> dict[str, int]:
+    """Count the receipts that end, by table of receipts."""
+    held = held_by(connection, ending.subscription)
+    if ending.dropped is None:
+        return held
+    return {name: number for name, number in held.items() if name in ending.dropped.tables}
+
+
 def _plan(
     connection: Connection,
     settings: ReplicatorSettings,
@@ -209,12 +274,16 @@ def _plan(
     ending: Ending,
     receipts: Mapping[str, int],
 ) -> TargetPlan:
-    """Compile the other subscriptions, and all tables of the one that ends, whatever its rules."""
+    """Compile what goes on, and all tables of which rows end, whatever the rules."""
     with connection.cursor() as cursor:
-        others = [s for s in wanted_subscriptions(cursor, place) if s.id != ending.subscription]
+        others = wanted_subscriptions(cursor, place)
+        if ending.dropped is None:
+            others = [each for each in others if each.id != ending.subscription]
+            tables, names = tables_here(connection), set(receipts)
+        else:
+            tables, names = known_tables(cursor), set(ending.dropped.leaving)
     subscribed = subscribed_datasets(settings, place, others)
-    tables = {TableName(*row) for row in connection.execute(_TABLES)}
-    left = frozenset(table for table in tables if receipts_name(table) in receipts)
+    left = frozenset(table for table in tables if receipts_name(table) in names)
     held = {release.table for each in subscribed for release in each.dataset.releases}
     shapes = read_shapes(connection, sorted(left | held))
     paused = [each for each in others if each.paused]
@@ -243,8 +312,9 @@ def _is_shared(connection: Connection, ending: Ending, name: str) -> bool:
     """Whether another subscription has receipts in a table, wanted or not."""
     receipts = sql.Identifier("replicator", name)
     row = connection.execute(
-        sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE subscription_id <> ALL(%s))").format(receipts),
-        ([ending.subscription, *_NOBODY],),
+        sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE subscription_id <> ALL({}))").format(
+            receipts, [ending.subscription, *_NOBODY]
+        )
     ).fetchone()
     return bool(row and row[0])
 
@@ -281,7 +351,7 @@ class _Work:
         ended.shared = max(0, sum(self.receipts.values()) - mine)
         for receipts in self.alone:
             count = sql.SQL("SELECT count(*) {}").format(_nobodys(receipts))
-            row = self.cursor.execute(count, (_NOBODY,)).fetchone()
+            row = self.cursor.execute(count).fetchone()
             _add(ended.local, receipts, int(row[0]) if row else 0)
         return ended
 
@@ -293,18 +363,18 @@ class _Work:
             for staged in self.batch.values():
                 self.cursor.execute(staged.sql.forget_left(number))
         for name in self.alone:
-            self.cursor.execute(sql.SQL("DELETE {}").format(_nobodys(name)), (_NOBODY,))
+            self.cursor.execute(sql.SQL("DELETE {}").format(_nobodys(name)))
         for name in self.receipts:
             receipts = sql.Identifier("replicator", name)
-            self.cursor.execute(_DELETE_RECEIPTS.format(receipts), (number,))
-        for statement in _DELETES:
+            self.cursor.execute(_DELETE_RECEIPTS.format(receipts, number))
+        for statement in _DELETES if self.ending.dropped is None else ():
             self.cursor.execute(statement, (number,))
         held = [r.table for s in self.plan.subscriptions for r in s.dataset.releases]
         forget_other_tables(self.cursor, self.place, held)
 
 
 def _nobodys(name: str) -> sql.Composed:
-    return _NOBODYS.format(sql.Identifier("replicator", name))
+    return _NOBODYS.format(sql.Identifier("replicator", name), _NOBODY)
 
 
 def _add(counts: Counts, name: str, number: int) -> None:

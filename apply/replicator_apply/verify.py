@@ -19,7 +19,7 @@ from replicator.filter_sql import key_text
 from replicator.key_order import ordered
 from replicator.models import VerifyRun, WantedRow
 from replicator.natural_keys import travelling_sql
-from replicator.plan import RowsRule
+from replicator.plan import DatasetPlan, RowsRule
 from replicator.requests import PageRequest
 from replicator.sql_parts import all_of, any_of, column, equal, equal_to, identifiers
 from replicator_apply.assemble import VERIFY, Transaction
@@ -30,6 +30,7 @@ from replicator_apply.choice import Choice, chosen_keys
 from replicator_apply.collapse import key_cells
 from replicator_apply.copytext import OPTIONS, escaped_line
 from replicator_apply.decode import Cell, Skimmed
+from replicator_apply.dropped import dropped_of, keys_dropped
 from replicator_apply.make_plan import own_filter
 from replicator_apply.plan import SubscribedDataset, Table, TargetPlan
 from replicator_apply.state import Place, state_table
@@ -141,7 +142,7 @@ def _compare_rows(
         unread = sql.SQL("FALSE")
     with applier.trial(cursor, transaction, choice) as batch:
         found, checked = differences(cursor, batch, subscription, (table, unread))
-    _save(cursor, check, _Result(checked, found), answer.last_key, len(dataset.paged))
+    _save(cursor, check, dataset, _Result(checked, found), answer.last_key)
 
 
 def end_check(cursor: Cursor, check: Check, reason: str) -> None:
@@ -167,8 +168,7 @@ def _compare(
     _load(cursor, table, hashes, exempt)
     rows = _as_the_source(cursor, _difference(place, table, subscription, check, answer))
     found = [Difference(kind, str(table.name), key) for kind, key in rows]
-    rules = len(subscription.dataset.paged)
-    _save(cursor, check, _Result(len(hashes), found), answer.last_key, rules)
+    _save(cursor, check, subscription.dataset, _Result(len(hashes), found), answer.last_key)
 
 
 def _as_the_source(cursor: Cursor, query: sql.Composed) -> list[tuple[str, str]]:
@@ -314,15 +314,25 @@ class _Result:
 
 
 def _save(
-    cursor: Cursor, check: Check, result: _Result, last_key: Sequence[Cell] | None, rules: int
+    cursor: Cursor,
+    check: Check,
+    dataset: DatasetPlan,
+    result: _Result,
+    last_key: Sequence[Cell] | None,
 ) -> None:
     found = result.found
     kinds = [each.kind for each in found]
     counts = {kind: kinds.count(kind) for kind in KINDS}
     room = max(0, FINDINGS - len(check.findings))
     findings = check.findings + [list(each) for each in found[:room]]
-    last = last_key is None
+    last, rules = last_key is None, len(dataset.paged)
     rule = check.rule + 1 if last else check.rule
+    if rule >= rules:
+        # No page tells of what it holds of other tables.
+        dropped = dropped_of(cursor, check.subscription, dataset)
+        counts["extra"] += dropped.rows
+        rest = keys_dropped(cursor, check.subscription, dropped, FINDINGS - len(findings))
+        findings += [["extra", *each] for each in rest]
     values = {
         "id": check.id,
         "rule": rule,

@@ -61,7 +61,7 @@ from replicator_apply.state import (
     wanted_subscriptions,
 )
 from replicator_apply.subscriptions import load_plan, store_declared
-from replicator_apply.unsubscribe import end_all, endings
+from replicator_apply.unsubscribe import drop_all, end_all, endings
 from replicator_apply.verify import check_id, check_request, compare, end_check, open_checks
 from replicator_apply.write import Written
 
@@ -265,9 +265,10 @@ class Worker:
                 self._loop(connection, reader)
 
     def _settle_subscriptions(self, connection: psycopg.Connection[Any]) -> None:
-        """Store what the settings declare, and end what is to end."""
+        """Store what the settings declare, and end what is to end, of tables, too."""
         store_declared(connection, self._settings, self._place)
         end_all(connection, self._settings, self._place, self._health.turned)
+        drop_all(connection, self._settings, self._place, self._health.turned)
         self._callers.tell()
 
     def _load_plan(self, connection: psycopg.Connection[Any]) -> TargetPlan:
@@ -430,13 +431,17 @@ class Worker:
         self._count(batch, written, applied.seconds)
         self._forget = self._forget or batch.new_run
         if mine or written.judged:
-            # What is refused is asked for again when it is due, not at once.
-            self._asker.answered(
-                ((t.answer.request, t.size) for t in mine if t.answer and not t.answer.refused),
-                applied.seconds / max(1, batch.rows),
-            )
+            self._note_answers(mine, applied.seconds / max(1, batch.rows))
             self._due = 0.0
             self._outdated = self._housekeeping(connection, written.looked)
+
+    def _note_answers(self, mine: Sequence[Transaction], seconds_per_row: float) -> None:
+        answers = [(t.answer, t.size) for t in mine if t.answer]
+        for answer, _ in answers:
+            if answer.refused:
+                self._asker.refused(answer.request)
+        answered = ((answer.request, size) for answer, size in answers if not answer.refused)
+        self._asker.answered(answered, seconds_per_row)
 
     def _ungate(self, cursor: psycopg.Cursor[Any], *, every: bool) -> None:
         ungate(cursor, self._place, every=every)
@@ -538,7 +543,7 @@ class Worker:
                 self._measure_calls(cursor)
         counter(metrics.REQUESTS).labels(*self._place).inc(asked)
         self._show_wanted({name: n for name, n in wanted.items() if n <= FEW}, wanted)
-        return False
+        return self._asker.drops
 
     def _report(self, cursor: psycopg.Cursor[Any]) -> None:
         """Tell the source how this target is, and count what is wanted."""

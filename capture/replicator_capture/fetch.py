@@ -69,9 +69,16 @@ _SETTINGS = (
     "SET LOCAL row_security = off",
     "SET LOCAL lock_timeout = '2s'",
 )
-_TOO_SLOW = (
-    "reading a page took longer than {:g} s: index the columns that the dataset's filter looks at"
-)
+_TOO_SLOW = {
+    "page": (
+        "reading a page took longer than {:g} s: index the columns that the dataset's filter "
+        "looks at"
+    ),
+    "keys": (
+        "reading rows by key, with all that hangs on them, took longer than {:g} s: index the "
+        "foreign keys that the dataset's rules follow; fewer are asked for each time"
+    ),
+}
 
 _dumps = msgspec.json.Encoder().encode
 _loads = msgspec.json.Decoder(list[int | bool | str | None]).decode
@@ -198,7 +205,7 @@ class Fetcher:
         """Read until a snapshot sees all that was noted; commit the message.
 
         Waiting for locks, a deadlock or a cancelled statement is tried again as well, for a while;
-        a page that is too slow is not: the next try would be as slow.
+        what is too slow is not: the next try would be as slow.
         """
         until = time.monotonic() + _PATIENCE
         while True:
@@ -237,15 +244,15 @@ class Fetcher:
         return reading
 
     def _answer_in_time(self, request: Request, plan: AnswerPlan, rows: Spool) -> Answer:
-        """Read the rows. Raises Refusal if a statement timeout cancelled the reading of a page."""
+        """Read the rows. Raises Refusal if a statement timeout cancelled it."""
         began = time.monotonic()
         try:
             return _RowReader(self._connection, plan, rows).read(request)
         except psycopg.errors.QueryCanceled as error:
             # By the clock: Postgres has one code for every cancellation, and translates the text.
             timed_out = time.monotonic() - began >= STATEMENT_TIMEOUT
-            if timed_out and request.kind == "page" and not self._stop.is_set():
-                raise Refusal(_TOO_SLOW.format(STATEMENT_TIMEOUT)) from error
+            if timed_out and not self._stop.is_set():
+                raise Refusal(_TOO_SLOW[request.kind].format(STATEMENT_TIMEOUT)) from error
             raise
 
     def _lock_and_snapshot(self, tables: Iterable[TableName]) -> Snapshot:

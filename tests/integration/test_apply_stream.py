@@ -15,7 +15,7 @@ from replicator.errors import DatabaseUnavailable, Refused
 from replicator.http import Health
 from replicator.positions import EpochId, Lsn, RunId
 from replicator.requests import KeysRequest, PageRequest, fingerprint
-from replicator_apply import consume, worker
+from replicator_apply import backfill, consume, metrics, worker
 from replicator_apply.assemble import Assembler
 from replicator_apply.batch import Applier
 from replicator_apply.follow import Follower, worker_for
@@ -621,6 +621,35 @@ def test_a_sweep_deletes_what_the_source_lost_and_refreshes_the_rest(start: Star
     ) == [(2,)]
 
 
+def test_suspects_are_counted_as_a_sweep_begins_and_ends_and_told_in_between(
+    start: StartTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    count = backfill._count_suspects
+
+    def counted(*arguments: Any) -> int:
+        counts.append(count(*arguments))
+        return counts[-1]
+
+    monkeypatch.setattr(backfill, "_count_suspects", counted)
+    monkeypatch.setattr(backfill.suspects, "__defaults__", (2,))
+    target, published = start("some-tags")
+    target.reach(published.transaction(*(tag(n) for n in range(1, 8))))
+    refill(target)
+    for _ in range(2):
+        target.answer(published, target.request(PageRequest))
+    newest = "SELECT state, suspects FROM replicator_backfillrun ORDER BY id DESC LIMIT 1"
+    for left in (7, 5, 3, 1):
+        asked = target.request(KeysRequest)
+        assert target.rows(newest) == [("running", left)]
+        keys = [int(key) for (key,) in asked.keys["public.pages_tag"]]
+        assert len(keys) == min(2, left)
+        target.answer(published, asked, *(tag(key, op="r") for key in keys))
+    target.until(lambda: target.rows(newest)[0][0] == "finished", "the end")
+    assert counts == [7, 0]
+    assert len(names(target)) == 7
+
+
 def test_more_suspects_than_the_fuse_allows_wait_for_a_person(start: StartTarget) -> None:
     target, published = start("some-tags", fuse=1)
     target.reach(published.transaction(tag(1), tag(2)))
@@ -639,6 +668,29 @@ def test_more_suspects_than_the_fuse_allows_wait_for_a_person(start: StartTarget
     target.answer(published, asked, *gone)
     target.until(lambda: target.rows(newest)[0][0] == "finished", "the end")
     assert names(target) == []
+
+
+def test_deletes_of_rows_that_are_not_here_are_counted_but_for_those_that_an_answer_repeats(
+    start: StartTarget,
+) -> None:
+    labels = {"source": "prod", "stream": "main", "table": "public.pages_tag"}
+
+    def absent() -> float:
+        return REGISTRY.get_sample_value(metrics.ABSENT.name, labels) or 0
+
+    before = absent()
+    target, published = start("pages")
+    target.reach(published.transaction(tag(1), tag(2), tag(3)))
+    target.reach(published.transaction(tag(1, op="d"), tag(9, op="d")))
+    target.until(lambda: absent() == before + 1, "counted")
+    target.reach(published.transaction(change("u", "pages_page", 5, unchanged=("body",))))
+    asked = target.request(KeysRequest)
+    page = change("r", "pages_page", 5)
+    target.answer(published, asked, page, tag(1, op="d"), tag(2, op="d"))
+    target.reach(published.transaction(tag(8, op="d")))
+    target.until(lambda: absent() >= before + 2, "counted")
+    assert absent() == before + 2
+    assert target.rows(TAGS) == [(3, "n3")]
 
 
 # Tables that change under the worker

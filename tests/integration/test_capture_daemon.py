@@ -523,6 +523,28 @@ def test_a_page_that_takes_too_long_is_refused(
         assert closing.answer.refused is None, "the next one is none the worse"
 
 
+def test_rows_by_key_that_take_too_long_are_refused(
+    task: Task, source: str, log_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "STATEMENT_TIMEOUT", 0.2)
+    with psycopg.connect(source) as connection:
+        connection.execute(
+            "INSERT INTO polls_question (id, question_text, body, published, pub_date)"
+            " SELECT n, '', repeat('x', 30000000), true, now() FROM generate_series(1, 10) AS n"
+        )
+    tape = Tape.of(log_url)
+    with capturing(task):
+        asker = Asker(log_url)
+        keys = {"public.polls_question": list(range(1, 11))}
+        (closing,) = tape.answer(asker.keys(["polls"], keys, hashes=True), timeout=60)
+        assert closing.answer is not None
+        assert (closing.answer.refused or "").startswith(
+            "reading rows by key, with all that hangs on them, took longer than 0.2 s: index "
+        )
+        few = asker.keys(["polls"], {"public.polls_question": [99]}, hashes=True)
+        assert tape.answer(few)[-1].answer.refused is None  # type: ignore[union-attr]
+
+
 def test_a_target_gets_only_the_datasets_it_may_ask_for(source: str, log_url: str) -> None:
     settings = capture_settings(log_url, TARGETS={TARGET: ["kinds"], "dev": ["polls"]})
     tape = Tape.of(log_url)

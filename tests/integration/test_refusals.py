@@ -25,6 +25,22 @@ def test_a_refusal_of_wanted_rows_is_kept_until_they_come(start: StartTarget) ->
     assert target.wanted == []
 
 
+def test_wanted_rows_that_are_refused_are_asked_for_in_parts(
+    start: StartTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "FIRST_KEYS", 4)
+    target, published = start("pages")
+    pages = [change("u", "pages_page", pk, unchanged=("body",)) for pk in range(1, 9)]
+    target.reach(published.transaction(*pages))
+    first, second = target.request(KeysRequest), target.request(KeysRequest)
+    assert [len(each.keys["public.pages_page"]) for each in (first, second)] == [4, 4]
+    target.answer(published, first, refused="too slow")
+    assert target.rows(REFUSED) == [("too slow",)]
+    target.execute("UPDATE replicator_wantedrow SET asked_at = NULL")
+    third = target.request(KeysRequest)
+    assert len(third.keys["public.pages_page"]) == 2
+
+
 @pytest.mark.parametrize(("about", "note"), [("some-tags", ""), ("live-roots", "not the same")])
 def test_a_page_that_is_refused_for_another_dataset_has_no_note_of_it(
     start: StartTarget, about: str, note: str

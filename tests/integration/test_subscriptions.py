@@ -1,5 +1,6 @@
 """Subscriptions that come and go while apply runs: paused, resumed, ended with and without rows."""
 
+import contextlib
 import threading
 from pathlib import Path
 
@@ -14,8 +15,18 @@ from replicator.settings import ReplicatorSettings, requests_topic
 from replicator.stop import Stop
 from replicator_apply import command
 from replicator_apply.connection import connect_target
-from replicator_apply.life import ask_to_end, holdings, leaving, pause, resume, subscribe
+from replicator_apply.life import (
+    ask_to_end,
+    holdings,
+    leaving,
+    on_trial,
+    pause,
+    resume,
+    subscribe,
+)
+from replicator_apply.runs import begin_verification
 from replicator_apply.state import Place, known_subscriptions
+from replicator_apply.status import collect
 from replicator_apply.unsubscribe import Ended, Ending, end_all, foresee
 from tests.conftest import SampleFactory
 from tests.integration.conftest import StartTarget
@@ -287,3 +298,27 @@ def test_a_stream_that_nothing_was_subscribed_to_is_applied_without_a_restart(
             stop.set()
             thread.join(10)
             stop.close()
+
+
+def test_what_a_killed_dry_run_has_stored_is_no_problem_and_goes(start: StartTarget) -> None:
+    target, _ = start("some-tags")
+    polls, trees = find_dataset("polls", ""), find_dataset("poll-trees", "")
+    with (
+        connect_target(target.settings) as other,
+        connect_target(target.settings) as killed,
+        contextlib.suppress(psycopg.OperationalError),
+        on_trial(killed, target.place, polls, "refuse") as number,
+    ):
+        begin_verification(killed, number)
+        with on_trial(other, target.place, trees, "refuse"):
+            names = [known.name for known in known_subscriptions(other)]
+            assert names == ["some-tags", "polls", "poll-trees"]
+        (stream,) = collect(target.settings, target.connection)
+        assert [held.dataset for held in stream.subscriptions] == ["some-tags"]
+        assert not any("polls" in problem.what for problem in stream.problems)
+        killed.close()
+    target.stop()  # waits until its lock is gone
+    assert len(known_subscriptions(target.connection)) == 2
+    target.begin()
+    target.until(lambda: len(known_subscriptions(target.connection)) == 1, "forgotten")
+    assert target.rows("SELECT count(*) FROM replicator_verifyrun") == [(0,)]
