@@ -112,10 +112,14 @@ class UniqueSql(WriteSql, CandidateSql):
     def _partial_conflict(self, index: PartialUnique) -> Sql:
         """As `_conflict`, for an index that is partial or on expressions."""
         # Each side is computed over that row alone: the expressions name columns without a table.
-        side = "(SELECT ROW({values}) FROM (SELECT {row}) one WHERE {condition})"
+        side = "(SELECT ROW({values}) FROM (SELECT {row}) one WHERE ({condition}){distinct})"
+        values = sql.SQL(", ").join(map(_trusted, index.values))
+        # Two records are equal where both have NULL.
+        distinct = "" if index.nulls_equal else " AND ROW({}) IS NOT NULL"
         names = {
-            "values": sql.SQL(", ").join(map(_trusted, index.values)),
+            "values": values,
             "condition": _trusted(index.condition),
+            "distinct": sql.SQL(distinct).format(values),
         }
         rows: tuple[Sql, Sql] = sql.SQL("t.*"), self._as_written(index)
         mine, theirs = (sql.SQL(side).format(row=row, **names) for row in rows)
