@@ -14,7 +14,7 @@ A candidate has the columns that the rules look at, in the version that is chose
     _wanted    whether it must be fetched
     _back      whether it steps back to its old version
     _set       which columns came, as in the staging table
-    _way       whether it makes way for another row whatever its policy; only where rows may stay
+    _way       whether it makes way for another row, whatever its policy and that of rows behind it
 
 and for each subscription N that holds rows of the table:
 
@@ -49,6 +49,7 @@ FLAGS = [
     "_kept",
     "_wanted",
     "_back",
+    "_way",
 ]
 PER_SUBSCRIPTION = ("_was", "_same", "_may", "_in")
 
@@ -102,8 +103,7 @@ class CandidateSql(TableText):
     @cached_property
     def create_candidates(self) -> str:
         """Make the table of candidates."""
-        names = [*FLAGS, "_way"] if self.table.stay else FLAGS
-        flags = [f"{name} boolean NOT NULL DEFAULT false" for name in names]
+        flags = [f"{name} boolean NOT NULL DEFAULT false" for name in FLAGS]
         flags += [
             f"{name}_{number} boolean NOT NULL DEFAULT false"
             for number in self._subscriptions

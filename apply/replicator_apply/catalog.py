@@ -73,11 +73,13 @@ class PartialUnique:
         values: what is unique: expressions.
         condition: of the rows that are in the index; "true" for all.
         columns: those that it looks at.
+        nulls_equal: whether it takes NULL for a value like any other.
     """
 
     values: tuple[str, ...]
     condition: str
     columns: frozenset[str]
+    nulls_equal: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,8 @@ SELECT array(SELECT pg_get_indexdef(i.indexrelid, n, false)
        array(SELECT a.attname::text FROM pg_depend d JOIN pg_attribute a
                  ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
               WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
-                AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid)
+                AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid),
+       i.indnullsnotdistinct
   FROM pg_index i
   JOIN pg_class c ON c.oid = i.indrelid
   JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -213,8 +216,8 @@ def read_shape(connection: Connection, table: TableName) -> TableShape:
         frozenset(tuple(names) for primary, names, equal in plain if equal and not primary),
         excludes=len(plain) < len(indexes),
         partial=tuple(
-            PartialUnique(tuple(values), condition, frozenset(columns))
-            for values, condition, columns in connection.execute(_PARTIAL, name)
+            PartialUnique(tuple(values), condition, frozenset(columns), equal)
+            for values, condition, columns, equal in connection.execute(_PARTIAL, name)
         ),
         deferrable=tuple(row[0] for row in connection.execute(_DEFERRABLE, name)),
     )

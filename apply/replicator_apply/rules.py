@@ -14,6 +14,7 @@ import psycopg
 
 from replicator.errors import Clash
 from replicator.plan import Edge, TableName
+from replicator_apply.catalog import Constraint
 from replicator_apply.choice import Choice
 from replicator_apply.choice_sql import draw_dropped, drop, untie_dropped
 from replicator_apply.plan import Membership, TargetPlan, reading_columns
@@ -280,12 +281,13 @@ class Rules:
             drawn = self._run(staged.sql.draw_unsure(conflict))
             staged.filled = staged.filled or drawn > 0
             moved += self._run(staged.sql.evict_unsure(conflict))
-        return moved + (self._make_way(staged) if staged.table.stay else 0)
+        return moved + self._make_way(staged)
 
     def _make_way(self, staged: Staged) -> int:
-        """Let go what left and stays, or is about to, on a unique value of a row that is written.
+        """Let go what left and stays, or is kept, on a unique value of a row that is written.
 
-        The source has given the value to another row, so that not both can be here.
+        The source has given the value to another row, so that not both can be here. What local rows
+        point at is kept all the same.
         """
         moved = 0
         for _, conflict in staged.sql.conflicts:
@@ -293,15 +295,21 @@ class Rules:
             staged.filled = staged.filled or drawn > 0
             moved += self._run(staged.sql.make_way(conflict))
         self._note_way(staged, moved)
-        for key in staged.table.shape.incoming:
-            behind = self._batch.get(key.table)
-            if behind is not None and behind.table.stay and not behind.table.nulls(key):
-                drawn = self._run(behind.sql.draw_behind(key, staged.sql))
-                behind.filled = behind.filled or drawn > 0
-                gone = self._run(behind.sql.make_way_behind(key, staged.sql))
-                self._note_way(behind, gone)
-                moved += gone
+        if staged.table.name in self.made_way:
+            moved += sum(self._make_way_behind(staged, k) for k in staged.table.shape.incoming)
         return moved
+
+    def _make_way_behind(self, staged: Staged, key: Constraint) -> int:
+        """Let go what stays or is kept, and points at rows that make way."""
+        behind = self._batch.get(key.table)
+        if behind is None:
+            return 0
+        if not behind.table.nulls(key):
+            drawn = self._run(behind.sql.draw_behind(key, staged.sql))
+            behind.filled = behind.filled or drawn > 0
+        gone = self._run(behind.sql.make_way_behind(key, staged.sql))
+        self._note_way(behind, gone)
+        return gone
 
     def _note_way(self, staged: Staged, count: int) -> None:
         if count:

@@ -185,11 +185,14 @@ def _unread(text: TableSql, subscription: int, span: sql.Composable) -> str:
 def _unread_children(
     text: TableSql, subscription: SubscribedDataset, batch: Batch
 ) -> Sequence[str]:
-    """Give held children of rows that were read, which the source does not have."""
+    """Give held children of rows that were read, which the source does not have.
+
+    Of a row of which only a repeated event tells, they were not: it may have entered since.
+    """
     return [
         text.compose(
             "SELECT 'extra', {row_key} FROM {table} t JOIN {parents} p ON {same} "
-            "WHERE p._changed AND {inside} AND {held} "
+            "WHERE p._read AND {inside} AND {held} "
             "AND NOT EXISTS (SELECT FROM {candidates} v WHERE {tv}) AND NOT {wanted}",
             row_key=text.row_key("t"),
             parents=batch[edge.to].table.candidates,

@@ -112,10 +112,14 @@ class UniqueSql(WriteSql, CandidateSql):
     def _partial_conflict(self, index: PartialUnique) -> Sql:
         """As `_conflict`, for an index that is partial or on expressions."""
         # Each side is computed over that row alone: the expressions name columns without a table.
-        side = "(SELECT ROW({values}) FROM (SELECT {row}) one WHERE {condition})"
+        side = "(SELECT ROW({values}) FROM (SELECT {row}) one WHERE ({condition}){distinct})"
+        values = sql.SQL(", ").join(map(_trusted, index.values))
+        # Two records are equal where both have NULL.
+        distinct = "" if index.nulls_equal else " AND ROW({}) IS NOT NULL"
         names = {
-            "values": sql.SQL(", ").join(map(_trusted, index.values)),
+            "values": values,
             "condition": _trusted(index.condition),
+            "distinct": sql.SQL(distinct).format(values),
         }
         rows: tuple[Sql, Sql] = sql.SQL("t.*"), self._as_written(index)
         mine, theirs = (sql.SQL(side).format(row=row, **names) for row in rows)
@@ -195,7 +199,10 @@ class UniqueSql(WriteSql, CandidateSql):
         )
 
     def draw_left(self, conflict: Sql) -> str:
-        """Draw in rows that left and stay, on a unique value of a row that is written."""
+        """Draw in rows that left and stay, on a unique value of a row that is written.
+
+        Those that they keep are candidates in every batch.
+        """
         return self.draw(
             "JOIN {stage} s ON {conflict} WHERE {has_left} AND NOT {elsewhere}",
             conflict=conflict,
@@ -204,7 +211,7 @@ class UniqueSql(WriteSql, CandidateSql):
         )
 
     def make_way(self, conflict: Sql) -> str:
-        """Have those make way, and the ones that are about to stay: both cannot be here."""
+        """Have those make way, and what stays or is kept otherwise: both cannot be here."""
         return self.compose(
             "UPDATE {candidates} v SET _way = true, _held = true FROM {table} t WHERE {tv} "
             "AND {stays} AND EXISTS (SELECT FROM {stage} s WHERE {conflict})",
@@ -214,9 +221,9 @@ class UniqueSql(WriteSql, CandidateSql):
 
     @property
     def _stays(self) -> Sql:
-        """Whether a candidate left and stays, or is about to, and does not make way yet."""
+        """Whether a candidate left and stays or is kept, and does not make way yet."""
         return self.part(
-            "NOT v._way AND NOT {inside} AND (v._verdict = 's' OR {has_left})",
+            "NOT v._way AND NOT {inside} AND (v._verdict IN ('k', 's') OR {has_left})",
             inside=self.any_flag("_in"),
             has_left=self.has_left("v"),
         )
@@ -232,12 +239,17 @@ class UniqueSql(WriteSql, CandidateSql):
         )
 
     def make_way_behind(self, key: Constraint, to: "UniqueSql") -> str:
-        """Have what stays, and points at rows that make way, go with them."""
+        """Have what stays or is kept, and points at rows that make way, go with them.
+
+        Where NULL may be written in rows that stay by their policy, they stay.
+        """
         return self.compose(
             "UPDATE {candidates} v SET _way = true, _held = true FROM {table} t "
-            "JOIN {pointed} o ON {to} JOIN {parents} p ON {po} WHERE {tv} AND p._way AND {stays}",
+            "JOIN {pointed} o ON {to} JOIN {parents} p ON {po} WHERE {tv} AND p._way AND {stays}"
+            "{kept_}",
             **self._behind(key, to),
             stays=self._stays,
+            kept_=sql.SQL(" AND v._verdict = 'k'" if self.table.nulls(key) else ""),
         )
 
     def _behind(self, key: Constraint, to: "UniqueSql") -> dict[str, Sql]:

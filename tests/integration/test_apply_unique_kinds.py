@@ -6,6 +6,8 @@ from replicator.requests import PageRequest
 from replicator_apply.state import start_run
 from tests.integration.conftest import StartTarget
 from tests.integration.test_apply_stream import TAGS, tag
+from tests.support.published import Change
+from tests.support.target import Target, change
 
 DROP = "ALTER TABLE pages_tag DROP CONSTRAINT pages_tag_name_key; "
 KINDS = {
@@ -50,3 +52,33 @@ def test_a_local_row_on_the_value_is_told_of(start: StartTarget, kind: str) -> N
     target.until(lambda: bool(target.stopped), "stopped")
     assert "local row(s) of table public.pages_tag" in target.stopped
     assert WHAT.get(kind, "the unique column(s) name that") in target.stopped
+
+
+def swap_priorities_beside_null(start: StartTarget, nulls: str) -> Target:
+    """Where a unique index is partial, swap its values, and bring a row beside a local one."""
+    index = f"CREATE UNIQUE INDEX ON polls_question (priority) {nulls} WHERE published"
+    local = (
+        "INSERT INTO polls_question (id, question_text, body, published, pub_date) "
+        "VALUES (100, '', '', true, now())"
+    )
+    target, published = start("polls", prepare=f"{index}; {local}")
+
+    def question(op: str, pk: int, priority: int | None) -> Change:
+        return change(op, "polls_question", pk, published=True, priority=priority)
+
+    target.reach(published.transaction(question("c", 1, 1), question("c", 2, 2)))
+    published.transaction(question("u", 1, 2), question("u", 2, 1), question("c", 3, None))
+    return target
+
+
+def test_null_is_in_nobodys_way_in_a_partial_index(start: StartTarget) -> None:
+    target = swap_priorities_beside_null(start, "")
+    rows = [(1, 2), (2, 1), (3, None), (100, None)]
+    statement = "SELECT id, priority FROM polls_question ORDER BY id"
+    target.until(lambda: target.rows(statement) == rows, "all are here")
+    assert target.stopped == ""
+
+
+def test_null_is_in_the_way_in_a_partial_index_that_says_so(start: StartTarget) -> None:
+    target = swap_priorities_beside_null(start, "NULLS NOT DISTINCT")
+    target.until_stopped("1 local row(s) of table public.polls_question hold values of the unique")

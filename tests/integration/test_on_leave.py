@@ -28,6 +28,9 @@ USERS = "SELECT id, username, last_login IS NOT NULL FROM auth_user ORDER BY id"
 STAFF = "SELECT id, is_staff FROM auth_user ORDER BY id"
 QUESTIONS = "SELECT id, question_text, author_id FROM polls_question ORDER BY id"
 CHOICES = "SELECT id FROM polls_choice ORDER BY id"
+_OF_CHOICE = {
+    number: [("polls_vote", 20 + number), ("polls_choice", 10 + number)] for number in (1, 2)
+}
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +59,11 @@ def _datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     Dataset("all-tags", Rows("pages.Tag"))
     Dataset("kept-pages", Rows("pages.Page", on_leave="keep"))
+    Dataset(
+        "kept-votes",
+        *(Rows(model) for model in ("auth.User", Question, Choice)),
+        Rows(Vote, on_leave="keep"),
+    )
     Dataset("kept-teams", Rows(Team, on_leave="keep", null=["captain"]), Rows(Member))
     Dataset("more-questions", Rows(Question, where=Q(priority=1), null=["author"]))
 
@@ -320,6 +328,77 @@ def test_what_stays_and_points_at_a_row_that_makes_way_goes_with_it(
         target.reach(published.transaction(*changes))
     assert target.rows("SELECT id FROM pages_page ORDER BY id") == [(4,), (5,)]
     assert holders(target, "pages_page") == [(4, LEFT), (5, 1)]
+
+
+@pytest.fixture
+def votes(start: StartTarget) -> tuple[Target, Published]:
+    """Two choices of a question, each with a vote that stays when it leaves."""
+    target, published = start("kept-votes")
+    target.reach(
+        published.transaction(
+            user("c", 7, "same"),
+            question("c", 1, author_id=7),
+            *(change("c", "polls_choice", pk, question_id=1, rank=pk) for pk in (11, 12)),
+            *(change("c", "polls_vote", pk, choice_id=pk - 10) for pk in (21, 22)),
+        )
+    )
+    return target, published
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_a_row_that_stays_keeps_makes_way_and_it_goes_along(
+    votes: tuple[Target, Published], at_once: bool
+) -> None:
+    target, published = votes
+    gone = [change("d", *row) for number in (1, 2) for row in _OF_CHOICE[number]]
+    new = [change("c", "polls_choice", 13, question_id=1, rank=11)]
+    for changes in [[*gone, *new]] if at_once else [gone, new]:
+        target.reach(published.transaction(*changes))
+    # The source has given the value of 11 away; that of 12 nobody has.
+    assert target.rows(CHOICES) == [(12,), (13,)]
+    assert target.rows("SELECT id FROM polls_vote") == [(22,)]
+    assert holders(target, "polls_choice") == [(12, 0), (13, 1)]
+    assert holders(target, "polls_vote") == [(22, LEFT)]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_is_kept_by_way_of_other_rows_makes_way_with_them(
+    votes: tuple[Target, Published], at_once: bool
+) -> None:
+    target, published = votes
+    gone = [
+        *(change("d", *row) for number in (1, 2) for row in _OF_CHOICE[number]),
+        question("d", 1),
+        user("d", 7),
+    ]
+    new = [user("c", 8, "same")]
+    for changes in [[*gone, *new]] if at_once else [gone, new]:
+        target.reach(published.transaction(*changes))
+    assert target.rows("SELECT id FROM auth_user") == [(8,)]
+    for table in ("polls_question", "polls_choice", "polls_vote"):
+        assert target.rows(f"SELECT id FROM {table}") == []
+        assert holders(target, table) == []
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_local_rows_keep_as_well_does_not_make_way(
+    votes: tuple[Target, Published], at_once: bool
+) -> None:
+    target, published = votes
+    target.execute(
+        "INSERT INTO polls_vote (id, choice_id, weight, voter_email, cast_at) "
+        "VALUES (99, 11, 1, '', now())"
+    )
+    gone = [change("d", *row) for row in _OF_CHOICE[1]]
+    if not at_once:
+        target.reach(published.transaction(*gone))
+    new = change("c", "polls_choice", 13, question_id=1, rank=11)
+    published.transaction(*gone, new)
+    target.until_stopped("of table public.polls_choice hold values of the unique")
+    assert target.rows("SELECT id FROM polls_vote ORDER BY id") == [(21,), (22,), (99,)]
+    target.execute("DELETE FROM polls_vote WHERE id = 99")
+    target.until(lambda: target.rows(CHOICES) == [(12,), (13,)], "it goes on")
+    assert target.rows("SELECT id FROM polls_vote") == [(22,)]
 
 
 def test_a_row_that_stayed_and_was_deleted_here_is_forgotten(start: StartTarget) -> None:

@@ -136,3 +136,14 @@ def test_a_row_that_waits_is_not_missing(start: StartTarget) -> None:
     target.answer(published, begin(target), question("r", 1, author_id=9))
     target.answer(published, target.request(PageRequest))
     assert target.rows(RUN) == [("finished", 0, 0, 0, [])]
+
+
+def test_children_of_a_row_that_only_a_repeated_event_tells_of_are_not_extra(
+    start: StartTarget,
+) -> None:
+    target, published = start("poll-trees")
+    target.reach(published.transaction(question("c", 1, published=True), choice("c", 2, 1)))
+    # The snapshot was taken before question 1 was published: its choices were not read.
+    target.answer(published, begin(target), question("u", 1, published=True))
+    ((state, *counts, findings),) = target.rows(RUN)
+    assert (state, *counts, findings) == ("finished", 0, 0, 0, [])

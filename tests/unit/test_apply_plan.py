@@ -249,7 +249,6 @@ def test_policies_and_functions_change_no_statement_of_other_tables() -> None:
     # A row that points at one of it may be one that stays.
     assert differing(soft, PARENT) == {"keep_for_ours"}
     changed = {
-        "create_candidates",
         "conclude",
         "evict_unsure",
         "finish_stage",

@@ -604,11 +604,6 @@ MUTATIONS: tuple[Mutation, ...] = (
         (
             (
                 "replicator_apply.rules:Rules.evict",
-                "return moved + (",
-                "return 0 * moved + (",
-            ),
-            (
-                "replicator_apply.rules:Rules.evict",
                 "moved += self._run(staged.sql.evict_unsure(conflict))",
                 "pass",
             ),
