@@ -35,7 +35,6 @@ from replicator_apply.backfill import (
     suspects,
     sweep_id,
 )
-from replicator_apply.dropped import dropped_of
 from replicator_apply.plan import TargetPlan
 from replicator_apply.state import Place, Run, ask_again, wanted_to_ask, with_page
 
@@ -215,10 +214,12 @@ class Asker:
             self._sent.pop(series, None)
             self._sweeps.pop(series, None)
             return []
-        if sweep is None and self._drop(cursor, plan, run, runs):
+        keys = suspects(cursor, plan, run)
+        if not keys:
+            # What is left is of tables that the dataset has no more.
+            self.drops = self.drops or may_drop(cursor, run, runs, plan.subscriptions) is not None
             return []
         self._turn += 1
-        keys = suspects(cursor, plan, run)
         self._sweeps[series] = _Sweep(sum(map(len, keys.values())))
         return [keys_request(plan, self._environment, sweep_id(run, self._turn), keys)]
 
@@ -226,14 +227,6 @@ class Asker:
         request = page_request(plan, run, self._environment, limit=min(self._page, backfill.PAGE))
         self._pages[request.id] = run, request.limit
         return request
-
-    def _drop(self, cursor: Cursor, plan: TargetPlan, run: Run, runs: Sequence[Run]) -> bool:
-        """Whether rows of tables that the dataset has no more are to leave, before all others."""
-        dataset = plan.subscription(run.subscription).dataset
-        if not dropped_of(cursor, run.subscription, dataset).tables:
-            return False
-        self.drops = self.drops or may_drop(cursor, run, runs, plan.subscriptions) is not None
-        return True
 
     def _due(self, name: str) -> bool:
         """Whether a request was not sent yet, or long ago; notes that it is sent now."""

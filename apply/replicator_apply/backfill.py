@@ -190,10 +190,8 @@ def advance_sweep(cursor: Cursor, plan: TargetPlan, run: Run, answered: int | No
     """
     subscription = plan.subscription(run.subscription)
     suspects, blown = (run.suspects or 0) - (answered or 0), False
-    if answered is None or suspects <= 0:
-        suspects, blown = _look(cursor, run, subscription)
-    elif not _any_suspect(cursor, plan, run):
-        suspects = 0
+    if answered is None or suspects <= 0 or not _any_suspect(cursor, plan, run):
+        _, suspects, blown = _look(cursor, run, subscription)
     if suspects == 0:
         finished = replace(run, state="finished")
         save_run(cursor, finished, suspects=None)
@@ -203,20 +201,22 @@ def advance_sweep(cursor: Cursor, plan: TargetPlan, run: Run, answered: int | No
     return after
 
 
-def _look(cursor: Cursor, run: Run, subscription: SubscribedDataset) -> tuple[int, bool]:
-    """Count the suspects of a sweep; whether they are more than it may ask for unconfirmed.
+def _look(cursor: Cursor, run: Run, subscription: SubscribedDataset) -> tuple[int, int, bool]:
+    """Count the suspects of a sweep, those that can be asked for and all.
 
-    What its dataset has no table for any more is among them.
+    All are those, too, for which its dataset has no table any more. And tell whether they are more
+    than may go unconfirmed.
     """
     dropped = dropped_of(cursor, subscription.id, subscription.dataset)
     releases = subscription.dataset.releases
     tables = [sql.Identifier("replicator", receipts_name(each.table)) for each in releases]
-    suspects = dropped.rows + sum(_count_suspects(cursor, each, subscription) for each in tables)
+    own = sum(_count_suspects(cursor, each, subscription) for each in tables)
+    suspects = own + dropped.rows
     blown = False
     if not run.confirmed and suspects > fuse_of(subscription, 0):
         held = dropped.rows + sum(_held_by(cursor, each, subscription.id) for each in tables)
         blown = suspects > fuse_of(subscription, held)
-    return suspects + sum(dropped.forgotten.values()), blown
+    return own, suspects + sum(dropped.forgotten.values()), blown
 
 
 def _any_suspect(cursor: Cursor, plan: TargetPlan, run: Run) -> bool:
@@ -227,6 +227,9 @@ def may_drop(
     cursor: Cursor, run: Run, runs: Sequence[Run], subscriptions: Collection[SubscribedDataset]
 ) -> Dropped | None:
     """Say what may leave now of tables that a run's dataset has no more; None: nothing may.
+
+    All else must be swept before: rows of which nobody knows how they are keep what they point at,
+    and nobody would look at that again.
 
     Args:
         cursor: of the target.
@@ -240,7 +243,8 @@ def may_drop(
     dropped = dropped_of(cursor, subscription.id, subscription.dataset)
     if not dropped.tables or is_awaited(dropped, run, runs, subscriptions):
         return None
-    return None if _look(cursor, run, subscription)[1] else dropped
+    own, _, blown = _look(cursor, run, subscription)
+    return None if own or blown else dropped
 
 
 def fuse_of(subscription: SubscribedDataset, held: int) -> int:

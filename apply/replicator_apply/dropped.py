@@ -1,7 +1,7 @@
 """What a subscription holds of tables on which its dataset has no rule more. Blocks on Postgres.
 
 No page and no sweep asks for such rows: nobody could say which of them the dataset has. They leave
-once the pages of a backfill by the new rules are through, as the rows of a subscription that ends
+once all else of a backfill by the new rules is through, as the rows of a subscription that ends
 do. Where the code has no model of the table any more, or lets nothing out of it, the receipts are
 forgotten, and the rows become local ones.
 """
