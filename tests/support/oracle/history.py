@@ -22,6 +22,7 @@ Step = list[Any]
 ["pause_subscription", dataset], ["resume_subscription", dataset]
 ["meddle", [statement, …]]    have an operator lose, change or plant rows in the target, which a
                              backfill must mend
+["rules", dataset, [rule, …]]    deploy other rules of a dataset on both sides, at a restart
 ["wait", seconds]
 ["quiet"]                    wait until everything has arrived, and compare
 """

@@ -1,6 +1,7 @@
 """A seed → a history. Pure."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import Any
@@ -586,7 +587,32 @@ def invent(seed: int) -> History:
     meddler = Random(f"meddling {seed}")
     if meddler.random() < 0.15:
         history.steps.append(["meddle", meddling(history.datasets, meddler)])
+    changing = Random(f"rules {seed}")
+    if changing.random() < 0.5 and list(history.datasets) == ["d0"] and not says:
+        _change_rules(history, changing)
     return history
+
+
+def _change_rules(history: History, chance: Random) -> None:
+    """Have other rules deployed somewhere among the steps, on fewer tables or drawn anew."""
+    rules = _another(history, chance)
+    if history.seed % 2 == 0 and chance.random() < 0.7:
+        gone = _pointing_at(chance.choice(history.labels), history.labels)
+        rules = [rule for rule in history.datasets["d0"] if rule[0] not in gone] or rules
+    if not _cuts_pages_off(replace(history, datasets={"d0": rules})):
+        history.steps.insert(chance.randrange(len(history.steps) + 1), ["rules", "d0", rules])
+
+
+def _pointing_at(label: str, labels: Sequence[str]) -> set[str]:
+    """Give a model and all that point at it, directly or not."""
+    gone = {label}
+    while more := {
+        each
+        for each in labels
+        if each not in gone and any(BY_NAME[link.to].label in gone for link in BY_LABEL[each].links)
+    }:
+        gone |= more
+    return gone
 
 
 def invent_life(seed: int) -> History:

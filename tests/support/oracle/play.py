@@ -16,7 +16,7 @@ from replicator_apply.life import ask_to_end, leaving, pause, resume, subscribe
 from replicator_apply.runs import begin_verification
 from replicator_apply.state import StoredSubscription, known_subscriptions, schedule_run, start_run
 from tests.support.oracle.fixpoint import Meaning, Row
-from tests.support.oracle.history import History, Step
+from tests.support.oracle.history import History, Rule, Step
 from tests.support.oracle.invent import may_be_local, written
 from tests.support.oracle.judge import Broken, Judge
 from tests.support.oracle.states import (
@@ -105,12 +105,14 @@ class Player:
     def play(self) -> dict[str, int]:
         """Play all steps, and the end."""
         system = self._system
+        later = {rule[0] for step in self._history.steps if step[0] == "rules" for rule in step[2]}
+        system.add_releases(later)
         for statement in self._history.source:
             system.at_source.execute(_public(statement))
         for statement in self._history.target:
             system.at_target.execute(_public(statement))
         self._local = self._local_rows()
-        if self._history.begins is not None:
+        if self._history.begins is not None or later:
             system.prepare_receipts()
         system.start("capture")
         self._source = SourceReader(session(system.source), system.releases, self._meaning)
@@ -208,6 +210,30 @@ class Player:
                         cursor.execute(_public(statement))
                 for known in self._applied():
                     start_run(cursor, known.id, "command")
+            self._transaction([])
+            self._wait_until_settled()
+        self._do_quiet()
+
+    def _do_rules(self, dataset: str, rules: Sequence[Rule]) -> None:
+        """Deploy other rules on both sides; no local row holds what they do not have any more."""
+        assert self._watcher is not None
+        assert self._source is not None
+        self._do_close()
+        self._do_quiet()
+        self._let_go()
+        self._do_quiet()
+        # What is still kept where no rule is any more stays for good.
+        self._wait_for_quiet(lambda target: not _kept(target) and self._verified)
+        self._watcher.judge(self._judge)
+        system = self._system
+        with self._watcher.blind():
+            system.deploy(dataset, rules)
+            self._meaning = meaning = Meaning(system.plans)
+            self._source = SourceReader(self._source._connection, system.releases, meaning)
+            self._reader = TargetReader(system.at_target, system.releases, meaning)
+            watching = self._watcher._reader.connection
+            self._watcher._reader = TargetReader(watching, system.releases, meaning)
+            self._local = self._local_rows()
             self._transaction([])
             self._wait_until_settled()
         self._do_quiet()

@@ -4,14 +4,15 @@ import contextlib
 import importlib
 import inspect
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import psycopg
 from django.db.models import Q
 
-from replicator import Children, Dataset, Referenced, Rows, latest, opt_in, sample
+from replicator import Children, Dataset, Referenced, Rows, declare, latest, opt_in, sample
+from replicator.compiler import releases
 from replicator.datasets import find_dataset
 from replicator.declare import (
     DatasetFunction,
@@ -226,6 +227,12 @@ class System:
             release.table.name: release for plan in self.plans.values() for release in plan.releases
         }
 
+    def add_releases(self, labels: Collection[str]) -> None:
+        """Look at tables, too, that datasets come to hold later."""
+        for release in releases("main"):
+            if release.label in labels:
+                self.releases.setdefault(release.table.name, release)
+
     def __enter__(self) -> "System":
         self._stack.enter_context(connected("default", self.target))
         self._stack.enter_context(connected("source", self.source))
@@ -268,6 +275,17 @@ class System:
         """Stop a daemon and start it again."""
         self._running[side].end()
         self._running[side] = self._begin(side)
+
+    def deploy(self, name: str, rules: Sequence[Rule]) -> None:
+        """Stop both daemons, declare a dataset otherwise, and start them again."""
+        sides: tuple[Side, ...] = ("capture", "apply")
+        for side in sides:
+            self._running[side].end()
+        del declare._registry.datasets[name]
+        Dataset(name, *map(declared_rule, rules))
+        self.plans = {**self.plans, name: find_dataset(name, "")}
+        for side in sides:
+            self.start(side)
 
     def second(self, side: Side) -> None:
         """Start another daemon, which waits or takes over, and then stop the first."""
