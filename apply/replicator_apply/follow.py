@@ -27,7 +27,7 @@ from replicator.errors import Refused, Stopped
 from replicator.http import Health
 from replicator.settings import ReplicatorSettings
 from replicator.stop import Stop, supervise
-from replicator_apply.lock import try_lock
+from replicator_apply.lock import is_locked, try_lock
 from replicator_apply.rehearse import Rehearsal
 from replicator_apply.state import Place, note_stop, stop_of
 from replicator_apply.worker import Worker
@@ -35,6 +35,8 @@ from replicator_apply.worker import Worker
 PLAIN_EVERY = 5.0
 """Seconds between lines where no terminal shows a bar."""
 LOOK_EVERY = 0.2
+GONE_AFTER = 5.0
+"""Seconds without a worker after which whoever follows a run is told."""
 
 
 class Moving(Protocol):
@@ -81,7 +83,7 @@ class Follower(Generic[State]):
         self._place = place
         self._what = what
         self._must_work = must_work
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._note = ""
 
     def follow(self, look: Callable[[], State]) -> State:
@@ -118,10 +120,11 @@ class Follower(Generic[State]):
     @contextmanager
     def _bar(self) -> Iterator[Callable[[Moving], None]]:
         columns = (
-            TextColumn("{task.description}"),
+            # A name may look like markup, or like an emoji: `section:a:`.
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[rate]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
@@ -197,7 +200,7 @@ def worker_for(
                 "The apply worker that runs here does not know this dataset, or not its rules yet.",
                 remedy="Compare while no apply runs; started again, apply begins the backfill.",
             )
-        yield lambda: None
+        yield _Watch(connection, place).look
         return
     with connection.cursor() as cursor:
         # What stopped the last worker may be mended; the one that begins here finds out.
@@ -208,6 +211,40 @@ def worker_for(
     kind = Rehearsal if rehearses else Worker
     with _running(lambda stop: kind(settings, place, stop, Health())) as must_work:
         yield must_work
+
+
+class _Watch:
+    """Tells, once each time, that the worker which was to carry out a run has ended.
+
+    Args:
+        connection: of the target.
+        place: the stream.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        place: Place,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connection = connection
+        self._place = place
+        self._clock = clock
+        self._gone: float | None = None
+        self._told = False
+
+    def look(self) -> None:
+        """See whether a worker holds the stream; between two of them there is a moment."""
+        if is_locked(self._connection, self._place):
+            self._gone, self._told = None, False
+            return
+        now = self._clock()
+        self._gone = now if self._gone is None else self._gone
+        if now - self._gone >= GONE_AFTER and not self._told:
+            self._told = True
+            sys.stdout.write("No apply worker runs here any more; it goes on when one does.\n")
+            sys.stdout.flush()
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def _lost(settings: ReplicatorSettings, every: Iterable[Subscription]) -> Iterat
             find_dataset(each.name, each.arguments)
         except WrongDeclaration as error:
             if each not in settings.subscriptions:
-                text = f"A command subscribed to {each.dataset}, and it cannot be applied: {error}"
+                text = f"A command subscribed to {each.dataset}, which waits: {error}."
                 hint = f"Bring it back, or run `replicator unsubscribe {each.dataset}`."
                 yield Error(text, hint, id="replicator.E143")
 

@@ -9,7 +9,7 @@ from psycopg import sql
 from replicator.models import StreamPosition, Subscription, WantedRow
 from replicator.plan import full_name
 from replicator.requests import MAX_ERRORS, Report, ReportedError
-from replicator_apply.state import STANDS, Place, state_table
+from replicator_apply.state import STANDS, UNKNOWN, Place, other_code, state_table
 
 Cursor = psycopg.Cursor[Any]
 
@@ -25,7 +25,7 @@ _OLDEST_WANTED = (
 
 
 _GATES = (
-    "SELECT dataset, arguments, gate FROM {} s "
+    "SELECT dataset, arguments, gate, {} FROM {} s "
     "WHERE source = %(source)s AND stream = %(stream)s AND {} "
     "AND gate <> '' ORDER BY id"
 )
@@ -71,18 +71,33 @@ def make_report(
 
 
 def _refused(cursor: Cursor, place: Place) -> list[ReportedError]:
-    """Report the datasets that the source itself refuses."""
+    """Report the datasets that the source itself refuses, and those that this code has not."""
     rows = cursor.execute(
-        sql.SQL(_GATES).format(state_table(Subscription), STANDS), place.parameters
+        sql.SQL(_GATES).format(UNKNOWN, state_table(Subscription), STANDS), place.parameters
     )
     return [
-        ReportedError(
-            error="refused",
-            message=f"The source refuses {full_name(dataset, arguments)}: {gate}"[:1000],
-            remedy="Bring code and TARGETS of both sides in line.",
-        )
-        for dataset, arguments, gate in rows.fetchmany(MAX_ERRORS - 1)
+        _told(full_name(dataset, arguments), gate, unknown=unknown)
+        for dataset, arguments, gate, unknown in rows.fetchmany(MAX_ERRORS - 1)
     ]
+
+
+def _told(name: str, gate: str, *, unknown: bool) -> ReportedError:
+    if unknown:
+        message = f"The subscription to {name} waits: {gate}"
+        return ReportedError(error="waits", message=message[:1000], remedy=other_code(name))
+    return ReportedError(
+        error="refused", message=f"The source refuses {name}: {gate}"[:1000], remedy=remedy_of(gate)
+    )
+
+
+def remedy_of(gate: str) -> str:
+    """Say what is to be done about a dataset that the source refuses. Pure."""
+    if gate.startswith("TARGETS "):
+        return (
+            "If it is to have it, add the dataset to TARGETS in the source's settings and restart "
+            "capture there; it is asked for again."
+        )
+    return "Bring the code of both sides in line; it is asked for again."
 
 
 def lag_of(age: float | None, *, dry: bool) -> float | None:

@@ -7,7 +7,7 @@ import psycopg
 from psycopg import sql
 
 from replicator.models import BackfillRun, Subscription, VerifyRun
-from replicator_apply.state import Place, start_run, state_table
+from replicator_apply.state import UNKNOWN, Place, start_run, state_table
 
 Connection = psycopg.Connection[Any]
 
@@ -23,6 +23,8 @@ class Backfill:
     sweeping: bool
     suspects: int | None
     refused: str
+    unknown: bool
+    gated: bool
 
     @property
     def done(self) -> int:
@@ -42,6 +44,8 @@ class Backfill:
     @property
     def note(self) -> str:
         """Why it does not go on."""
+        if self.unknown:
+            return f"It waits: {self.refused}"
         return f"The source does not answer: {self.refused}" if self.refused else ""
 
 
@@ -89,6 +93,7 @@ def _compose(text: str) -> sql.Composed:
         run=state_table(BackfillRun),
         check=state_table(VerifyRun),
         subscription=state_table(Subscription),
+        unknown=UNKNOWN,
     )
 
 
@@ -113,7 +118,7 @@ _FORGET = _compose(
 )
 _BACKFILL = _compose(
     "SELECT r.id, r.state, r.rows_done, r.rows_estimated, r.sweeping, r.suspects, "
-    "coalesce(nullif(r.note, ''), s.gate) "
+    "coalesce(nullif(r.note, ''), s.gate), {unknown}, s.gate <> '' "
     "FROM {run} r JOIN {subscription} s ON s.id = r.subscription_id WHERE r.id = %s"
 )
 _CONFIRM = _compose(

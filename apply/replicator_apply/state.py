@@ -62,6 +62,8 @@ STANDS = sql.SQL("(s.declared OR s.by_command) AND NOT s.paused AND s.leaving = 
 """Condition on the subscription `s`: that events are applied to its rows."""
 TRIAL = sql.SQL("generation = 0 AND fingerprint = '' AND NOT declared AND NOT by_command")
 """Condition on a subscription: `replicator subscribe --dry-run` compares it, or was killed."""
+UNKNOWN = sql.SQL("(s.gate <> '' AND s.gated_at IS NULL)")
+"""Of the subscription `s`: it is not the source that refuses it, the code here does not know it."""
 
 
 def _compose(text: str) -> sql.Composed:
@@ -73,6 +75,7 @@ def _compose(text: str) -> sql.Composed:
         run=state_table(BackfillRun),
         chosen=state_table(ChosenRow),
         stands=STANDS,
+        unknown=UNKNOWN,
         at=sql.SQL("WHERE source = %(source)s AND stream = %(stream)s"),
     )
 
@@ -208,6 +211,7 @@ class StoredSubscription:
         paused: its rows stand as they are.
         leaving: "remove" or "keep" while it is being ended, else "".
         doubted: receipts below this generation may not fit their rows.
+        unknown: the code that applies does not know its dataset; `gate` says more.
     """
 
     id: int
@@ -223,11 +227,17 @@ class StoredSubscription:
     paused: bool
     leaving: str
     doubted: int
+    unknown: bool
 
     @property
     def name(self) -> str:
         """The dataset with its arguments."""
         return full_name(self.dataset, self.arguments)
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether its rows stay as they are, whatever the source does."""
+        return self.paused or self.unknown
 
     @property
     def wanted(self) -> bool:
@@ -239,7 +249,7 @@ GATE_FOR = 300.0
 """Seconds after which a subscription that the source refused is asked for again."""
 _SUBSCRIPTIONS = _compose(
     "SELECT id, source, stream, dataset, arguments, fingerprint, generation, on_clash, gate, "
-    "declared, by_command, paused, leaving, doubted FROM {subscription} ORDER BY id"
+    "declared, by_command, paused, leaving, doubted, {unknown} FROM {subscription} s ORDER BY id"
 )
 _UNDECLARE = _compose(
     "UPDATE {subscription} SET declared = false {at} AND declared AND id <> ALL(%(kept)s) "
@@ -289,8 +299,13 @@ _GATE = _compose(
 _UNGATE = _compose(
     "UPDATE {subscription} s SET gate = '', gated_at = NULL {at} AND gate <> '' "
     "AND {stands} "
-    "AND (gated_at < now() - make_interval(secs => %(since)s)) IS NOT FALSE RETURNING id"
+    "AND gated_at < now() - make_interval(secs => %(since)s) RETURNING id"
 )
+_SET_APART = _compose(
+    "UPDATE {subscription} SET gate = %(reason)s, gated_at = NULL WHERE id = %(id)s "
+    "AND (gate <> %(reason)s OR gated_at IS NOT NULL)"
+)
+_KNOW_AGAIN = _compose("UPDATE {subscription} s SET gate = '' WHERE s.id = %s AND {unknown}")
 
 
 def gate(cursor: Cursor, place: Place, dataset: str, arguments: str, reason: str) -> None:
@@ -310,6 +325,25 @@ def ungate(cursor: Cursor, place: Place, *, every: bool) -> None:
     values = {**place.parameters, "since": 0.0 if every else GATE_FOR}
     for (subscription,) in cursor.execute(_UNGATE, values).fetchall():
         restart_run(cursor, subscription, "refused before")
+
+
+def set_apart(cursor: Cursor, subscription: int, reason: str) -> bool:
+    """Let the rows of a subscription stand that this code does not know; False: they do already."""
+    values = {"id": subscription, "reason": reason}
+    return cursor.execute(_SET_APART, values).rowcount > 0
+
+
+def other_code(name: str) -> str:
+    """Say what is to be done about a subscription that the code which applies does not know."""
+    return (
+        "Restart apply with the code that declares the dataset, or run `replicator unsubscribe "
+        f"{name}`."
+    )
+
+
+def know_again(cursor: Cursor, subscription: int) -> bool:
+    """Note that the code knows a subscription; False: it has known it before."""
+    return cursor.execute(_KNOW_AGAIN, (subscription,)).rowcount > 0
 
 
 def store_subscription(

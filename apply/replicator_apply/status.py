@@ -28,7 +28,8 @@ from replicator.status import DueCalls, Held, Problem, Run, TargetStream
 from replicator_apply.calls import TRIES
 from replicator_apply.lock import is_locked
 from replicator_apply.receipts import held_by_each
-from replicator_apply.state import TRIAL, Place, copied
+from replicator_apply.reports import remedy_of
+from replicator_apply.state import TRIAL, Place, copied, other_code
 
 _SCHEMA = "public"
 _STALE = 120.0
@@ -155,7 +156,7 @@ def _of_wanted(position: Mapping[str, Any] | None, wanted: Mapping[str, Any]) ->
         return
     what = f"{wanted['count']:,} rows are wanted, and the source"
     if position["wanted_refused"]:
-        remedy = "Bring code and TARGETS of the source in line; it is asked again."
+        remedy = remedy_of(position["wanted_refused"])
         yield Problem(f"{what} refuses them: {position['wanted_refused']}", remedy)
     elif wanted["age"] > _STALE:
         remedy = "See that capture runs there, and that its TARGETS name this environment."
@@ -188,17 +189,22 @@ def _of_subscriptions(held: tuple[Held, ...]) -> list[Problem]:
             found.append(_undeclared(each))
         if each.paused or each.leaving or not _is_wanted(each):
             continue
-        if each.gate:
-            what = f"The source refuses {each.dataset}: {each.gate}"
-            remedy = "Bring code and TARGETS of both sides in line; it is asked for again."
-            found.append(Problem(what, remedy))
         run = each.backfill
-        if run is not None and run.state == BackfillRun.State.RUNNING:
+        if each.gate:  # It tells of its backfill, too.
+            found.append(_gated(each))
+        elif run is not None and run.state == BackfillRun.State.RUNNING:
             found += _unanswered(run, each.dataset)
         if run is not None and run.state == BackfillRun.State.WAITING:
             what = f"Backfill {run.run} of {each.dataset} would delete {run.suspects:,} rows."
             found.append(Problem(what, f"Look, then run `replicator confirm {run.run}`."))
     return found
+
+
+def _gated(held: Held) -> Problem:
+    if held.unknown:
+        what = f"The subscription to {held.dataset} waits: {held.gate}"
+        return Problem(what, other_code(held.dataset))
+    return Problem(f"The source refuses {held.dataset}: {held.gate}", remedy_of(held.gate))
 
 
 def _undeclared(held: Held) -> Problem:
@@ -213,7 +219,7 @@ def _undeclared(held: Held) -> Problem:
 def _unanswered(run: Run, dataset: str) -> list[Problem]:
     if run.refused:
         what = f"The source refuses backfill {run.run} of {dataset}: {run.refused}"
-        return [Problem(what, "Bring code and TARGETS of the source in line; it is asked again.")]
+        return [Problem(what, remedy_of(run.refused))]
     if run.age < _STALE:
         return []
     what = f"Backfill {run.run} of {dataset} has had no answer for {run.age:,.0f} s."
@@ -243,6 +249,7 @@ def _held(
             row["by_command"],
             row["paused"],
             row["leaving"],
+            row["unknown"],
         )
         found[place] = (*found.get(place, ()), held)
     return found
@@ -300,7 +307,7 @@ _WANTED = _compose(
 )
 _SUBSCRIPTIONS = sql.SQL(
     "SELECT id, source, stream, dataset, arguments, generation, gate, by_command,"
-    " paused, leaving FROM {} WHERE NOT ({}) ORDER BY id"
+    " paused, leaving, gate <> '' AND gated_at IS NULL AS unknown FROM {} WHERE NOT ({}) ORDER BY id"
 ).format(sql.Identifier(_SCHEMA, Subscription._meta.db_table), TRIAL)
 _RUNS = _compose(
     "SELECT id, subscription_id, state, reason, rows_done, rows_estimated, suspects, note,"

@@ -30,6 +30,9 @@ from replicator_apply.state import (
     Place,
     StoredSubscription,
     forget_other_tables,
+    know_again,
+    other_code,
+    set_apart,
     start_run,
     store_fingerprint,
     store_subscription,
@@ -72,28 +75,31 @@ def store_declared(connection: Connection, settings: ReplicatorSettings, place: 
             _begin(cursor, place, before.get((dataset.name, dataset.arguments)), dataset)
         _rest_others(cursor, settings, place)
         for stored in wanted_subscriptions(cursor, place):
-            if not stored.declared and not stored.paused:
-                dataset = dataset_of(stored)
-                store_fingerprint(cursor, stored.id, dataset.fingerprint)
+            for dataset in [] if stored.declared else compiled(stored):
+                if not stored.paused:
+                    store_fingerprint(cursor, stored.id, dataset.fingerprint)
                 _begin(cursor, place, stored, dataset)
 
 
-def dataset_of(stored: StoredSubscription) -> DatasetPlan:
-    """Compile the dataset of a subscription.
+def set_unknown_apart(connection: Connection, place: Place) -> None:
+    """Let subscriptions wait whose datasets this code does not know; the others go on.
 
-    Raises:
-        ConfigurationError: there is none, or it does not take the arguments.
+    A command with other code has made them. Their rows stand as they are.
     """
-    try:
-        return find_dataset(stored.dataset, stored.arguments)
-    except WrongDeclaration as error:
-        if stored.declared:
-            raise
-        raise ConfigurationError(
-            f"The subscription to {stored.name}, made by `replicator subscribe`, cannot be "
-            f"applied: {error}.",
-            remedy=f"Bring the dataset back, or run `replicator unsubscribe {stored.name}`.",
-        ) from error
+    with connection.transaction(), connection.cursor() as cursor:
+        for stored in wanted_subscriptions(cursor, place):
+            try:
+                find_dataset(stored.dataset, stored.arguments)
+            except WrongDeclaration as error:
+                if set_apart(cursor, stored.id, f"apply runs other code: {error}"):
+                    logger.warning(
+                        "Subscription to %s of %s waits: %s %s",
+                        stored.name,
+                        place.source,
+                        error,
+                        other_code(stored.name),
+                        extra={"event": "unknown_dataset", "dataset": stored.name},
+                    )
 
 
 def _rest_others(cursor: psycopg.Cursor[Any], settings: ReplicatorSettings, place: Place) -> None:
@@ -116,12 +122,15 @@ def _begin(
     before: StoredSubscription | None,
     dataset: DatasetPlan,
 ) -> None:
-    if before is not None and before.fingerprint == dataset.fingerprint:
+    known_again = before is not None and know_again(cursor, before.id)
+    if before is not None and before.fingerprint == dataset.fingerprint and not known_again:
         return
     if before is not None and before.paused:
         carry_over(cursor, before.id, dataset)
         return  # Resumed, it is backfilled.
     reason = "subscribed" if before is None else "rules changed"
+    if known_again:
+        reason = "known again"
     for stored in stored_subscriptions(cursor, place):
         if (stored.dataset, stored.arguments) == (dataset.name, dataset.arguments):
             carry_over(cursor, stored.id, dataset)
@@ -149,8 +158,7 @@ def load_plan(
         also: a subscription that nobody wants yet.
 
     Raises:
-        ConfigurationError: a dataset is not declared, or does not take the arguments; or there are
-            too many subscriptions.
+        ConfigurationError: there are too many subscriptions.
         Unfit: a table does not fit.
     """
     with connection.transaction(), connection.cursor() as cursor:
@@ -198,24 +206,21 @@ def must_not_be_too_many(subscriptions: int, place: Place) -> None:
 def subscribed_datasets(
     settings: ReplicatorSettings, place: Place, wanted: Iterable[StoredSubscription]
 ) -> list[SubscribedDataset]:
-    """Compile the datasets of those subscriptions that are not paused.
-
-    Raises:
-        ConfigurationError: a dataset is not declared, or does not take the arguments.
-    """
+    """Compile the datasets of those subscriptions that are not paused, and that this code knows."""
     fuses = {(s.name, s.arguments): s.fuse for s in declared_at(settings, place)}
     return [
         SubscribedDataset(
             stored.id,
-            dataset_of(stored),
+            dataset,
             stored.generation,
             stored.on_clash,
             fuses.get((stored.dataset, stored.arguments)),
-            gated=bool(stored.gate),
+            gated=bool(stored.gate) and not stored.unknown,
             doubted=stored.doubted,
         )
         for stored in wanted
         if not stored.paused
+        for dataset in compiled(stored)
     ]
 
 
@@ -224,8 +229,8 @@ def _apart(
     wanted: Iterable[StoredSubscription],
     tables: Collection[TableName],
 ) -> Apart:
-    """Say what stands of the paused ones among some subscriptions."""
-    paused = [stored for stored in wanted if stored.paused]
+    """Say what stands of those subscriptions that are paused, or that this code does not know."""
+    paused = standing_still(wanted)
     frozen = [stored.id for stored in paused]
     made = set(receipt_tables(cursor.connection)) if frozen else set()
     standing = frozenset(
@@ -245,6 +250,11 @@ def _has_receipts(
         )  # Without parameters: a table's name may hold a percent sign.
     ).fetchone()
     return bool(row and row[0])
+
+
+def standing_still(subscriptions: Iterable[StoredSubscription]) -> list[StoredSubscription]:
+    """List those whose rows stay as they are: they are paused, or this code does not know them."""
+    return [each for each in subscriptions if each.paused or not compiled(each)]
 
 
 class Named(Protocol):

@@ -41,7 +41,13 @@ from replicator_apply.state import (
     unfinished_runs,
     wanted_subscriptions,
 )
-from replicator_apply.subscriptions import compiled, hooks_of, policies_of, subscribed_datasets
+from replicator_apply.subscriptions import (
+    compiled,
+    hooks_of,
+    policies_of,
+    standing_still,
+    subscribed_datasets,
+)
 from replicator_apply.write import unwritable, write
 
 logger = logging.getLogger(__name__)
@@ -286,7 +292,7 @@ def _plan(
     left = frozenset(table for table in tables if receipts_name(table) in names)
     held = {release.table for each in subscribed for release in each.dataset.releases}
     shapes = read_shapes(connection, sorted(left | held))
-    paused = [each for each in others if each.paused]
+    paused = standing_still(others)
     # What local rows do is no matter of rules.
     mine = [k for k in known_subscriptions(connection) if k.id == ending.subscription]
     policies = policies_of([*paused, *([] if ending.keep_rows else mine)])

@@ -60,7 +60,7 @@ from replicator_apply.state import (
     wanted_by_table,
     wanted_subscriptions,
 )
-from replicator_apply.subscriptions import load_plan, store_declared
+from replicator_apply.subscriptions import load_plan, set_unknown_apart, store_declared
 from replicator_apply.unsubscribe import drop_all, end_all, endings
 from replicator_apply.verify import check_id, check_request, compare, end_check, open_checks
 from replicator_apply.write import Written
@@ -267,6 +267,7 @@ class Worker:
     def _settle_subscriptions(self, connection: psycopg.Connection[Any]) -> None:
         """Store what the settings declare, and end what is to end, of tables, too."""
         store_declared(connection, self._settings, self._place)
+        set_unknown_apart(connection, self._place)
         end_all(connection, self._settings, self._place, self._health.turned)
         drop_all(connection, self._settings, self._place, self._health.turned)
         self._callers.tell()
@@ -602,10 +603,10 @@ class Worker:
     def _changed(self, cursor: psycopg.Cursor[Any]) -> bool:
         """Whether other subscriptions stand, or otherwise, than the plan knows."""
         plan, wanted = self._applier.plan, wanted_subscriptions(cursor, self._place)
-        standing = {(s.id, s.generation, bool(s.gate)) for s in wanted if not s.paused}
+        standing = {(s.id, s.generation, bool(s.gate)) for s in wanted if not s.stands_still}
         return (
             standing != {(s.id, s.generation, s.gated) for s in plan.subscriptions}
-            or {s.id for s in wanted if s.paused} != set(plan.frozen)
+            or {s.id for s in wanted if s.stands_still} != set(plan.frozen)
             or bool(endings(cursor, self._place))
         )
 

@@ -106,6 +106,7 @@ class Held(msgspec.Struct, frozen=True):
         by_command: `replicator subscribe` made it.
         paused: its rows stand as they are.
         leaving: it is being ended: "remove" or "keep" its rows; else "".
+        unknown: it is the code of apply that does not know the dataset; `gate` says so.
     """
 
     dataset: str
@@ -118,6 +119,7 @@ class Held(msgspec.Struct, frozen=True):
     by_command: bool = False
     paused: bool = False
     leaving: str = ""
+    unknown: bool = False
 
 
 class DueCalls(msgspec.Struct, frozen=True):

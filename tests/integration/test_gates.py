@@ -4,8 +4,12 @@ import time
 
 import pytest
 
+from replicator.datasets import find_dataset
+from replicator.errors import WrongDeclaration
+from replicator.plan import DatasetPlan
 from replicator.requests import KeysRequest, PageRequest
-from replicator_apply import state
+from replicator_apply import state, status, subscriptions
+from replicator_apply.life import pause, resume, subscribe
 from replicator_apply.reports import make_report
 from replicator_apply.runs import (
     begin_backfill,
@@ -147,3 +151,78 @@ def test_whoever_looks_is_told(start: StartTarget) -> None:
     with target.connection.cursor() as cursor:
         (told,) = make_report(cursor, target.place, "stage", 0, dry=True).errors
     assert (told.error, told.message) == ("refused", "The source refuses poll-trees: not now")
+
+
+# What the code that applies does not know -----------------------------------------------------
+
+
+@pytest.fixture
+def unknown(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names of datasets that the code of apply does not have."""
+    names: set[str] = set()
+
+    def find(name: str, arguments: str = "") -> DatasetPlan:
+        if name in names:
+            raise WrongDeclaration(f"There is no dataset {name!r}", check_id="replicator.E033")
+        return find_dataset(name, arguments)
+
+    monkeypatch.setattr(subscriptions, "find_dataset", find)
+    return names
+
+
+def test_a_subscription_that_the_code_does_not_know_waits_alone(
+    start: StartTarget, unknown: set[str]
+) -> None:
+    target, published = start("some-tags")
+    settled(target, published)
+    unknown.add("poll-trees")
+    run = subscribe(target.connection, target.place, find_dataset("poll-trees"), "refuse")
+    why = "apply runs other code: There is no dataset 'poll-trees'"
+    target.until(lambda: target.rows(GATES)[1:] == [("poll-trees", why)], "it waits")
+    target.reach(published.transaction(tag(8), question("c", 1, published=True)))
+    assert target.rows("SELECT id FROM pages_tag ORDER BY id") == [(7,), (8,)]
+    assert here(target) == ""
+    assert look_at_backfill(target.connection, run).note == f"It waits: {why}"
+    (stream,) = status.collect(target.settings, target.connection)
+    (problem,) = stream.problems
+    assert problem.what == f"The subscription to poll-trees waits: {why}"
+    assert "Restart apply with the code that declares" in problem.remedy
+    with target.connection.cursor() as cursor:
+        (told,) = make_report(cursor, target.place, "stage", 0, dry=True).errors
+    assert told.message == problem.what
+    # Looks and restarts change nothing, as long as the code is the same.
+    target.stop()
+    target.start()
+    target.reach(published.transaction(tag(9)))
+    assert target.rows(GATES)[1:] == [("poll-trees", why)]
+    assert look_at_backfill(target.connection, run).state == "running"
+    target.stop()
+    unknown.clear()
+    target.start()
+    target.answer(published, target.request(PageRequest), question("r", 1, published=True))
+    assert target.rows(GATES)[1:] == [("poll-trees", "")]
+    assert here(target) == "q1"
+
+
+def test_what_it_holds_stands_and_is_brought_up_to_date(
+    start: StartTarget, unknown: set[str]
+) -> None:
+    target, published = start("some-tags")
+    subscribe(target.connection, target.place, find_dataset("poll-trees"), "refuse")
+    target.backfilled(published, (question("r", 1, published=True),))
+    target.stop()
+    unknown.add("poll-trees")
+    target.start()
+    target.reach(published.transaction(tag(7), question("d", 1)))
+    assert here(target) == "q1"
+    # A pause and its end while the code does not know it keep nobody from going on with it.
+    (number,) = target.rows("SELECT id FROM replicator_subscription WHERE gate <> ''")[0]
+    pause(target.connection, number)
+    target.stop()
+    unknown.clear()
+    target.start()
+    target.until(lambda: target.rows(GATES)[1:] == [("poll-trees", "")], "it is known again")
+    resume(target.connection, number)
+    target.answer(published, target.request(PageRequest))
+    target.answer(published, target.request(KeysRequest), question("d", 1))
+    assert here(target) == ""

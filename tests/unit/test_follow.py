@@ -56,6 +56,46 @@ def test_a_failure_of_its_own_worker_ends_the_command(monkeypatch: pytest.Monkey
         follow.Follower[_Progress](session, place, "Backfill", must_work).follow(_Progress)
 
 
+class _Through(_Progress):
+    """What has ended, with something to tell."""
+
+    ended, note = True, "The source does not answer: [red]section:a:"
+
+
+@pytest.mark.parametrize("terminal", ["", "1"])
+def test_a_name_that_looks_like_an_emoji_or_markup_is_shown_as_it_is(
+    terminal: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", terminal)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(follow, "PLAIN_EVERY", 0.0)
+    session: Any = _Session()
+    what = "Backfill of [b]section:a:"
+    follower = follow.Follower[_Progress](session, Place("prod", "main"), what, lambda: None)
+    follower.follow(_Through)
+    told = capsys.readouterr().out
+    assert what in told
+    assert _Through.note in told
+
+
+def test_whoever_follows_is_told_once_that_the_worker_has_ended(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session: Any = _Session()
+    held, now = [True], [0.0]
+    monkeypatch.setattr(follow, "try_lock", lambda *_: False)
+    monkeypatch.setattr(follow, "is_locked", lambda *_: held[0])
+    watch = follow._Watch(session, Place("prod", "main"), lambda: now[0])
+    watch.look()
+    held[0] = False
+    for now[0] in (1.0, 2.0, 5.9):
+        watch.look()
+    assert capsys.readouterr().out == ""
+    for now[0] in (6.0, 20.0):
+        watch.look()
+    assert capsys.readouterr().out.count("No apply worker runs here any more") == 1
+
+
 def test_a_subscription_that_is_not_there_is_named_with_its_source() -> None:
     wishes = [{"source": name, "dataset": "polls"} for name in ("prod", "dev")]
     settings = ReplicatorSettings.model_validate(

@@ -29,7 +29,7 @@ def run(_arguments: Arguments) -> int:
         ConfigurationError: the database is not Postgres.
         DatabaseUnavailable, LogUnavailable: what it probes is away.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     declared = static_messages(strict=True)
     show(declared, console)
     if _has_error(declared):

@@ -30,7 +30,7 @@ def run(arguments: Arguments) -> int:
     if arguments.json:
         sys.stdout.write(as_json(status) + "\n")
     else:
-        show(status, Console(highlight=False, soft_wrap=True))
+        show(status, Console(highlight=False, markup=False, emoji=False, soft_wrap=True))
     return 1 if any(status.problems()) else 0
 
 
@@ -69,7 +69,7 @@ def show(status: Status, console: Console) -> None:
     for where, problem in status.problems():
         console.print(Text(f"\n✘ {where}: {problem.what}", "bold red"))
         if problem.remedy:
-            console.print(f"  → {problem.remedy}")
+            console.print(Text(f"  → {problem.remedy}"))
     if (status.source or status.target) and not any(status.problems()):
         console.print(Text("\n✔ everything runs", "bold green"))
 
@@ -79,7 +79,7 @@ def _block(console: Console, title: str, lines: Iterator[tuple[str, str]]) -> No
     table = Table.grid(padding=(0, 2))
     indent = " " * (len(title) - len(title.lstrip()) + 2)
     for name, value in lines:
-        table.add_row(f"{indent}{name}", Text(value))
+        table.add_row(Text(f"{indent}{name}"), Text(value))
     console.print(table)
 
 
