@@ -29,6 +29,7 @@ from replicator_apply.connection import connect_target
 from replicator_apply.follow import Follower, worker_for
 from replicator_apply.life import all_subscriptions, commanded_places
 from replicator_apply.rebase import rebase, reset_state
+from replicator_apply.reports import remedy_of
 from replicator_apply.runs import (
     Backfill,
     Verification,
@@ -42,7 +43,7 @@ from replicator_apply.runs import (
     look_at_verification,
     pause_backfill,
 )
-from replicator_apply.state import Place, known_subscriptions, unfinished_runs
+from replicator_apply.state import Place, known_subscriptions, other_code, unfinished_runs
 from replicator_apply.subscriptions import places, store_declared
 from replicator_apply.why import text_of
 from replicator_apply.why_look import look
@@ -172,21 +173,45 @@ def follow_backfill(
     subscribed: Subscription,
     run: int,
     must_work: Callable[[], None],
+    *,
+    new: bool = False,
 ) -> int:
     """Show a backfill's progress, and tell its end; Ctrl-C pauses it. Gives the exit code.
 
+    Args:
+        connection: of the target.
+        subscribed: what is filled.
+        run: the backfill.
+        must_work: raises if the worker can no longer carry it out.
+        new: it is subscribed to just now: whoever did so need not wait for what is refused.
+
     Raises:
         Stopped: the stream stands.
+        Refused: it is new, and the source refuses it, or apply does not know it.
     """
     place, what = Place(subscribed.source, subscribed.stream), f"Backfill of {subscribed.dataset}"
     follower = Follower[Backfill](connection, place, what, must_work)
     try:
-        last = follower.follow(lambda: look_at_backfill(connection, run))
+        last = follower.follow(
+            lambda: look_at_backfill(connection, run), lambda state: new and state.gated
+        )
     except KeyboardInterrupt:
         pause_backfill(connection, run)
         say(f"Run {run} is paused; `replicator backfill` goes on with it.")
         return 1
+    if new and last.gated:
+        raise _waiting(last, subscribed)
     return _tell_end(last, subscribed)
+
+
+def _waiting(last: Backfill, subscribed: Subscription) -> Refused:
+    name = subscribed.dataset
+    stays = f"{name} is subscribed to, and waits"
+    if last.unknown:
+        return Refused(f"{stays}: {last.refused}.", remedy=other_code(name))
+    return Refused(
+        f"The source refuses {name}: {last.refused} {stays}.", remedy=remedy_of(last.refused)
+    )
 
 
 def _tell_end(last: Backfill, subscribed: Subscription) -> int:
@@ -249,8 +274,10 @@ def follow_verification(
     finally:
         cancel_verification(connection, run)
     if last.state != "finished":
-        reason = last.findings[-1][1] if last.findings else "it was cancelled"
-        raise Stopped(f"The comparison ended early: {reason}", remedy="See `replicator status`.")
+        refused = [reason for kind, reason, *_ in last.findings if kind == "refused"]
+        reason = refused[-1] if refused else "it was cancelled"
+        remedy = remedy_of(refused[-1]) if refused else "See `replicator status`."
+        raise Stopped(f"The comparison ended early: {reason}", remedy=remedy)
     return last
 
 

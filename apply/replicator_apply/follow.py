@@ -86,8 +86,10 @@ class Follower(Generic[State]):
         self._console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._note = ""
 
-    def follow(self, look: Callable[[], State]) -> State:
-        """Show progress until the run has ended; give its last state.
+    def follow(
+        self, look: Callable[[], State], enough: Callable[[State], bool] = lambda _: False
+    ) -> State:
+        """Show progress until the run has ended, or it is enough; give its last state.
 
         Raises:
             Stopped: the stream stands.
@@ -99,6 +101,8 @@ class Follower(Generic[State]):
             while True:
                 state = look()
                 show(state)
+                if enough(state):
+                    return state
                 self._tell(state)
                 if state.ended:
                     return state

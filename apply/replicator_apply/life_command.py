@@ -5,7 +5,7 @@ They write what is wanted into the subscription's row, and show what the stream'
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,9 +16,10 @@ from replicator.checks import plan_messages
 from replicator.cli.arguments import Arguments
 from replicator.datasets import find_dataset
 from replicator.errors import ConfigurationError, Refused, Stopped, WrongDeclaration
+from replicator.log import open_log
 from replicator.plan import DatasetPlan, split_name
 from replicator.postgres import driver_errors
-from replicator.settings import ReplicatorSettings, Subscription, load_settings
+from replicator.settings import ReplicatorSettings, Subscription, load_settings, stream_topic
 from replicator_apply.command import (
     chosen,
     follow_backfill,
@@ -59,7 +60,9 @@ def run_subscribe(arguments: Arguments) -> int:
     """Subscribe to a dataset, and show its backfill.
 
     Raises:
-        ConfigurationError: there is no such dataset, or it does not go with the others.
+        ConfigurationError: there is no such dataset, or it does not go with the others; or there
+            is no such source.
+        Refused: the source refuses it, or the running apply does not know it; it is stored.
         Stopped: the stream stands.
         DatabaseUnavailable: the target is away.
     """
@@ -73,6 +76,7 @@ def run_subscribe(arguments: Arguments) -> int:
         if any((s.source, s.dataset) == (source, subscribed.dataset) for s in every):
             say(f"{subscribed.dataset} of {source} is subscribed to already. Nothing was changed.")
             return 1
+        _must_publish(settings, place, every)
         must_not_be_too_many(1 + sum((s.source, s.stream) == place for s in every), place)
         _must_go_together(dataset, every, place)
         if arguments.dry_run:
@@ -82,7 +86,27 @@ def run_subscribe(arguments: Arguments) -> int:
             say(f"Subscribed. Run {run} fills it; see `replicator status`.")
             return 0
         with worker_for(settings, connection, place) as must_work:
-            return follow_backfill(connection, subscribed, run, must_work)
+            return follow_backfill(connection, subscribed, run, must_work, new=True)
+
+
+def _must_publish(
+    settings: ReplicatorSettings, place: Place, every: Sequence[Subscription]
+) -> None:
+    """Refuse a source that nobody has heard of: its name may be a slip, and would wait for ever.
+
+    Raises:
+        ConfigurationError: nothing is subscribed to of it, and the log has nothing of it.
+        LogUnavailable: the log is away.
+    """
+    sources = sorted({each.source for each in every})
+    topic = stream_topic(*place)
+    if place.source in sources or open_log(*settings.log_of_stream(*place)).state(topic).exists:
+        return
+    others = f" The sources of other subscriptions are: {', '.join(sources)}." if sources else ""
+    raise ConfigurationError(
+        f"The log has nothing of an environment {place.source!r}: there is no topic {topic}.",
+        remedy=f"Correct --source, or start `replicator capture` there first.{others}",
+    )
 
 
 def _only_source(every: list[Subscription], dataset: DatasetPlan) -> str:

@@ -14,7 +14,13 @@ Connection = psycopg.Connection[Any]
 
 @dataclass(frozen=True, slots=True)
 class Backfill:
-    """How a backfill run stands."""
+    """How a backfill run stands.
+
+    Attributes:
+        refused: why it does not go on, "" if it does.
+        unknown: because the code of apply does not know the dataset.
+        gated: its subscription waits, for that or because the source refuses the dataset.
+    """
 
     id: int
     state: str

@@ -62,6 +62,7 @@ class Pair:
         source = {"ENVIRONMENT": "prod", "LOG": log, "TARGETS": {"stage": ["*"]}}
         subscribed = {"source": "prod", "dataset": "some-tags", **subscription}
         target = {"ENVIRONMENT": "stage", "LOG": log, "SUBSCRIPTIONS": [subscribed]}
+        self.log = log
         self.prod = Site(start, database("prod"), source)
         self.stage = Site(start, database("stage"), target)
 
@@ -395,6 +396,28 @@ def test_prepare_prints_or_does_what_needs_privileges(pair: Callable[..., Pair])
         (False,)
     ]
     assert "CREATE" not in both.stage.run("prepare", "target", "--sql")
+
+
+def test_what_the_source_refuses_is_told_and_waits(pair: Callable[..., Pair]) -> None:
+    both = pair()
+    slip = both.stage.run("subscribe", "polls-by-id:3", "--source", "produ", code=2)
+    assert "The log has nothing of an environment 'produ'" in slip
+    assert "The sources of other subscriptions are: prod." in slip
+    assert both.stage.rows("SELECT count(*) FROM replicator_subscription") == [(0,)]
+    few = {"ENVIRONMENT": "prod", "LOG": both.log, "TARGETS": {"stage": ["some-tags"]}}
+    both.prod.configure(add_path="", SAMPLE_REPLICATOR=json.dumps(few))
+    both.prod.start("capture")
+    both.stage.start("apply")
+    both.until_backfilled()
+    refused = "The source refuses polls-by-id:3: TARGETS does not allow stage the dataset"
+    told = both.stage.run("subscribe", "polls-by-id:3", code=3)
+    assert f"{refused} polls-by-id. polls-by-id:3 is subscribed to, and waits." in told
+    assert "add the dataset to TARGETS in the source's settings and restart capture" in told
+    status = both.stage.run("status", code=1)
+    assert status.count("TARGETS does not allow") == 1
+    assert status.count("add the dataset to TARGETS") == 1
+    would = both.stage.run("subscribe", "polls-by-id:4", "--dry-run", code=3)
+    assert "add the dataset to TARGETS" in would
 
 
 QUESTIONS = """

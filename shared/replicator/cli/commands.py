@@ -302,7 +302,11 @@ COMMANDS = (
                 "subscribed to before; or the backfill is paused or waits; --dry-run: there are "
                 "rows to write",
             ),
-            (3, "stopped; the remedy is printed"),
+            (
+                3,
+                "stopped; or the source refuses the dataset, or apply does not know it, and the "
+                "subscription waits; the remedy is printed",
+            ),
         ),
     ),
     Command(
