@@ -222,7 +222,7 @@ def _tell_end(last: Backfill, subscribed: Subscription) -> int:
         say(
             f"Run {last.id} would ask for {last.suspects or 0:,} rows that the source no longer "
             "shows, more than the fuse allows, and delete those that are gone.\n"
-            f"Look at them: replicator verify --dataset {subscribed.dataset} --source "
+            f"Look at them: replicator verify {subscribed.dataset} --source "
             f"{subscribed.source}\nlists them as extra. Then: replicator confirm {last.id}"
         )
     else:

@@ -81,6 +81,30 @@ def test_options_of_the_environment_stand_before_or_after_the_command() -> None:
     assert (before.settings, before.json) == (after.settings, after.json) == ("a.b", True)
 
 
+NAMING = ("verify", "backfill", "explain", "subscribe", "unsubscribe", "pause", "resume")
+
+
+@pytest.mark.parametrize("command", NAMING)
+@pytest.mark.parametrize("columns", ["40", "80", "300"])
+def test_a_dataset_is_named_with_or_without_the_option(
+    command: str,
+    columns: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    for words in (["polls:3"], ["--dataset", "polls:3"], ["--dataset=polls:3"]):
+        assert parse([command, *words]).dataset == "polls:3"
+    for words in ([], ["polls", "--dataset", "polls"], ["--dataset", "polls", "polls"]):
+        with pytest.raises(SystemExit):
+            parse([command, *words])
+    with pytest.raises(SystemExit):
+        parse([command, "--help"])
+    told = capsys.readouterr().out
+    assert "NAME[:ARGUMENTS]" in told
+    assert "--dataset" in told
+
+
 def test_an_option_before_the_command_is_not_lost() -> None:
     assert parse(["--traceback", "status"]).traceback is True
     assert parse(["status", "--traceback"]).traceback is True

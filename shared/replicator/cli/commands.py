@@ -6,8 +6,8 @@ this package imports neither side:
     command       function                                    options
     capture       replicator_capture.command:run              --new-epoch --reason --stream
     apply         replicator_apply.command:run_apply
-    backfill      replicator_apply.command:run_backfill       --dataset --source --dry-run
-    verify        replicator_apply.command:run_verify         --dataset --source
+    backfill      replicator_apply.command:run_backfill       DATASET --source --dry-run
+    verify        replicator_apply.command:run_verify         DATASET --source
     confirm       replicator_apply.command:run_confirm        RUN
     rebase        replicator_apply.command:run_rebase         --source
     reset-state   replicator_apply.command:run_reset_state    --yes
@@ -19,11 +19,13 @@ this package imports neither side:
     resume        replicator_apply.life_command:run_resume       DATASET --source --no-wait
                                                               --dry-run
     status        replicator.cli.status:run                   --json
-    explain       replicator.cli.explain:run                  --dataset --mermaid --json
+    explain       replicator.cli.explain:run                  DATASET --mermaid --json
     why           replicator_apply.command:run_why            MODEL KEY
     check         replicator.cli.check:run
     prepare       replicator.cli.prepare:run                  source|target --sql
     demo          replicator.demo.command:run                 --keep --log
+
+    DATASET is given as it is, or as `--dataset DATASET`.
 
     def run(arguments: replicator.cli.arguments.Arguments) -> int
 
@@ -86,13 +88,26 @@ def _capture(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _dataset(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--dataset",
-        required=True,
+def _name(parser: argparse.ArgumentParser) -> None:
+    """Take a dataset's name, with the option's name before it or without."""
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument(
+        "dataset",
+        nargs="?",
+        default=argparse.SUPPRESS,
         metavar="NAME[:ARGUMENTS]",
-        help="dataset as subscribed to, for example published-polls or polls:3,4",
+        help="the dataset, for example published-polls or polls:3,4",
     )
+    group.add_argument(
+        "--dataset",
+        default=argparse.SUPPRESS,
+        metavar="NAME[:ARGUMENTS]",
+        help="the same, as an option",
+    )
+
+
+def _dataset(parser: argparse.ArgumentParser) -> None:
+    _name(parser)
     _source(parser)
 
 
@@ -115,12 +130,7 @@ def _backfill(parser: argparse.ArgumentParser) -> None:
 
 
 def _subscription(parser: argparse.ArgumentParser, would: str) -> None:
-    parser.add_argument(
-        "dataset",
-        metavar="DATASET[:ARGUMENTS]",
-        help="for example published-polls or polls:3,4",
-    )
-    _source(parser)
+    _dataset(parser)
     parser.add_argument("--dry-run", action="store_true", help=f"only say {would}")
 
 
@@ -167,9 +177,7 @@ def _status(parser: argparse.ArgumentParser) -> None:
 
 
 def _explain(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--dataset", required=True, metavar="NAME", help="a declared dataset, subscribed to or not"
-    )
+    _name(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--mermaid", action="store_true", help="draw it as a Mermaid flowchart")
     form.add_argument("--json", action="store_true", help="for programs: one JSON object")
@@ -246,9 +254,9 @@ COMMANDS = (
         "removes rows of ours that the source no longer has. Ctrl-C pauses it; the same command "
         "resumes it.",
         (
-            ("replicator backfill --dataset published-polls", "fill or re-fill"),
+            ("replicator backfill published-polls", "fill or re-fill"),
             (
-                "replicator backfill --dataset published-polls --dry-run",
+                "replicator backfill published-polls --dry-run",
                 "what would be inserted, updated, deleted",
             ),
         ),
@@ -265,7 +273,7 @@ COMMANDS = (
         "compare a dataset with its source, while both move",
         "Compares the rows of a dataset on both sides by hashes and reports missing, extra and "
         "different rows.",
-        (("replicator verify --dataset published-polls", "compare"),),
+        (("replicator verify published-polls", "compare"),),
         _dataset,
         ((0, "equal"), (1, "there are differences"), (3, "stopped; the remedy is printed")),
     ),
@@ -389,9 +397,9 @@ COMMANDS = (
         "source it counts the rows that belong, for a minute at most; on a target those that "
         "subscriptions hold.",
         (
-            ("replicator explain --dataset published-polls", "in either environment"),
+            ("replicator explain published-polls", "in either environment"),
             (
-                "replicator explain --dataset published-polls --mermaid",
+                "replicator explain published-polls --mermaid",
                 "a flowchart, for documentation; asks no database",
             ),
         ),

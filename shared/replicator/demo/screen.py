@@ -98,7 +98,7 @@ class Screen:
         self._line(
             f"  replicator --settings {settings}.target status\n"
             f"  replicator --settings {settings}.source status\n"
-            f"  replicator --settings {settings}.target verify --dataset published-questions\n",
+            f"  replicator --settings {settings}.target verify published-questions\n",
             "cyan",
         )
         self._line("Metrics:  " + "  ".join(f"http://{each}/metrics" for each in metrics))
