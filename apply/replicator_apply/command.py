@@ -25,10 +25,12 @@ from replicator.http import Health
 from replicator.postgres import driver_errors
 from replicator.settings import ReplicatorSettings, Subscription, load_settings
 from replicator.stop import Stop, supervise
+from replicator.words import of_rows
 from replicator_apply.connection import connect_target
 from replicator_apply.follow import Follower, worker_for
 from replicator_apply.life import all_subscriptions, commanded_places
 from replicator_apply.rebase import rebase, reset_state
+from replicator_apply.receipts import held_by
 from replicator_apply.reports import remedy_of
 from replicator_apply.runs import (
     Backfill,
@@ -197,11 +199,11 @@ def follow_backfill(
         )
     except KeyboardInterrupt:
         pause_backfill(connection, run)
-        say(f"Run {run} is paused; `replicator backfill` goes on with it.")
+        say(f"Run {run} is paused; `replicator backfill {subscribed.dataset}` goes on with it.")
         return 1
     if new and last.gated:
         raise _waiting(last, subscribed)
-    return _tell_end(last, subscribed)
+    return _tell_end(connection, last, subscribed)
 
 
 def _waiting(last: Backfill, subscribed: Subscription) -> Refused:
@@ -214,13 +216,14 @@ def _waiting(last: Backfill, subscribed: Subscription) -> Refused:
     )
 
 
-def _tell_end(last: Backfill, subscribed: Subscription) -> int:
+def _tell_end(connection: psycopg.Connection[Any], last: Backfill, subscribed: Subscription) -> int:
     if last.state == "finished":
-        say(f"Complete: {last.rows_done:,} rows read.")
+        held = sum(held_by(connection, last.subscription).values())
+        say(f"Complete: {of_rows(held)} held of {subscribed.dataset}.")
         return 0
     if last.state == "waiting":
         say(
-            f"Run {last.id} would ask for {last.suspects or 0:,} rows that the source no longer "
+            f"Run {last.id} would ask for {of_rows(last.suspects or 0)} that the source no longer "
             "shows, more than the fuse allows, and delete those that are gone.\n"
             f"Look at them: replicator verify {subscribed.dataset} --source "
             f"{subscribed.source}\nlists them as extra. Then: replicator confirm {last.id}"
@@ -252,7 +255,7 @@ def _verify(arguments: Arguments, tell: Callable[[Verification, Subscription], N
         must_work = stack.enter_context(worker_for(settings, connection, place, rehearses=new))
         last = follow_verification(connection, subscribed, subscription, must_work)
     tell(last, subscribed)
-    return 1 if last.differences else 0
+    return 1 if last.differences or last.left_out else 0
 
 
 def follow_verification(
@@ -284,9 +287,10 @@ def follow_verification(
 def _say_what_differs(last: Verification, subscribed: Subscription) -> None:
     local = f", {last.local:,} under the keys of local rows" if last.local else ""
     say(
-        f"{last.rows_checked:,} rows compared: {last.missing:,} missing, {last.extra:,} extra, "
+        f"{of_rows(last.rows_checked)} compared: {last.missing:,} missing, {last.extra:,} extra, "
         f"{last.different:,} different{local}."
     )
+    _say_left_out(last)
     _say_findings(last)
     if last.differences:
         every = find_dataset(subscribed.name, subscribed.arguments).every
@@ -295,15 +299,24 @@ def _say_what_differs(last: Verification, subscribed: Subscription) -> None:
                 f"The source chooses rows of it every {timedelta(seconds=every)}: those chosen "
                 "since show as missing, those chosen no more as extra."
             )
-        say("`replicator backfill` of the dataset repairs it.")
+        say(f"`replicator backfill {subscribed.dataset}` repairs it.")
+
+
+def _say_left_out(last: Verification) -> None:
+    if last.left_out:
+        say(
+            f"{of_rows(last.left_out)} left out, and what hangs on them: they are being fetched; "
+            "run it again."
+        )
 
 
 def say_what_a_backfill_would_do(last: Verification, subscribed: Subscription) -> None:
     """Tell what a comparison means for a backfill."""
     say(
         f"A backfill would insert {last.missing:,}, update {last.different:,} and delete "
-        f"{last.extra:,} of {last.rows_checked:,} rows. It was not begun."
+        f"{last.extra:,} of {of_rows(last.rows_checked)}. It was not begun."
     )
+    _say_left_out(last)
     if last.local and subscribed.on_clash == "adopt":
         say(f"It would adopt {last.local:,} local rows, with the source's values.")
     elif last.local:

@@ -159,8 +159,9 @@ class Follower(Generic[State]):
             left = ""
             if state.estimated and per_second:
                 left = f", {max(0, state.estimated - state.done) / per_second:,.0f} s left"
+            rows = "row" if state.done == 1 and not total else "rows"
             self._console.print(
-                f"{self._what}: {state.done:,}{total} rows, {per_second:,.0f} rows/s{left}"
+                f"{self._what}: {state.done:,}{total} {rows}, {per_second:,.0f} rows/s{left}"
             )
 
         yield show

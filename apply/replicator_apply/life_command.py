@@ -20,6 +20,7 @@ from replicator.log import open_log
 from replicator.plan import DatasetPlan, split_name
 from replicator.postgres import driver_errors
 from replicator.settings import ReplicatorSettings, Subscription, load_settings, stream_topic
+from replicator.words import of_rows
 from replicator_apply.command import (
     chosen,
     follow_backfill,
@@ -238,7 +239,7 @@ def _to_end(
 def _say_what_it_does(known: StoredSubscription, ended: Ended) -> None:
     say(
         f"Ending the subscription to {known.name} of {known.place.source} deletes "
-        f"{sum(ended.removed.values()):,} rows{_listed(ended.removed)}."
+        f"{of_rows(sum(ended.removed.values()))}{_listed(ended.removed)}."
     )
     if ended.kept:
         say(
@@ -270,10 +271,10 @@ def _confirmed(known: StoredSubscription, foreseen: Ended) -> bool:
     """Ask a person. Raises ConfigurationError: there is none."""
     if not sys.stdin.isatty():
         raise ConfigurationError(
-            f"It would delete {foreseen.deleted:,} rows, and nobody is here to confirm it.",
+            f"It would delete {of_rows(foreseen.deleted)}, and nobody is here to confirm it.",
             remedy="Give --yes; or --keep-rows, or --dry-run.",
         )
-    answer = typed(f"Type the dataset's name to delete {foreseen.deleted:,} rows: ")
+    answer = typed(f"Type the dataset's name to delete {of_rows(foreseen.deleted)}: ")
     return answer == known.name
 
 
@@ -366,7 +367,7 @@ def run_resume(arguments: Arguments) -> int:
         if arguments.dry_run:
             held = sum(held_by(connection, number).values())
             say(
-                f"A backfill would look at {held:,} rows that are here, and bring what is new. "
+                f"A backfill would look at {of_rows(held)} that are here, and bring what is new. "
                 "It was not begun."
             )
             return 0

@@ -31,6 +31,7 @@ class Backfill:
     refused: str
     unknown: bool
     gated: bool
+    subscription: int
 
     @property
     def done(self) -> int:
@@ -66,6 +67,7 @@ class Verification:
     extra: int
     different: int
     local: int
+    left_out: int
     findings: list[list[str]]
 
     @property
@@ -90,7 +92,7 @@ class Verification:
 
     @property
     def differences(self) -> int:
-        """Rows that are not equal."""
+        """Rows that are known not to be equal."""
         return self.missing + self.extra + self.different + self.local
 
 
@@ -124,7 +126,7 @@ _FORGET = _compose(
 )
 _BACKFILL = _compose(
     "SELECT r.id, r.state, r.rows_done, r.rows_estimated, r.sweeping, r.suspects, "
-    "coalesce(nullif(r.note, ''), s.gate), {unknown}, s.gate <> '' "
+    "coalesce(nullif(r.note, ''), s.gate), {unknown}, s.gate <> '', s.id "
     "FROM {run} r JOIN {subscription} s ON s.id = r.subscription_id WHERE r.id = %s"
 )
 _CONFIRM = _compose(
@@ -133,7 +135,7 @@ _CONFIRM = _compose(
 )
 _CHECK = _compose("INSERT INTO {check} (subscription_id) VALUES (%s) RETURNING id")
 _VERIFICATION = _compose(
-    "SELECT id, state, rows_checked, missing, extra, different, local, findings "
+    "SELECT id, state, rows_checked, missing, extra, different, local, left_out, findings "
     "FROM {check} WHERE id = %s"
 )
 _CANCEL = _compose(

@@ -25,6 +25,7 @@ from replicator.positions import Lsn, format_lsn
 from replicator.postgres import driver_errors
 from replicator.settings import ReplicatorSettings
 from replicator.status import DueCalls, Held, Problem, Run, TargetStream
+from replicator.words import of_rows
 from replicator_apply.calls import TRIES
 from replicator_apply.lock import is_locked
 from replicator_apply.receipts import held_by_each
@@ -154,7 +155,8 @@ def _of_wanted(position: Mapping[str, Any] | None, wanted: Mapping[str, Any]) ->
     """Say why rows that are wanted do not come."""
     if position is None or not wanted:
         return
-    what = f"{wanted['count']:,} rows are wanted, and the source"
+    one = wanted["count"] == 1
+    what = f"{of_rows(wanted['count'])} {'is' if one else 'are'} wanted, and the source"
     if position["wanted_refused"]:
         remedy = remedy_of(position["wanted_refused"])
         yield Problem(f"{what} refuses them: {position['wanted_refused']}", remedy)
@@ -195,7 +197,9 @@ def _of_subscriptions(held: tuple[Held, ...]) -> list[Problem]:
         elif run is not None and run.state == BackfillRun.State.RUNNING:
             found += _unanswered(run, each.dataset)
         if run is not None and run.state == BackfillRun.State.WAITING:
-            what = f"Backfill {run.run} of {each.dataset} would delete {run.suspects:,} rows."
+            what = (
+                f"Backfill {run.run} of {each.dataset} would delete {of_rows(run.suspects or 0)}."
+            )
             found.append(Problem(what, f"Look, then run `replicator confirm {run.run}`."))
     return found
 

@@ -146,6 +146,24 @@ def differences(
     return list(dict.fromkeys(found)), checked
 
 
+def left_out(cursor: Cursor, batch: Batch, subscription: SubscribedDataset) -> int:
+    """Count the rows that were read and not compared, because a fetch is about to bring them.
+
+    What would come with those is not among them: it is not known before.
+    """
+    number, count = subscription.id, 0
+    for staged in batch.values():
+        if number in {m.subscription for m in staged.table.memberships}:
+            text = staged.sql
+            statement = text.compose(
+                "SELECT count(*) FROM {candidates} v WHERE v._changed AND {wanted}",
+                wanted=text.is_wanted("v"),
+            )
+            row = cursor.execute(statement).fetchone()
+            count += int(row[0]) if row else 0
+    return count
+
+
 def _by_candidates(text: TableSql, subscribed: SubscribedDataset) -> str:
     """Compare what was read with what is held."""
     table, subscription = text.table, subscribed.id

@@ -34,7 +34,7 @@ from replicator_apply.dropped import dropped_of, keys_dropped
 from replicator_apply.make_plan import own_filter
 from replicator_apply.plan import SubscribedDataset, Table, TargetPlan
 from replicator_apply.state import Place, state_table
-from replicator_apply.trial import KINDS, Difference, differences, is_related
+from replicator_apply.trial import KINDS, Difference, differences, is_related, left_out
 
 Cursor = psycopg.Cursor[Any]
 
@@ -43,6 +43,8 @@ RELATED_PAGE = 1_000
 """Rows of a page, and where each may bring a tree along."""
 FINDINGS = 100
 """Differences that are stored with their keys; the others are counted."""
+_LEFT_OUT = "left out"
+"""A row that differs, and that a fetch is about to bring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ _SAVE = (
     "UPDATE {} SET rule = %(rule)s, after_key = %(after_key)s, state = %(state)s::text, "
     "rows_checked = rows_checked + %(checked)s, missing = missing + %(missing)s, "
     "extra = extra + %(extra)s, different = different + %(different)s, "
-    "local = local + %(local)s, "
+    "local = local + %(local)s, left_out = left_out + %(left_out)s, "
     "findings = %(findings)s::jsonb, updated_at = now(), "
     "finished_at = CASE WHEN %(state)s::text = 'finished' THEN now() END WHERE id = %(id)s"
 )
@@ -142,7 +144,8 @@ def _compare_rows(
         unread = sql.SQL("FALSE")
     with applier.trial(cursor, transaction, choice) as batch:
         found, checked = differences(cursor, batch, subscription, (table, unread))
-    _save(cursor, check, dataset, _Result(checked, found), answer.last_key)
+        result = _Result(checked, found, left_out(cursor, batch, subscription))
+    _save(cursor, check, dataset, result, answer.last_key)
 
 
 def end_check(cursor: Cursor, check: Check, reason: str) -> None:
@@ -167,8 +170,9 @@ def _compare(
     hashes, exempt = _sort(transaction.keys_and_events(), table)
     _load(cursor, table, hashes, exempt)
     rows = _as_the_source(cursor, _difference(place, table, subscription, check, answer))
-    found = [Difference(kind, str(table.name), key) for kind, key in rows]
-    _save(cursor, check, subscription.dataset, _Result(len(hashes), found), answer.last_key)
+    found = [Difference(kind, str(table.name), key) for kind, key in rows if kind != _LEFT_OUT]
+    result = _Result(len(hashes), found, left_out=len(rows) - len(found))
+    _save(cursor, check, subscription.dataset, result, answer.last_key)
 
 
 def _as_the_source(cursor: Cursor, query: sql.Composed) -> list[tuple[str, str]]:
@@ -224,7 +228,7 @@ def _load(
 def _difference(
     place: Place, table: Table, subscription: SubscribedDataset, check: Check, answer: Answer
 ) -> sql.Composed:
-    """Select kind and key of each row that differs: missing, extra, different or local.
+    """Select kind and key of each row that differs: missing, extra, different, local or left out.
 
     Where NULL stands in place of a row that is not here, its true value counts.
     """
@@ -233,16 +237,17 @@ def _difference(
     same = equal(table.key, "t", table.key, "h")
     either = [sql.SQL("coalesce(t.{0}, h.{0})").format(column(name)) for name in table.key]
     return sql.SQL(
-        "SELECT CASE WHEN t._hash IS NULL AND {local} THEN 'local' "
+        "SELECT CASE WHEN EXISTS (SELECT FROM {wanted} w WHERE w.table_name = {name} AND {asked}) "
+        "THEN {left_out} WHEN t._hash IS NULL AND {local} THEN 'local' "
         "WHEN t._hash IS NULL THEN 'missing' WHEN h._hash IS NULL THEN 'extra' "
         "ELSE 'different' END, {key} FROM (SELECT {tkey}, md5(ROW({cells})::text) AS _hash "
         "FROM {table} t JOIN {receipts} r ON {tr} AND r.subscription_id = {subscription} "
         "WHERE {belongs} AND {span}) t FULL JOIN pg_temp.replicator_hashes h ON {same} "
         "WHERE t._hash IS DISTINCT FROM h._hash AND NOT EXISTS "
         "(SELECT FROM pg_temp.replicator_exempt e WHERE {exempt}) "
-        "AND NOT (t._hash IS NULL AND {others}) AND NOT EXISTS "
-        "(SELECT FROM {wanted} w WHERE w.table_name = {name} AND {asked})"
+        "AND NOT (t._hash IS NULL AND {others})"
     ).format(
+        left_out=sql.Literal(_LEFT_OUT),
         wanted=state_table(WantedRow),
         local=text.is_local("h"),
         others=text.is_held("h") if subscription.new else sql.SQL("FALSE"),
@@ -307,10 +312,11 @@ def _bound(cell: Cell, shape: Column) -> sql.Composable:
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What comparing a page gave: rows compared, and each that differs."""
+    """What comparing a page gave: rows compared, each that differs, and how many were left out."""
 
     checked: int
     found: Sequence[Difference]
+    left_out: int
 
 
 def _save(
@@ -339,6 +345,7 @@ def _save(
         "after_key": "" if last else msgspec.json.encode(last_key).decode(),
         "state": "finished" if rule >= rules else "running",
         "checked": result.checked,
+        "left_out": result.left_out,
         "findings": msgspec.json.encode(findings).decode(),
         **counts,
     }

@@ -315,6 +315,9 @@ class VerifyRun(models.Model):
     local = models.BigIntegerField(
         db_default=0, help_text="On the source, where a local row stands under the key."
     )
+    left_out = models.BigIntegerField(
+        db_default=0, help_text="Not compared: a fetch is about to bring them."
+    )
     findings = models.JSONField(
         db_default=Value([], models.JSONField()),
         blank=True,

@@ -204,7 +204,7 @@ def test_ctrl_c_pauses_a_backfill_and_the_same_command_resumes_it(
     wait_until(lambda: pages_done(both) > 0, 60, "the first page is here")
     first.send(signal.SIGINT)
     assert first.wait(30) == 1, first.failure("did not pause")
-    assert "is paused; `replicator backfill` goes on with it" in first.output()
+    assert "is paused; `replicator backfill some-tags` goes on with it" in first.output()
     state, done = both.stage.rows(LAST_RUN)[0]
     assert state == "paused"
     last = both.stage.run("backfill", "--dataset", "some-tags")
@@ -255,7 +255,7 @@ def test_a_blown_fuse_waits_for_confirm(pair: Callable[..., Pair]) -> None:
     command = re.search(r"replicator confirm (\d+)", told)
     assert command
     assert both.stage.rows("SELECT count(*) FROM pages_tag") == [(4,)]
-    look = re.search(r"replicator (verify --dataset some-tags --source prod)\n", told)
+    look = re.search(r"replicator (verify some-tags --source prod)\n", told)
     assert look
     assert "0 missing, 3 extra" in both.stage.run(*look[1].split(), code=1)
     assert "goes on" in both.stage.run("confirm", command[1])
@@ -375,7 +375,9 @@ def test_a_sample_stays_the_same_and_a_backfill_draws_it_anew(pair: Callable[...
     assert "chooses rows of it every 1 day" in told
     would = both.stage.run("backfill", "--dataset", "a-few-tags", "--dry-run", code=1)
     assert "insert 1, update 0 and delete 0 of 3 rows" in would
-    assert "Complete: 3 rows read" in both.stage.run("backfill", "--dataset", "a-few-tags")
+    assert "Complete: 3 rows held of a-few-tags." in both.stage.run(
+        "backfill", "--dataset", "a-few-tags"
+    )
     after = both.stage.rows(TAGS)
     assert len(after) == 3
     assert set(kept) < set(after)

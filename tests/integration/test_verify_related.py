@@ -1,14 +1,14 @@
 """Verify where rows belong because of others: whole trees are compared, and nothing is changed."""
 
-from replicator.envelope import Answer
+from replicator.envelope import Answer, RowHash
 from replicator.requests import PageRequest, fingerprint
 from replicator_apply.command import _nothing_begun
 from replicator_apply.follow import worker_for
-from replicator_apply.runs import begin_verification
+from replicator_apply.runs import begin_verification, look_at_verification
 from tests.integration.conftest import StartTarget
 from tests.integration.test_relations import choice, here, question, user, vote
 from tests.support.published import Change
-from tests.support.target import Target
+from tests.support.target import Target, change
 
 RUN = "SELECT state, missing, extra, different, findings FROM replicator_verifyrun"
 POSITION = "SELECT epoch, next_lsn, log_offset FROM replicator_streamposition"
@@ -147,3 +147,35 @@ def test_children_of_a_row_that_only_a_repeated_event_tells_of_are_not_extra(
     target.answer(published, begin(target), question("u", 1, published=True))
     ((state, *counts, findings),) = target.rows(RUN)
     assert (state, *counts, findings) == ("finished", 0, 0, 0, [])
+
+
+def test_rows_that_a_fetch_is_to_bring_are_counted(start: StartTarget) -> None:
+    target, published = start("poll-trees")
+    target.reach(published.transaction(user("c", 4)))
+    target.reach(published.transaction(question("u", 1, published=True, author_id=4)))
+    assert len(target.wanted) == 1
+    target.answer(published, begin(target), *TREE, user("r", 4))
+    counts = "SELECT state, missing, left_out FROM replicator_verifyrun"
+    assert target.rows(counts) == [("finished", 0, 1)]
+
+
+def test_rows_that_a_fetch_is_to_bring_are_counted_where_hashes_are_compared(
+    start: StartTarget,
+) -> None:
+    target, published = start("some-tags")
+    target.reach(published.transaction(change("u", "pages_tag", 5, unchanged=("name",))))
+    assert len(target.wanted) == 1
+    (subscription,) = target.rows("SELECT id FROM replicator_subscription")[0]
+    run = begin_verification(target.connection, int(str(subscription)))
+    rows = [RowHash((key,), "?") for key in (5, 6)]
+    while not look_at_verification(target.connection, run).ended:
+        request = target.request(PageRequest)
+        assert request.hashes
+        target._answered.add(request.id)
+        answer = Answer("stage", request.id, fingerprint(request.plan))
+        published.hashes("public.pages_tag", rows, answer)
+        reached = f"SELECT next_lsn >= {published.next} FROM replicator_streamposition"
+        target.until(lambda reached=reached: target.rows(reached) == [(True,)], "compared")
+        rows = []
+    found = look_at_verification(target.connection, run)
+    assert (found.rows_checked, found.missing, found.left_out) == (2, 1, 1)

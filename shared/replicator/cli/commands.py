@@ -275,7 +275,11 @@ COMMANDS = (
         "different rows.",
         (("replicator verify published-polls", "compare"),),
         _dataset,
-        ((0, "equal"), (1, "there are differences"), (3, "stopped; the remedy is printed")),
+        (
+            (0, "equal"),
+            (1, "there are differences, or rows were left out because they are being fetched"),
+            (3, "stopped; the remedy is printed"),
+        ),
     ),
     Command(
         "confirm",

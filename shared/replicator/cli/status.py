@@ -15,6 +15,7 @@ from replicator.database import open_database
 from replicator.log.port import open_log
 from replicator.settings import ReplicatorSettings, load_settings
 from replicator.status import Held, SourceStream, Status, TargetReport, TargetStream
+from replicator.words import of_rows
 
 _TOLD = ("problem", "retained_bytes", "safe_wal_bytes", "slot", "wal_status")
 """What of a source's last report is for people; `--json` has all of it."""
@@ -112,7 +113,7 @@ def _target(stream: TargetStream) -> Iterator[tuple[str, str]]:
         yield "applied to", f"{stream.position} of epoch {stream.epoch}"
         yield "last batch", f"{age(stream.applied_age)}, committed there {age(stream.commit_age)}"
         oldest = "" if stream.oldest_wanted is None else f", oldest {age(stream.oldest_wanted)}"
-        yield "wanted", f"{stream.wanted:,} rows{oldest}"
+        yield "wanted", f"{of_rows(stream.wanted)}{oldest}"
     for due in stream.due:
         yield "on_applied", f"{due.function}: {due.calls:,} due for {due.table}, {age(due.age)}"
     if stream.source_report:
