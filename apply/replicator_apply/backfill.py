@@ -25,7 +25,7 @@ from replicator_apply.state import (
     Run,
     gate,
     note_refusal,
-    note_wanted_refusal,
+    note_wanted_answer,
     save_run,
     unfinished_runs,
     with_page,
@@ -107,8 +107,9 @@ def turn_pages(
         for name in answer.refused_datasets:
             gate(cursor, place, *split_name(name), answer.refused or "")
         if answer.request.startswith(KEYS):
-            if not answer.refused_datasets:  # else it is asked for without them
-                note_wanted_refusal(cursor, place, answer.refused or "")
+            # What is refused for some datasets is asked for without them.
+            reason = None if answer.refused_datasets else answer.refused or ""
+            note_wanted_answer(cursor, place, reason)
             continue
         for run in runs_of(cursor, place, plan):
             if _is_about_others(answer, plan, run):

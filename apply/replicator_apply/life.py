@@ -47,6 +47,10 @@ _SUBSCRIBE = _compose(
     "leaving = '', gate = '', gated_at = NULL RETURNING id"
 )
 _END = _compose("UPDATE {subscription} SET leaving = %s, by_command = false WHERE id = %s")
+_ON_CLASH = _compose(
+    "UPDATE {subscription} SET on_clash = %(on_clash)s WHERE source = %(source)s "
+    "AND stream = %(stream)s AND dataset = %(dataset)s AND arguments = %(arguments)s"
+)
 _PAUSE = _compose("UPDATE {subscription} SET paused = %s WHERE id = %s AND paused <> %s")
 _LEAVING = _compose("SELECT leaving FROM {subscription} WHERE id = %s")
 _TRY = _compose(
@@ -128,6 +132,14 @@ def subscribe(connection: Connection, place: Place, dataset: DatasetPlan, on_cla
             raise LookupError(dataset.full_name)
         forget_chosen(cursor, int(row[0]), [rule.name for rule in dataset.paged])
         return start_run(cursor, int(row[0]), "subscribed", doubts=True)
+
+
+def set_on_clash(
+    connection: Connection, place: Place, known: WantedSubscription, on_clash: str
+) -> None:
+    """Say anew what becomes of local rows under the keys of a subscription."""
+    names = {"dataset": known.name, "arguments": known.arguments, "on_clash": on_clash}
+    connection.execute(_ON_CLASH, {**place.parameters, **names})
 
 
 def ask_to_end(connection: Connection, subscription: int, *, keep_rows: bool) -> None:

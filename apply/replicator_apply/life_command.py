@@ -40,6 +40,7 @@ from replicator_apply.life import (
     on_trial,
     pause,
     resume,
+    set_on_clash,
     subscribe,
 )
 from replicator_apply.lock import is_locked, try_lock
@@ -72,11 +73,11 @@ def run_subscribe(arguments: Arguments) -> int:
     with connect_target(settings) as connection, driver_errors("subscribing"):
         every = all_subscriptions(settings, connection)
         source = arguments.source or _only_source(every, dataset)
-        subscribed = _subscription(settings, source, dataset, arguments.on_clash)
+        subscribed = _subscription(settings, source, dataset, arguments.on_clash or "refuse")
         place = Place(source, dataset.stream)
-        if any((s.source, s.dataset) == (source, subscribed.dataset) for s in every):
-            say(f"{subscribed.dataset} of {source} is subscribed to already. Nothing was changed.")
-            return 1
+        known = [s for s in every if (s.source, s.dataset) == (source, subscribed.dataset)]
+        if known:
+            return _change_on_clash(connection, settings, known[0], arguments)
         _must_publish(settings, place, every)
         must_not_be_too_many(1 + sum((s.source, s.stream) == place for s in every), place)
         _must_go_together(dataset, every, place)
@@ -88,6 +89,36 @@ def run_subscribe(arguments: Arguments) -> int:
             return 0
         with worker_for(settings, connection, place) as must_work:
             return follow_backfill(connection, subscribed, run, must_work, new=True)
+
+
+def _change_on_clash(
+    connection: Connection,
+    settings: ReplicatorSettings,
+    known: Subscription,
+    arguments: Arguments,
+) -> int:
+    """Let another `--on-clash` hold for a subscription that is there already.
+
+    Raises:
+        ConfigurationError: the settings declare it, and say so.
+    """
+    name, wish = f"{known.dataset} of {known.source}", arguments.on_clash
+    already = f"{name} is subscribed to already"
+    if wish is None or wish == known.on_clash:
+        say(f"{already}. Nothing was changed.")
+        return 1
+    if known in settings.subscriptions:
+        raise ConfigurationError(
+            f"{already}, by the settings: a command cannot change its on_clash.",
+            remedy=f"Set 'on_clash': '{wish}' in REPLICATOR['SUBSCRIPTIONS'], and restart apply.",
+        )
+    change = f"its on_clash from {known.on_clash} to {wish}"
+    if arguments.dry_run:
+        say(f"{already}. This would change {change}.")
+        return 1
+    set_on_clash(connection, Place(known.source, known.stream), known, wish)
+    say(f"{already}. Changed {change}; apply goes by it from now on.")
+    return 0
 
 
 def _must_publish(

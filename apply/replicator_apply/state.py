@@ -558,7 +558,8 @@ _TO_ASK = _compose(
     "WHERE before < %(size)s) RETURNING table_name, row_key"
 )
 _WANTED_REFUSED = _compose(
-    "UPDATE {position} SET wanted_refused = %(reason)s {at} AND wanted_refused <> %(reason)s"
+    "UPDATE {position} SET wanted_refused = coalesce(%(reason)s, wanted_refused), "
+    "wanted_answered_at = now() {at}"
 )
 _ASK_AGAIN = _compose("UPDATE {wanted} SET asked_at = NULL {at}")
 _FORGET_WANTED = _compose("DELETE FROM {wanted} {at} AND table_name <> ALL(%(tables)s::text[])")
@@ -589,8 +590,14 @@ def wanted_to_ask(
     return keys
 
 
-def note_wanted_refusal(cursor: Cursor, place: Place, reason: str) -> None:
-    """Store why the source does not answer for wanted rows; "" once it has."""
+def note_wanted_answer(cursor: Cursor, place: Place, reason: str | None) -> None:
+    """Store that the source has answered for wanted rows, and why it refuses them.
+
+    Args:
+        cursor: on the target.
+        place: the stream.
+        reason: "" if it does not refuse them; None: it is about some of the datasets only.
+    """
     cursor.execute(_WANTED_REFUSED, {**place.parameters, "reason": reason})
 
 

@@ -160,9 +160,12 @@ def _of_wanted(position: Mapping[str, Any] | None, wanted: Mapping[str, Any]) ->
     if position["wanted_refused"]:
         remedy = remedy_of(position["wanted_refused"])
         yield Problem(f"{what} refuses them: {position['wanted_refused']}", remedy)
-    elif wanted["age"] > _STALE:
+        return
+    answered = position["answered_age"]
+    silent = wanted["age"] if answered is None else min(wanted["age"], answered)
+    if silent > _STALE:
         remedy = "See that capture runs there, and that its TARGETS name this environment."
-        yield Problem(f"{what} has not answered for {wanted['age']:,.0f} s.", remedy)
+        yield Problem(f"{what} has not answered for {silent:,.0f} s.", remedy)
 
 
 def _of_calls(look: _Look) -> Iterator[Problem]:
@@ -299,6 +302,7 @@ _POSITIONS = _compose(
     " stopped_remedy, source_report, wanted_refused,"
     " extract(epoch FROM now() - applied_at)::float8 AS applied_age,"
     " extract(epoch FROM now() - committed_at)::float8 AS commit_age,"
+    " extract(epoch FROM now() - wanted_answered_at)::float8 AS answered_age,"
     " extract(epoch FROM now() - source_report_at)::float8 AS report_age"
     " FROM {}",
     StreamPosition,

@@ -603,9 +603,11 @@ class Worker:
     def _changed(self, cursor: psycopg.Cursor[Any]) -> bool:
         """Whether other subscriptions stand, or otherwise, than the plan knows."""
         plan, wanted = self._applier.plan, wanted_subscriptions(cursor, self._place)
-        standing = {(s.id, s.generation, bool(s.gate)) for s in wanted if not s.stands_still}
+        standing = {
+            (s.id, s.generation, bool(s.gate), s.on_clash) for s in wanted if not s.stands_still
+        }
         return (
-            standing != {(s.id, s.generation, s.gated) for s in plan.subscriptions}
+            standing != {(s.id, s.generation, s.gated, s.on_clash) for s in plan.subscriptions}
             or {s.id for s in wanted if s.stands_still} != set(plan.frozen)
             or bool(endings(cursor, self._place))
         )

@@ -81,7 +81,8 @@ class Clash(Stopped):
 
     remedy = (
         "Remove or renumber the local rows, or set the subscription's on_clash to 'adopt' if the "
-        "target began as a copy of the source."
+        "target began as a copy of the source: in SUBSCRIPTIONS, or by `replicator subscribe NAME "
+        "--on-clash adopt`."
     )
 
 

@@ -59,6 +59,9 @@ class StreamPosition(models.Model):
     wanted_refused = models.TextField(
         db_default="", blank=True, help_text="Why the source does not answer for wanted rows."
     )
+    wanted_answered_at = models.DateTimeField(
+        null=True, help_text="When the source last answered for wanted rows."
+    )
     source_report = models.JSONField(
         db_default=Value({}, models.JSONField()),
         blank=True,

@@ -470,6 +470,25 @@ def test_a_dataset_comes_and_goes_while_both_daemons_run(pair: Callable[..., Pai
     assert both.stage.run("status")
 
 
+def test_a_clash_is_ended_by_the_command_that_it_names(pair: Callable[..., Pair]) -> None:
+    both = pair()
+    both.prod.execute(QUESTIONS)
+    both.stage.execute(QUESTIONS)
+    both.prod.start("capture")
+    both.stage.start("apply")
+    both.until_backfilled()
+    clash = both.stage.run("subscribe", "polls-by-id:3", code=3)
+    assert "by `replicator subscribe NAME --on-clash adopt`" in clash
+    would = both.stage.run("subscribe", "polls-by-id:3", "--on-clash", "adopt", "--dry-run", code=1)
+    assert "This would change its on_clash from refuse to adopt" in would
+    told = both.stage.run("subscribe", "polls-by-id:3", "--on-clash", "adopt")
+    assert "Changed its on_clash from refuse to adopt" in told
+    both.until_backfilled()
+    assert "already. Nothing was" in both.stage.run("subscribe", "polls-by-id:3", code=1)
+    declared = both.stage.run("subscribe", "some-tags", "--on-clash", "adopt", code=2)
+    assert "'on_clash': 'adopt' in REPLICATOR['SUBSCRIPTIONS']" in declared
+
+
 def test_a_paused_subscription_stands_still_and_is_brought_up_to_date(
     pair: Callable[..., Pair],
 ) -> None:

@@ -10,14 +10,17 @@ from tests.support.published import Published
 from tests.support.target import Target, change
 
 REFUSED = "SELECT wanted_refused FROM replicator_streamposition"
+ANSWERED = "SELECT wanted_answered_at IS NOT NULL FROM replicator_streamposition"
 NOTES = "SELECT state, note FROM replicator_backfillrun"
 
 
 def test_a_refusal_of_wanted_rows_is_kept_until_they_come(start: StartTarget) -> None:
     target, published = start("pages")
     target.reach(published.transaction(change("u", "pages_page", 5, unchanged=("body",))))
+    assert target.rows(ANSWERED) == [(False,)]
     target.answer(published, target.request(KeysRequest), refused="deploy the same code")
     assert target.rows(REFUSED) == [("deploy the same code",)]
+    assert target.rows(ANSWERED) == [(True,)]
     assert target.wanted != []
     target.execute("UPDATE replicator_wantedrow SET asked_at = NULL")
     target.answer(published, target.request(KeysRequest), change("r", "pages_page", 5))

@@ -17,6 +17,7 @@ from replicator.compiler import releases
 from replicator.log.port import open_log
 from replicator.requests import Report, ReportedError, encode
 from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
+from replicator.status import SourceStream, Status, TargetReport
 from replicator_apply.lock import try_lock
 from replicator_apply.state import Place
 from replicator_capture import prepare
@@ -270,3 +271,25 @@ def test_words() -> None:
         "10 min ago",
         "10 h ago",
     ]
+
+
+def test_the_source_is_silent_since_its_last_answer(conninfo: str, tmp_path: Path) -> None:
+    subscribed = [{"source": "prod", "dataset": "polls:3,4"}, {"source": "prod", "dataset": "all"}]
+    wanted = settings(tmp_path, SUBSCRIPTIONS=subscribed)
+    silent = "1 row is wanted, and the source has not answered for"
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute(TARGET_STATE)
+        connection.execute("UPDATE replicator_wantedrow SET created_at = now() - interval '235 s'")
+        assert f"{silent} 235 s." in text_of(gather(wanted))
+        answered = "UPDATE replicator_streamposition SET wanted_answered_at = now() - interval "
+        connection.execute(f"{answered} '200 s'")
+        assert f"{silent} 200 s." in text_of(gather(wanted))
+        connection.execute(f"{answered} '1 s'")
+        assert silent not in text_of(gather(wanted))
+
+
+@pytest.mark.parametrize(("lag", "told"), [(3.0, ""), (111.0, "; target there is 111 s behind")])
+def test_a_target_that_is_behind_is_named(lag: float, told: str) -> None:
+    report = TargetReport("there", age=1.0, lag=lag)
+    status = Status("here", (SourceStream("main", targets=(report,)),))
+    assert text_of(status).endswith(f"✔ everything runs{told}\n")

@@ -16,7 +16,7 @@ class Arguments(argparse.Namespace):
             arguments, as subscribed (`polls:3,4`); explain: its name.
         source: the same, and rebase: source environment; None: the only one there is.
         dry_run: the same but verify: only say what would be done.
-        on_clash: subscribe: refuse or adopt local rows under the dataset's keys.
+        on_clash: subscribe: refuse or adopt local rows under the dataset's keys; None: not said.
         no_wait: subscribe, resume: leave the backfill to the apply worker.
         keep_rows: unsubscribe: leave the rows behind as local ones.
         run: confirm: number of the backfill run.
@@ -39,7 +39,7 @@ class Arguments(argparse.Namespace):
     dataset: str
     source: str | None
     dry_run: bool
-    on_clash: str
+    on_clash: str | None
     no_wait: bool
     keep_rows: bool
     run: int

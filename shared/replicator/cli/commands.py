@@ -145,8 +145,9 @@ def _subscribe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on-clash",
         choices=["refuse", "adopt"],
-        default="refuse",
-        help="what becomes of local rows under the dataset's keys (default: refuse)",
+        default=None,
+        help="what becomes of local rows under the dataset's keys (default: refuse); of a "
+        "subscription that a command made before it changes that",
     )
     _no_wait(parser)
 
@@ -308,11 +309,11 @@ COMMANDS = (
         ),
         _subscribe,
         (
-            (0, "subscribed; without --no-wait: and complete"),
+            (0, "subscribed; without --no-wait: and complete; or --on-clash was changed"),
             (
                 1,
-                "subscribed to before; or the backfill is paused or waits; --dry-run: there are "
-                "rows to write",
+                "subscribed to before, and nothing was changed; or the backfill is paused or "
+                "waits; --dry-run: there are rows to write",
             ),
             (
                 3,

@@ -19,6 +19,8 @@ from replicator.words import of_rows
 
 _TOLD = ("problem", "retained_bytes", "safe_wal_bytes", "slot", "wal_status")
 """What of a source's last report is for people; `--json` has all of it."""
+LATE = 30.0
+"""Seconds of lag from which on a target is said to be behind; a beat comes every ten."""
 
 
 def run(arguments: Arguments) -> int:
@@ -72,7 +74,16 @@ def show(status: Status, console: Console) -> None:
         if problem.remedy:
             console.print(Text(f"  → {problem.remedy}"))
     if (status.source or status.target) and not any(status.problems()):
-        console.print(Text("\n✔ everything runs", "bold green"))
+        late = "".join(f"; {each}" for each in _late(status))
+        console.print(Text(f"\n✔ everything runs{late}", "bold yellow" if late else "bold green"))
+
+
+def _late(status: Status) -> Iterator[str]:
+    """Name the targets that are behind, though nothing is in their way."""
+    for published in status.source:
+        for report in published.targets:
+            if report.lag is not None and report.lag > LATE:
+                yield f"target {report.target} is {report.lag:,.0f} s behind"
 
 
 def _block(console: Console, title: str, lines: Iterator[tuple[str, str]]) -> None:

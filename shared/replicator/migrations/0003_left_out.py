@@ -1,4 +1,4 @@
-"""How many rows a comparison has left out."""
+"""How many rows a comparison has left out, and when the source last answered for wanted rows."""
 
 from django.db import migrations, models
 
@@ -9,6 +9,13 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        migrations.AddField(
+            model_name="streamposition",
+            name="wanted_answered_at",
+            field=models.DateTimeField(
+                null=True, help_text="When the source last answered for wanted rows."
+            ),
+        ),
         migrations.AddField(
             model_name="verifyrun",
             name="left_out",
