@@ -315,7 +315,8 @@ _WANTED = _compose(
 )
 _SUBSCRIPTIONS = sql.SQL(
     "SELECT id, source, stream, dataset, arguments, generation, gate, by_command,"
-    " paused, leaving, gate <> '' AND gated_at IS NULL AS unknown FROM {} WHERE NOT ({}) ORDER BY id"
+    " paused, leaving, gate <> '' AND gated_at IS NULL AS unknown FROM {} WHERE NOT ({})"
+    " ORDER BY id"
 ).format(sql.Identifier(_SCHEMA, Subscription._meta.db_table), TRIAL)
 _RUNS = _compose(
     "SELECT id, subscription_id, state, reason, rows_done, rows_estimated, suspects, note,"
