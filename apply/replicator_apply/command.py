@@ -28,7 +28,12 @@ from replicator.stop import Stop, supervise
 from replicator.words import of_rows
 from replicator_apply.connection import connect_target
 from replicator_apply.follow import Follower, worker_for
-from replicator_apply.life import all_subscriptions, commanded_places
+from replicator_apply.life import (
+    all_subscriptions,
+    commanded_places,
+    known_here,
+    subscriptions_here,
+)
 from replicator_apply.rebase import rebase, reset_state
 from replicator_apply.receipts import held_by
 from replicator_apply.reports import remedy_of
@@ -51,6 +56,11 @@ from replicator_apply.why import text_of
 from replicator_apply.why_look import look
 from replicator_apply.worker import Worker
 
+NO_TARGET = (
+    "Run it in the target. If this is one, add REPLICATOR['SUBSCRIPTIONS'] = [{'source': …, "
+    "'dataset': …}], or run `replicator subscribe` first."
+)
+"""What to do where a target's command runs in an environment that has no subscriptions."""
 LOOK_EVERY = 2.0
 """Seconds between looks for streams that commands have subscribed to."""
 
@@ -109,9 +119,8 @@ def _places_now(settings: ReplicatorSettings, *, begun: bool) -> list[Place]:
         raise
     if not found and not begun:
         raise ConfigurationError(
-            "This environment subscribes to nothing.",
-            remedy="Add REPLICATOR['SUBSCRIPTIONS'] = [{'source': …, 'dataset': …}], or run "
-            "`replicator subscribe`.",
+            f"This environment, {settings.environment!r}, subscribes to nothing.",
+            remedy=NO_TARGET,
         )
     return found
 
@@ -355,6 +364,8 @@ def run_rebase(arguments: Arguments) -> int:
     settings = load_settings()
     with connect_target(settings) as connection, driver_errors("rebasing"):
         every = list(dict.fromkeys([*places(settings), *commanded_places(connection)]))
+        if not every:
+            raise ConfigurationError("This environment has no subscriptions.", remedy=NO_TARGET)
         candidates = [p for p in every if arguments.source in {None, p.source}]
         if len(candidates) != 1:
             raise ConfigurationError(
@@ -390,7 +401,8 @@ def run_why(arguments: Arguments) -> int:
     """Tell why a row is here, or is not; 0 if it is here because of a subscription.
 
     Raises:
-        ConfigurationError: there is no such model, or the key is none of it.
+        ConfigurationError: there is no such model, or the key is none of it; or this environment
+            has no subscriptions.
         Unfit: a table is missing here.
         DatabaseUnavailable: the target is away.
     """
@@ -404,6 +416,8 @@ def run_why(arguments: Arguments) -> int:
     alone = len(release.key) == 1
     values = [arguments.key] if alone else arguments.key.split(",")
     with connect_target(settings) as connection:
+        if not subscriptions_here(settings, connection) and not known_here(connection):
+            raise ConfigurationError("This environment has no subscriptions.", remedy=NO_TARGET)
         found = look(connection, release, values)
     say(text_of(found).rstrip())
     return 0 if found.replicated else 1
@@ -437,6 +451,8 @@ def choose(every: Sequence[Subscription], dataset: str, source: str | None) -> S
     Raises:
         ConfigurationError: there is none, or more than one.
     """
+    if not every:
+        raise ConfigurationError("This environment has no subscriptions.", remedy=NO_TARGET)
     found = [s for s in every if s.dataset == dataset and source in {None, s.source}]
     if len(found) == 1:
         return found[0]

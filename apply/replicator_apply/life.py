@@ -13,6 +13,7 @@ from psycopg import sql
 
 from replicator.models import Subscription, VerifyRun
 from replicator.plan import DatasetPlan
+from replicator.postgres import driver_errors
 from replicator.settings import ReplicatorSettings
 from replicator.settings import Subscription as WantedSubscription
 from replicator.sql_parts import equal
@@ -115,6 +116,12 @@ def subscriptions_here(
         psycopg.errors.InsufficientPrivilege,
     ):
         return settings.subscriptions
+
+
+def known_here(connection: Connection) -> bool:
+    """Say whether any subscription is stored, also one that rests or ends."""
+    with driver_errors("looking at subscriptions"):
+        return bool(known_subscriptions(connection))
 
 
 def subscribe(connection: Connection, place: Place, dataset: DatasetPlan, on_clash: str) -> int:

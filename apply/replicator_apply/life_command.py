@@ -22,6 +22,7 @@ from replicator.postgres import driver_errors
 from replicator.settings import ReplicatorSettings, Subscription, load_settings, stream_topic
 from replicator.words import of_rows
 from replicator_apply.command import (
+    NO_TARGET,
     chosen,
     follow_backfill,
     follow_verification,
@@ -150,7 +151,8 @@ def _only_source(every: list[Subscription], dataset: DatasetPlan) -> str:
         f"It is not clear which environment publishes {dataset.full_name!r}.",
         remedy=f"Give --source, one of: {', '.join(sources)}."
         if sources
-        else "Give --source, the ENVIRONMENT in the settings of the one that publishes.",
+        else "Give --source, the ENVIRONMENT in the settings of the one that publishes; and run "
+        "it in the target, if this is the source.",
     )
 
 
@@ -161,7 +163,7 @@ def _subscription(
     if source == settings.environment:
         raise ConfigurationError(
             f"{source!r} is this environment, and an environment cannot subscribe to itself.",
-            remedy="Give --source, the environment that publishes.",
+            remedy="Run it in the target, or give --source, the environment that publishes.",
         )
     return Subscription.model_validate(
         {
@@ -252,6 +254,8 @@ def _to_end(
                 f"again; or let its rows stand as they are: `replicator pause {name}`.",
             )
     every = known_subscriptions(connection)
+    if not every:
+        raise ConfigurationError("This environment has no subscriptions.", remedy=NO_TARGET)
     found = [k for k in every if k.name == name and source in {None, k.place.source}]
     if len(found) != 1:
         known = ", ".join(sorted(f"{k.name} (from {k.place.source})" for k in every))

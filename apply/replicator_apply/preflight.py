@@ -56,6 +56,12 @@ def probe(settings: ReplicatorSettings, connection: psycopg.Connection) -> list[
     return messages
 
 
+def subscribes(settings: ReplicatorSettings, connection: psycopg.Connection) -> bool:
+    """Say whether settings or commands subscribe to anything. Raises DatabaseUnavailable."""
+    with driver_errors("looking at subscriptions"):
+        return bool(subscriptions_here(settings, connection))
+
+
 def _lost(settings: ReplicatorSettings, every: Iterable[Subscription]) -> Iterator[CheckMessage]:
     """Find what commands subscribed to and the code does not have any more."""
     for each in every:

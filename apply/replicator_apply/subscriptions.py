@@ -76,9 +76,11 @@ def store_declared(connection: Connection, settings: ReplicatorSettings, place: 
         _rest_others(cursor, settings, place)
         for stored in wanted_subscriptions(cursor, place):
             for dataset in [] if stored.declared else compiled(stored):
-                if not stored.paused:
+                if stored.paused:
+                    know_again(cursor, stored.id)  # Resumed, it is backfilled.
+                else:
                     store_fingerprint(cursor, stored.id, dataset.fingerprint)
-                _begin(cursor, place, stored, dataset)
+                    _begin(cursor, place, stored, dataset)
 
 
 def set_unknown_apart(connection: Connection, place: Place) -> None:
@@ -93,7 +95,7 @@ def set_unknown_apart(connection: Connection, place: Place) -> None:
             except WrongDeclaration as error:
                 if set_apart(cursor, stored.id, f"apply runs other code: {error}"):
                     logger.warning(
-                        "Subscription to %s of %s waits: %s %s",
+                        "Subscription to %s of %s waits: %s. %s",
                         stored.name,
                         place.source,
                         error,

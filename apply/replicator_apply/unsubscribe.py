@@ -171,7 +171,11 @@ def drop_all(
             return
         subscribed = subscribed_datasets(settings, place, stored_subscriptions(cursor, place))
         known = {each.id: each for each in subscribed}
-        due = [(known[r.subscription], may_drop(cursor, r, runs, subscribed)) for r in sweeps]
+        due = [
+            (known[run.subscription], may_drop(cursor, run, runs, subscribed))
+            for run in sweeps
+            if run.subscription in known  # else this code does not know it: its rows stand
+        ]
     for subscription, dropped in due:
         if dropped is not None:
             ending = Ending(subscription.id, dropped=dropped)

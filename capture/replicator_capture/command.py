@@ -24,7 +24,8 @@ def run(arguments: Arguments) -> int:
     """Capture one stream in the foreground until a signal stops it; 0 then.
 
     Raises:
-        ConfigurationError: there is no such stream, or a reason for no new epoch.
+        ConfigurationError: there is no such stream, or a reason for no new epoch; or this
+            environment is no source.
         ReplicatorError: what ended it.
     """
     settings = load_settings()
@@ -32,6 +33,13 @@ def run(arguments: Arguments) -> int:
         raise ConfigurationError(
             "--reason is given without --new-epoch.",
             remedy="Give both to begin a new epoch, or neither.",
+        )
+    if not settings.publishes:
+        raise ConfigurationError(
+            f"This environment, {settings.environment!r}, publishes to nobody: TARGETS is empty. "
+            "Capture would make a slot, which holds WAL as long as it is there.",
+            remedy="If it is a source, say in TARGETS who may ask for what; if it is a target "
+            "only, run `replicator apply`.",
         )
     if arguments.stream not in settings.streams:
         raise ConfigurationError(

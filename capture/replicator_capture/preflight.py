@@ -9,6 +9,7 @@ E128 capture would refuse to start: slot, database and log do not belong togethe
 E129 the publication lacks a table, or is not as capture makes it
 W129 capture is going to change which tables the publication has
 W121 the slot may fill the disk           W125 capture is going to set a replica identity
+W122 a slot is left of an environment that publishes to nobody any more
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from replicator.plan import Release, TableName
 from replicator.postgres import driver_errors
 from replicator.preflight import TableFacts, read_tables, server_messages, table_messages
 from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
-from replicator_capture import prepare, publication
+from replicator_capture import prepare, publication, slot
 from replicator_capture.facts import foresee
 from replicator_capture.startup import PREPARE
 
@@ -92,6 +93,14 @@ def probe(
         for stream in settings.streams:
             messages += _start(settings, stream, connection, log)
     return messages
+
+
+def unused(settings: ReplicatorSettings, connection: psycopg.Connection) -> list[CheckMessage]:
+    """Find what an environment has left that publishes to nobody. Raises DatabaseUnavailable."""
+    with driver_errors("looking at the slots"):
+        found = [each.name for stream in settings.streams for each in slot.find(connection, stream)]
+    text = "This environment publishes to nobody (TARGETS is empty), and a slot of it holds WAL."
+    return [Advice(text, slot.UNUSED, obj=name, id="replicator.W122") for name in found]
 
 
 def _beat(connection: psycopg.Connection) -> Iterator[CheckMessage]:

@@ -82,6 +82,13 @@ ORDER BY slot_name
 """
 
 
+UNUSED = (
+    "If it is a source, say in TARGETS who may ask for what. Else drop slot and publication: "
+    'see docs/operations.md, "An environment that no longer publishes".'
+)
+"""What to do about a slot where nobody may ask for anything."""
+
+
 def prefix_of(stream: str) -> str:
     """Give what the names of all slots of a stream begin with."""
     return f"replicator_{stream}__"

@@ -79,11 +79,16 @@ def _stream(
             for target in sorted(settings.targets)
         ),
         problems=(
-            *_problems(found, refusal),
+            *(_problems(found, refusal) if settings.publishes else _unused(found)),
             *(_unprepared(settings, stream, now.connection) if found else ()),
             *(Problem(each, "Change the topic's configuration.") for each in state.problems),
         ),
     )
+
+
+def _unused(found: list[Slot]) -> list[Problem]:
+    what = "This environment publishes to nobody (TARGETS is empty), and slot {} holds WAL."
+    return [Problem(what.format(each.name), slots.UNUSED) for each in found]
 
 
 def _problems(found: list[Slot], refusal: Refuse | None) -> list[Problem]:

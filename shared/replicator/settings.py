@@ -281,6 +281,11 @@ class ReplicatorSettings(_Part):
             )
         return entry
 
+    @property
+    def publishes(self) -> bool:
+        """Whether it is a source: it names targets, or its streams."""
+        return bool(self.targets) or "streams" in self.model_fields_set
+
     def allows(self, target: str, dataset: str) -> bool:
         """Say whether a target may ask for a dataset (by its name, without arguments)."""
         allowed = self.targets.get(target, ())

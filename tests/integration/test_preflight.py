@@ -7,18 +7,26 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from django.conf import settings as django_settings
 from psycopg.conninfo import make_conninfo
 
 import replicator_apply.preflight
 import replicator_capture.preflight
+from replicator.cli.arguments import Arguments
+from replicator.cli.check import probes
+from replicator.cli.dispatch import find_command, resolve
+from replicator.cli.parser import parse
+from replicator.cli.status import gather
 from replicator.compiler import releases
+from replicator.errors import ConfigurationError
 from replicator.log.port import open_log
 from replicator.preflight import server_messages
 from replicator.settings import ReplicatorSettings, stream_topic
 from replicator_capture import prepare
+from replicator_capture.command import run as run_capture
 from replicator_capture.preflight import Server, server_checks
 from tests.conftest import SampleFactory, StartProcess
-from tests.support.sample.environments import environment
+from tests.support.sample.environments import django_database, environment
 
 GOOD = Server("logical", False, 1, 0, 10, 1, 10, True, True, 1024)
 
@@ -302,3 +310,59 @@ def test_status_json_is_one_object(conninfo: str, tmp_path: Path, process: Start
     command = process("replicator", "status", "--json", env=environment(conninfo, wanted))
     assert command.wait(60) == 0, command.output()
     assert json.loads(command.output())["environment"] == "here"
+
+
+def test_an_environment_that_publishes_to_nobody_is_told(
+    conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(django_settings, "DATABASES", {"default": django_database(conninfo)})
+
+    def found(**more: object) -> set[tuple[str, object]]:
+        messages = probes(settings(tmp_path, **more))
+        assert all(message.hint for message in messages)
+        return {(str(message.id).removeprefix("replicator."), message.obj) for message in messages}
+
+    wish = {"SUBSCRIPTIONS": [{"source": "prod", "dataset": "some-tags"}]}
+    slot = "replicator_main__0123abcd"
+    assert ("W103", None) in found()
+    assert ("W103", None) in found(STREAMS={"main": {}}, **wish)
+    assert ("W103", None) not in found(**wish)
+    assert ("W103", None) not in found(TARGETS={"there": ["*"]})
+    execute(conninfo, f"SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')")
+    assert ("W122", slot) in found(**wish)
+    assert ("W122", slot) not in found(TARGETS={"there": ["*"]})
+    (problem,) = [what for _, what in gather(settings(tmp_path, **wish)).problems()][:1]
+    assert problem.what.endswith(f"and slot {slot} holds WAL.")
+    # As docs/operations.md says.
+    text = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    statements = text.split("for each\nstream (here `main`):")[1].split("The topics")[0]
+    execute(conninfo, statements)
+    assert ("W122", slot) not in found(**wish)
+
+
+def test_capture_refuses_where_nobody_may_ask(
+    conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = settings(tmp_path)
+    monkeypatch.setattr("replicator_capture.command.load_settings", lambda: wanted)
+    with pytest.raises(ConfigurationError, match="'here', publishes to nobody") as caught:
+        run_capture(Arguments(stream="main", new_epoch=False, reason=None))
+    assert "run `replicator apply`" in caught.value.remedy
+
+
+@pytest.mark.parametrize("command", ["verify", "backfill", "pause", "resume", "unsubscribe", "why"])
+def test_a_command_of_the_target_says_so_at_the_source(
+    command: str,
+    conninfo: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(django_settings, "DATABASES", {"default": django_database(conninfo)})
+    wanted = settings(tmp_path, TARGETS={"there": ["*"]})
+    for module in ("command", "life_command"):
+        monkeypatch.setattr(f"replicator_apply.{module}.load_settings", lambda: wanted)
+    words = ["pages.Tag", "1"] if command == "why" else ["some-tags"]
+    arguments = parse([command, *words])
+    with pytest.raises(ConfigurationError, match="has no subscriptions") as caught:
+        resolve(find_command(command))(arguments)
+    assert "Run it in the target." in caught.value.remedy

@@ -3,13 +3,18 @@
     replicator_capture.preflight:probe(settings, connection, log) -> list[CheckMessage]
     replicator_apply.preflight:probe(settings, connection)        -> list[CheckMessage]
 
-A side is probed if the settings say that this environment is one: TARGETS make it a source,
-SUBSCRIPTIONS a target; without TARGETS it may be one by what commands subscribed to.
+    replicator_capture.preflight:unused(settings, connection)     -> list[CheckMessage]
+
+A side is probed if the settings say that this environment is one: TARGETS or STREAMS make it a
+source, SUBSCRIPTIONS a target; without TARGETS it may be one by what commands subscribed to.
+
+W103 this environment publishes to nobody
 """
 
 from importlib import import_module
 
 from django.core.checks import ERROR, WARNING, CheckMessage
+from django.core.checks import Warning as Advice
 from rich.console import Console
 from rich.text import Text
 
@@ -46,13 +51,29 @@ def probes(settings: ReplicatorSettings) -> list[CheckMessage]:
     """Look at database and log."""
     messages: list[CheckMessage] = []
     with open_database(settings, "replicator check") as connection:
-        if settings.targets:
+        source = import_module("replicator_capture.preflight")
+        target = import_module("replicator_apply.preflight")
+        if settings.publishes:
             log = open_log(settings.log, settings.log_options)
-            source = import_module("replicator_capture.preflight")
             messages += source.probe(settings, connection, log)
+        else:
+            messages += source.unused(settings, connection)
         if settings.subscriptions or not settings.targets:
-            messages += import_module("replicator_apply.preflight").probe(settings, connection)
+            messages += target.probe(settings, connection)
+        if not settings.targets and (
+            settings.publishes or not target.subscribes(settings, connection)
+        ):
+            messages.append(_publishes_to_nobody(settings))
     return messages
+
+
+def _publishes_to_nobody(settings: ReplicatorSettings) -> CheckMessage:
+    text = f"This environment, {settings.environment!r}, publishes to nobody: TARGETS is empty."
+    hint = (
+        "If it is a source, say in TARGETS who may ask for what; if it is a target, in "
+        "SUBSCRIPTIONS what it is to have, or run `replicator subscribe`."
+    )
+    return Advice(text, hint, id="replicator.W103")
 
 
 def show(messages: list[CheckMessage], console: Console) -> None:
