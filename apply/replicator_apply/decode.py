@@ -23,6 +23,7 @@ from replicator.envelope import (
 )
 from replicator.errors import Stopped
 from replicator.positions import Lsn
+from replicator.words import SCHEMA_CHANGE
 
 Row = Any
 """A generated Struct with one field per column, `c0`, `c1` … in the reader's order."""
@@ -156,7 +157,8 @@ class EventReader:
                 column = str(error).split("`")[1]
                 raise Stopped(
                     f"Table {self.table} has no column {column!r} here, and an event has.",
-                    remedy="Migrate this database to the release that the source runs.",
+                    remedy="Migrate this database to the release that the source runs, and "
+                    f"restart apply with its code. {SCHEMA_CHANGE}",
                 ) from error
             raise bad_record(value) from first
         check_version(event.at)

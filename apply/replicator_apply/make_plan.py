@@ -29,6 +29,7 @@ from replicator.relations import (
     pulls,
     whole_tables,
 )
+from replicator.words import SCHEMA_CHANGE
 from replicator_apply.catalog import TableShape
 from replicator_apply.decode import KeyOf
 from replicator_apply.plan import (
@@ -367,7 +368,7 @@ def _must_fit(release: Release, shape: TableShape, stay: OnLeave | None) -> None
     if missing:
         raise Unfit(
             f"Table {release.table} lacks the column(s) {', '.join(missing)} here.",
-            remedy="Run `manage.py migrate` against this environment's database.",
+            remedy=f"Run `manage.py migrate` against this environment's database. {SCHEMA_CHANGE}",
         )
     if set(release.key) != set(shape.key):
         raise Unfit(

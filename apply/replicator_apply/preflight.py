@@ -21,7 +21,13 @@ from replicator.log.port import open_log
 from replicator.models import StreamPosition
 from replicator.plan import Release, TableName
 from replicator.postgres import driver_errors
-from replicator.preflight import TableFacts, read_tables, server_messages, table_messages
+from replicator.preflight import (
+    TableFacts,
+    column_messages,
+    read_tables,
+    server_messages,
+    table_messages,
+)
 from replicator.settings import ReplicatorSettings, Subscription, stream_topic
 from replicator_apply.life import subscriptions_here
 from replicator_apply.state import copied, owners
@@ -48,6 +54,7 @@ def probe(settings: ReplicatorSettings, connection: psycopg.Connection) -> list[
         for facts in read_tables(connection, tables, PRIVILEGES):
             messages += table_messages(facts)
             messages += trigger_checks(facts)
+        messages += column_messages(connection, [*{r.table: r for r in releases}.values()])
         # What rows point at by name is made here where it is not.
         for facts in read_tables(connection, named, ["SELECT", "INSERT"]):
             messages += table_messages(facts)

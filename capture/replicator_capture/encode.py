@@ -15,6 +15,7 @@ import msgspec
 from replicator.envelope import encode_key
 from replicator.errors import BadMessage, Refused
 from replicator.plan import Release, TableName
+from replicator.words import SCHEMA_CHANGE
 from replicator_capture.pgoutput import Relation
 from replicator_capture.rowtext import (
     PADDING,
@@ -295,7 +296,7 @@ def _column_gone(release: Release, missing: Sequence[str]) -> Refused:
         f"Table {release.table} has no column {', '.join(missing)} in the stream, but "
         f"{release.label} releases it.",
         remedy="Run the release of the project whose models fit the source's schema; if the column "
-        "is gone for good, take it out of the model or the opt_in.",
+        f"is gone for good, take it out of the model or the opt_in. {SCHEMA_CHANGE}",
     )
 
 

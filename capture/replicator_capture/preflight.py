@@ -25,7 +25,13 @@ from replicator.log.port import Log
 from replicator.models import Beat
 from replicator.plan import Release, TableName
 from replicator.postgres import driver_errors
-from replicator.preflight import TableFacts, read_tables, server_messages, table_messages
+from replicator.preflight import (
+    TableFacts,
+    column_messages,
+    read_tables,
+    server_messages,
+    table_messages,
+)
 from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
 from replicator_capture import prepare, publication, slot
 from replicator_capture.facts import foresee
@@ -156,6 +162,7 @@ def _stream(
         yield from messages
         if not messages:
             yield from identity_checks(facts, keys[facts.schema, facts.name], may_prepare)
+    yield from column_messages(connection, compiled)
     named = frozenset[TableName]().union(*(each.named_by for each in compiled))
     for facts in read_tables(connection, sorted(named), ["SELECT"]):
         yield from table_messages(facts)

@@ -8,6 +8,7 @@ Blocks on the database; gives findings as Django's check messages. Ids, with the
     E105 a table is unlogged or temporary         E106 a privilege on a table is missing
     E107 row-level security hides rows            E108 tables of the app `replicator` are missing
     E109 a key's collation takes texts for equal that differ
+    E110 a table lacks a released column
 
     source: replicator_capture.preflight (E12x)   target: replicator_apply.preflight (E14x)
 """
@@ -22,7 +23,8 @@ from django.core.checks import Warning as Advice
 from psycopg.rows import class_row
 
 from replicator.models import Beat
-from replicator.plan import TableName
+from replicator.plan import Release, TableName
+from replicator.words import SCHEMA_CHANGE
 
 OLDEST, NEWEST = 15, 18
 """Major versions of Postgres that the tests run on."""
@@ -129,6 +131,35 @@ def table_messages(facts: TableFacts) -> Iterator[CheckMessage]:
         text = f"The collation of its key ({columns}) takes texts for equal that differ."
         hint = "Give these columns a deterministic collation (ALTER COLUMN … TYPE … COLLATE …)."
         yield _error("E109", text, hint, facts.label)
+
+
+_COLUMNS = """
+SELECT w.number, a.attname::text FROM unnest(%(schemas)s::text[], %(names)s::text[])
+       WITH ORDINALITY AS w (schema, name, number)
+JOIN pg_namespace n ON n.nspname = w.schema
+JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+"""
+
+
+def column_messages(
+    connection: psycopg.Connection, releases: Sequence[Release]
+) -> Iterator[CheckMessage]:
+    """Say which tables lack columns that the models have and that travel."""
+    parameters = {
+        "schemas": [release.table.schema for release in releases],
+        "names": [release.table.name for release in releases],
+    }
+    found: dict[int, set[str]] = {}
+    for number, column in connection.execute(_COLUMNS, parameters):
+        found.setdefault(number - 1, set()).add(column)
+    for number, columns in found.items():  # E103 tells of tables that are not there.
+        release = releases[number]
+        missing = sorted({*release.key, *release.columns} - columns)
+        if missing:
+            text = f"It has no column {', '.join(missing)}, which {release.label} has and releases."
+            hint = f"Run `manage.py migrate`. {SCHEMA_CHANGE}"
+            yield _error("E110", text, hint, str(release.table))
 
 
 def server_messages(connection: psycopg.Connection) -> Iterator[CheckMessage]:

@@ -1,4 +1,7 @@
-"""Numbers as messages write them. Pure."""
+"""What several messages say alike. Pure."""
+
+SCHEMA_CHANGE = 'In which order: docs/operations.md, "Releasing a schema change".'
+"""Of remedies that have to do with migrations."""
 
 
 def of_rows(number: int) -> str:

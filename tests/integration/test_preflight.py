@@ -366,3 +366,13 @@ def test_a_command_of_the_target_says_so_at_the_source(
     with pytest.raises(ConfigurationError, match="has no subscriptions") as caught:
         resolve(find_command(command))(arguments)
     assert "Run it in the target." in caught.value.remedy
+
+
+def test_a_released_column_that_the_database_lacks_is_named(conninfo: str, tmp_path: Path) -> None:
+    wanted = settings(tmp_path, TARGETS={"there": ["*"]})
+    wish = settings(tmp_path, SUBSCRIPTIONS=[{"source": "prod", "dataset": "some-tags"}])
+    lacking = ("E110", "public.pages_tag")
+    assert lacking not in source(conninfo, wanted) | target(conninfo, wish)
+    execute(conninfo, "ALTER TABLE pages_tag RENAME COLUMN name TO title")
+    for found in (source(conninfo, wanted), target(conninfo, wish)):
+        assert {each for each in found if each[0] == "E110"} == {lacking}
