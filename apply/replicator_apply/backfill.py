@@ -6,6 +6,7 @@ does not have either comes back as a delete. More of them than the fuse allows w
 """
 
 import hashlib
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,12 +18,14 @@ from psycopg import sql
 from replicator.envelope import Answer
 from replicator.plan import RowsRule, split_name
 from replicator.requests import KeysRequest, PageRequest
+from replicator.words import of_rows
 from replicator_apply.assemble import Transaction
 from replicator_apply.dropped import Dropped, dropped_of, is_awaited
 from replicator_apply.plan import SubscribedDataset, Table, TargetPlan, receipts_name
 from replicator_apply.state import (
     Place,
     Run,
+    about_run,
     gate,
     note_refusal,
     note_wanted_answer,
@@ -30,6 +33,8 @@ from replicator_apply.state import (
     unfinished_runs,
     with_page,
 )
+
+logger = logging.getLogger(__name__)
 
 Cursor = psycopg.Cursor[Any]
 
@@ -196,10 +201,50 @@ def advance_sweep(cursor: Cursor, plan: TargetPlan, run: Run, answered: int | No
     if suspects == 0:
         finished = replace(run, state="finished")
         save_run(cursor, finished, suspects=None)
+        _tell_end(cursor, subscription, run)
         return finished
     after = replace(run, state="waiting" if blown else "running")
     save_run(cursor, after, suspects=suspects)
     return after
+
+
+def _tell_end(cursor: Cursor, subscription: SubscribedDataset, run: Run) -> None:
+    name, (reason, seconds) = subscription.dataset.full_name, about_run(cursor, run.id)
+    logger.info(
+        "Backfill %s of %s (%s) is complete: %s read in %s s.",
+        run.id,
+        name,
+        reason,
+        of_rows(run.rows_done),
+        f"{seconds:,.1f}",
+        extra={
+            "event": "backfill_complete",
+            "dataset": name,
+            "rows": run.rows_done,
+            "seconds": seconds,
+        },
+    )
+
+
+def tell_begun(cursor: Cursor, place: Place, plan: TargetPlan, told: set[int]) -> None:
+    """Write to the log which backfills are under way, each once; scheduled ones are told apart."""
+    for run in runs_of(cursor, place, plan):
+        if run.id in told or run.light or run.state != "running":
+            continue
+        told.add(run.id)
+        name, (reason, _) = (
+            plan.subscription(run.subscription).dataset.full_name,
+            about_run(cursor, run.id),
+        )
+        does = "goes on" if run.rows_done or run.sweeping else "begins"
+        logger.info(
+            "Backfill %s of %s (%s) %s.",
+            run.id,
+            name,
+            reason,
+            does,
+            extra={"event": "backfill", "dataset": name},
+        )
 
 
 def _look(cursor: Cursor, run: Run, subscription: SubscribedDataset) -> tuple[int, int, bool]:

@@ -534,6 +534,17 @@ def save_run(
     cursor.execute(_SAVE_RUN, {**values, "estimated": estimated, "suspects": suspects})
 
 
+_ABOUT = _compose(
+    "SELECT reason, extract(epoch FROM now() - started_at)::float8 FROM {run} WHERE id = %s"
+)
+
+
+def about_run(cursor: Cursor, run: int) -> tuple[str, float]:
+    """Give why a run was begun, and how many seconds ago."""
+    row = cursor.execute(_ABOUT, (run,)).fetchone()
+    return (str(row[0]), float(row[1])) if row else ("", 0.0)
+
+
 def note_refusal(cursor: Cursor, run: Run, reason: str) -> None:
     """Store why the source does not answer a run's requests; "" once it does."""
     cursor.execute(_NOTE_RUN, (reason, run.id))

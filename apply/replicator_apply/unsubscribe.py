@@ -139,18 +139,19 @@ def end_all(
     """
     with connection.cursor() as cursor:
         found = endings(cursor, place)
+        names = {known.id: known.name for known in known_subscriptions(cursor)} if found else {}
     for ending in found:
         ended = _end(connection, settings, place, ending, alive)
         logger.info(
-            "Subscription %s of %s has ended: %s rows deleted, %s kept for local ones, %s stay as "
-            "the rules say, %s local.",
-            ending.subscription,
+            "Subscription to %s of %s has ended: %s rows deleted, %s kept for local ones, %s stay "
+            "as the rules say, %s local.",
+            names[ending.subscription],
             place.source,
             ended.deleted,
             sum(ended.kept.values()),
             sum(ended.stay.values()),
             sum(ended.local.values()),
-            extra={"event": "unsubscribed", "subscription": ending.subscription},
+            extra={"event": "unsubscribed", "dataset": names[ending.subscription]},
         )
 
 

@@ -110,6 +110,8 @@ def text_of(why: Why) -> str:
     for claim in why.claims:
         lines += ["", *_claim(claim, present=why.present)]
     more = [*_waiting(why), *_nulled(why)]
+    if any(judged.holds is None for claim in why.claims for judged in claim.rules):
+        more.append("?: what that hangs on is not known here.")
     return "\n".join([*lines, *([""] if more else []), *more]) + "\n"
 
 
@@ -176,7 +178,9 @@ def _waiting(why: Why) -> Iterator[str]:
     for each in why.wanted:
         asked = "not asked for yet" if each.asked is None else f"asked for {each.asked:,.0f} s ago"
         yield f"Wanted from {each.source} for {each.age:,.0f} s ({each.reason}), {asked}."
-    if not why.wanted and not why.present:
+    if not why.wanted and not why.present and any(claim.paused for claim in why.claims):
+        yield "It is not wanted: what a paused subscription lacks comes when it is resumed."
+    elif not why.wanted and not why.present:
         yield "It is not wanted: as far as is known here, it belongs to no dataset."
     for name, number in (why.kept or {}).items():
         yield f"Rows that point at it by {name}: {number:,}."

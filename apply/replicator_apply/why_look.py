@@ -205,10 +205,17 @@ class _Look:
             self._policy = str(table.stay) if table is not None and table.stay else self._policy
             for each in subscriptions:
                 judged = tuple(self._judge(plan, each.id, place, present=present))
-                if judged or each.id in receipts:
+                if judged or each.id in receipts or (each.paused and self._may_hold(each)):
                     claims.append(self._claim(each, receipts.get(each.id), judged))
             lacking |= self._lacking(plan, place)
         return tuple(claims), lacking
+
+    def _may_hold(self, stored: _Stored) -> bool:
+        """Say whether a subscription has rules on the row's table, as far as the code has it."""
+        with suppress(WrongDeclaration):
+            dataset = find_dataset(stored.dataset, stored.arguments)
+            return bool(dataset.rules_of(self._release.table))
+        return False
 
     def _claim(self, stored: _Stored, generation: int | None, rules: tuple[Judged, ...]) -> Claim:
         name = full_name(stored.dataset, stored.arguments)

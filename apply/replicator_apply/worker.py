@@ -21,7 +21,7 @@ from replicator.http import Health
 from replicator.log import Log, LogReader, open_log
 from replicator.metrics import counter, gauge, histogram
 from replicator.plan import TableName
-from replicator.positions import Position
+from replicator.positions import Position, format_lsn
 from replicator.postgres import driver_errors, is_passing
 from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
 from replicator.stop import Stop
@@ -29,7 +29,7 @@ from replicator_apply import metrics
 from replicator_apply.ahead import Aside
 from replicator_apply.asking import Asker
 from replicator_apply.assemble import Transaction
-from replicator_apply.backfill import next_selecting, turn_pages
+from replicator_apply.backfill import next_selecting, tell_begun, turn_pages
 from replicator_apply.batch import Applier, Batch, Overtaken
 from replicator_apply.bootstrap import first_position
 from replicator_apply.caller import Callers, calling
@@ -133,6 +133,7 @@ class Worker:
         self._stopped = False
         self._hole: Hole | None = None
         self._counted = ""
+        self._told = set[int]()
         self._due = 0.0
         self._outdated = False
         self._dry = False
@@ -262,6 +263,8 @@ class Worker:
             self._aside = Aside[Applied]()
             self._health.ready(True, "")
             with driver_errors("applying"):
+                with connection.cursor() as cursor:
+                    tell_begun(cursor, place, plan, self._told)
                 self._loop(connection, reader)
 
     def _settle_subscriptions(self, connection: psycopg.Connection[Any]) -> None:
@@ -310,6 +313,14 @@ class Worker:
                 return None
             with connection.transaction():
                 begin_at(cursor, self._place, environment, first)
+            logger.info(
+                "Stream %s of %s begins here, at %s of epoch %s.",
+                self._place.stream,
+                self._place.source,
+                format_lsn(first.position.next),
+                first.position.epoch,
+                extra={"event": "stream_begun"},
+            )
             return first
 
     def _consume_from(self, stored: StoredPosition) -> Consumer:
@@ -425,6 +436,12 @@ class Worker:
         batch.close()
         self._callers.tell()
         if self._stopped:
+            logger.info(
+                "Stream %s of %s goes on.",
+                self._place.stream,
+                self._place.source,
+                extra={"event": "stream_goes_on"},
+            )
             self._stopped = False
             self._counted = ""
             self._health.ready(True, "")

@@ -226,11 +226,12 @@ def _uncompilable() -> Iterator[str]:
 
 def _foreign_keys(plan: DatasetPlan) -> Iterator[CheckMessage]:
     for edge in undecided(plan):
+        field = _field_of(plan, edge)
         yield Error(
             f"Dataset {plan.full_name!r}: {edge} refers to rows of {edge.to} that it may lack",
             hint="Choose what becomes of a row whose other end is not in the dataset: pull that in "
-            f'(Referenced), write NULL (null=["{edge.columns[0]}"]), or let the row wait '
-            f'(required=["{edge.columns[0]}"]).',
+            f'(Referenced), write NULL (null=["{field}"]), or let the row wait '
+            f'(required=["{field}"]).',
             id="replicator.E038",
         )
     for pulling, required in stuck(plan):
@@ -243,6 +244,13 @@ def _foreign_keys(plan: DatasetPlan) -> Iterator[CheckMessage]:
     yield from _equal_nulls(plan)
     yield from _unique_values_that_stay(plan)
     yield from _left_out(plan)
+
+
+def _field_of(plan: DatasetPlan, edge: Edge) -> str:
+    """Name the field of a foreign key, as declarations write it."""
+    labels = [release.label for release in plan.releases if release.table == edge.table]
+    fields = find_model(labels[0])._meta.concrete_fields if labels else ()
+    return next((f.name for f in fields if f.column == edge.columns[0]), edge.columns[0])
 
 
 def _ring_errors(where: str, plans: Sequence[DatasetPlan]) -> Iterator[CheckMessage]:

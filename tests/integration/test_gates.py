@@ -37,6 +37,32 @@ def refuse(
     target.answer(published, request, refused=WHY, refused_datasets=others or (asked,))
 
 
+def told(caplog: pytest.LogCaptureFixture, event: str) -> list[str]:
+    """Give what the log says of an event."""
+    return [r.getMessage() for r in caplog.records if getattr(r, "event", "") == event]
+
+
+def test_the_log_tells_of_streams_backfills_and_standstills(
+    start: StartTarget, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "replicator_apply")
+    target, published = start("some-tags", ready=False)
+    target.execute("INSERT INTO pages_tag (id, name) VALUES (1, 'abc')")
+    target.begin()
+    assert told(caplog, "stream_begun")[0].startswith("Stream main of prod begins here, at 0/")
+    request = target.request(PageRequest)
+    assert told(caplog, "backfill") == ["Backfill 1 of some-tags (subscribed) begins."]
+    published.transaction(tag(1))
+    target.until_stopped("local row")
+    target.execute("DELETE FROM pages_tag")
+    target.until(lambda: not target.stopped, "it goes on")
+    target._requests.insert(0, request)
+    target.backfilled(published, (tag(1, op="r"), tag(2, op="r")), ())
+    assert told(caplog, "stream_goes_on") == ["Stream main of prod goes on."]
+    (end,) = told(caplog, "backfill_complete")
+    assert end.startswith("Backfill 1 of some-tags (subscribed) is complete: 2 rows read in ")
+
+
 def settled(target: Target, published: Published) -> None:
     """Wait until the worker has seen to it that capture has begun a run, the first that it sees."""
     target.reach(published.transaction(tag(7)))

@@ -67,6 +67,7 @@ def test_rows_that_are_local_absent_or_under_way(start: StartTarget) -> None:
     assert "? Children by polls_choice.question_id" in text_of(absent)
     assert "its parents are not known here" in text_of(absent)
     assert "It is not wanted" in text_of(absent)
+    assert "\n?: what that hangs on is not known here.\n" in text_of(absent)
     target.execute(
         "INSERT INTO polls_question (id, question_text, body, published, pub_date) "
         "VALUES (9, '', '', true, now())"
@@ -74,6 +75,7 @@ def test_rows_that_are_local_absent_or_under_way(start: StartTarget) -> None:
     local = why(target, "polls.Question", "9")
     assert not local.replicated
     assert "is here, and is a local row" in text_of(local)
+    assert "?:" not in text_of(local)
     target.execute("UPDATE replicator_backfillrun SET state = 'running', finished_at = NULL")
     assert "Its backfill 1 is running: what is not here may still come." in text_of(
         why(target, "polls.Choice", "2")
@@ -177,3 +179,14 @@ def test_the_command_ends_with_what_it_found(
         run("shop.Nothing", "1")
     with pytest.raises(ConfigurationError, match="sensor, taken_on"):
         run("kinds.Reading", "1")
+
+
+def test_a_paused_subscription_is_named_where_it_lacks_the_row(start: StartTarget) -> None:
+    target, published = start("poll-trees")
+    target.reach(published.transaction(change("c", "polls_question", 1, published=True)))
+    target.execute("UPDATE replicator_subscription SET paused = true")
+    text = text_of(why(target, "polls.Question", "2"))
+    assert "poll-trees from prod: does not hold it\n  It is paused" in text
+    assert "it belongs to no dataset" not in text
+    assert "comes when it is resumed" in text
+    assert "poll-trees" not in text_of(why(target, "pages.Tag", "1"))

@@ -361,6 +361,9 @@ def test_foreign_keys_that_leave_the_dataset():
         "Dataset 'half'",
         "Dataset 'tree'",
     ]
+    hints = [str(message.hint) for message in static_messages() if message.id == "replicator.E038"]
+    assert 'null=["question"]' in hints[0]
+    assert 'null=["parent"]' in hints[1]
 
 
 @isolate_apps("tests.support.sample.pages")
