@@ -114,6 +114,16 @@ def test_every_command_is_in_the_operations_page_or_the_readme() -> None:
         assert f"replicator {command.name}" in text
 
 
+def test_the_readme_subscribes_to_what_its_example_declares() -> None:
+    text = (ROOT / "README.md").read_text()
+    declared = set(re.findall(r'[Dd]ataset\("([\w-]+)"', text))
+    (allowed,) = re.findall(r'"TARGETS": \{"stage": \[(.*?)\]', text)
+    assert set(re.findall(r'"([\w-]+)"', allowed)) == declared
+    named = re.findall(r"replicator (?:subscribe|explain|verify|backfill) ([\w-]+)", text)
+    assert {"questions", "published-questions"} <= set(named)
+    assert set(named) <= declared
+
+
 def test_no_link_of_the_documentation_is_dead() -> None:
     for page in [*DOCS.glob("*.md"), *ROOT.glob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
