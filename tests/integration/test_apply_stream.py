@@ -124,7 +124,7 @@ def test_a_second_worker_stands_by_and_takes_over(start: StartTarget) -> None:
     other.failures = []
     other.start()
     target.reach(published.transaction(tag(1)))
-    target.stop()
+    target.stop(followed=True)
     target.failures = other.failures
     target.reach(published.transaction(tag(2)))
     other.stop()

@@ -151,13 +151,15 @@ class Target:
         self.start()
         self.until(lambda: bool(self.rows("SELECT 1 FROM replicator_streamposition")), "a position")
 
-    def stop(self) -> None:
-        """End the worker, if one runs."""
+    def stop(self, *, followed: bool = False) -> None:
+        """End the worker, if one runs; `followed`: another one stands by and takes its lock."""
         if self._stop is not None:
             self._stop.set()
             self._thread.join(10)
             self._stop.close()
             self._stop = None
+            if followed:
+                return
             # Its session ends a moment later, and holds the stream's lock until then.
             locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
             # Whatever ended the worker: its test knows, or looks.

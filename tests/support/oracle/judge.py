@@ -10,6 +10,7 @@ from replicator_apply.plan import KEPT, LEFT
 from tests.support.oracle.fixpoint import Meaning, Member, Row
 from tests.support.oracle.states import SourceState, TargetState
 from tests.support.oracle.system import APART, is_local
+from tests.support.oracle.tables import BY_NAME
 
 _MARK = re.compile(r"\(1,(\d+)\)")
 
@@ -182,8 +183,8 @@ class Judge:
             left = {key for key in receipts if target.left(table, key)}
             before = {key for name, key in self.staying if name == table}
             yield from (f"{table} {key} left, and is held" for key in left & held)
-            if not self._unique(state, table):
-                # Else it may have made way for another row.
+            if not any(self._unique(state, name) for name in _pointed_at(table)):
+                # Else it may have made way for another row, or together with one that it points at.
                 yield from (f"{table} {key} left, and did not stay" for key in before - held - left)
             if any(policy.column for policy in said):
                 # One that became local, marked, is marked still.
@@ -283,3 +284,14 @@ class Judge:
         if key not in state.members:
             state.members[key] = meaning.members(state.facts, frozen)
         return state.members[key]
+
+
+def _pointed_at(table: str) -> set[str]:
+    """Give a table and all that it points at, directly or not."""
+    found, todo = {table}, [table]
+    while todo:
+        spec = BY_NAME.get(todo.pop())
+        new = {link.to for link in spec.links} - found if spec is not None else set()
+        found |= new
+        todo += new
+    return found
