@@ -649,7 +649,12 @@ def test_the_command_ends_soon_while_kafka_hangs_at_its_start(
     with kafka.proxy() as network:
         network.deafen()
         url = f"kafka://127.0.0.1:{network.port}"
-        replicator = {"ENVIRONMENT": SOURCE, "LOG": url, "AUTO_PREPARE": prepares}
+        replicator = {
+            "ENVIRONMENT": SOURCE,
+            "LOG": url,
+            "TARGETS": {TARGET: ["*"]},
+            "AUTO_PREPARE": prepares,
+        }
         command = process("replicator", "capture", env=environment(source, replicator))
         wait_until(lambda: network.connections > 1, 20, "capture does not turn to Kafka")
         began = time.monotonic()
