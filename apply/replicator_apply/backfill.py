@@ -22,6 +22,7 @@ from replicator.words import of_rows
 from replicator_apply.assemble import Transaction
 from replicator_apply.dropped import Dropped, dropped_of, is_awaited
 from replicator_apply.plan import SubscribedDataset, Table, TargetPlan, receipts_name
+from replicator_apply.receipts import count_held
 from replicator_apply.state import (
     Place,
     Run,
@@ -197,7 +198,8 @@ def advance_sweep(cursor: Cursor, plan: TargetPlan, run: Run, answered: int | No
     subscription = plan.subscription(run.subscription)
     suspects, blown = (run.suspects or 0) - (answered or 0), False
     if answered is None or suspects <= 0 or not _any_suspect(cursor, plan, run):
-        _, suspects, blown = _look(cursor, run, subscription)
+        dropped = dropped_of(cursor, subscription.id, subscription.dataset)
+        _, suspects, blown = _look(cursor, run, subscription, dropped)
     if suspects == 0:
         finished = replace(run, state="finished")
         save_run(cursor, finished, suspects=None)
@@ -247,20 +249,22 @@ def tell_begun(cursor: Cursor, place: Place, plan: TargetPlan, told: set[int]) -
         )
 
 
-def _look(cursor: Cursor, run: Run, subscription: SubscribedDataset) -> tuple[int, int, bool]:
+def _look(
+    cursor: Cursor, run: Run, subscription: SubscribedDataset, dropped: Dropped
+) -> tuple[int, int, bool]:
     """Count the suspects of a sweep, those that can be asked for and all.
 
-    All are those, too, for which its dataset has no table any more. And tell whether they are more
+    All are those, too, that were dropped. And tell whether they are more
     than may go unconfirmed.
     """
-    dropped = dropped_of(cursor, subscription.id, subscription.dataset)
-    releases = subscription.dataset.releases
-    tables = [sql.Identifier("replicator", receipts_name(each.table)) for each in releases]
-    own = sum(_count_suspects(cursor, each, subscription) for each in tables)
+    names = [receipts_name(release.table) for release in subscription.dataset.releases]
+    own = sum(_count_suspects(cursor, name, subscription) for name in names)
     suspects = own + dropped.rows
     blown = False
     if not run.confirmed and suspects > fuse_of(subscription, 0):
-        held = dropped.rows + sum(_held_by(cursor, each, subscription.id) for each in tables)
+        held = dropped.rows + sum(
+            count_held(cursor.connection, name, subscription.id) for name in names
+        )
         blown = suspects > fuse_of(subscription, held)
     return own, suspects + sum(dropped.forgotten.values()), blown
 
@@ -289,7 +293,7 @@ def may_drop(
     dropped = dropped_of(cursor, subscription.id, subscription.dataset)
     if not dropped.tables or is_awaited(dropped, run, runs, subscriptions):
         return None
-    own, _, blown = _look(cursor, run, subscription)
+    own, _, blown = _look(cursor, run, subscription, dropped)
     return None if own or blown else dropped
 
 
@@ -309,29 +313,20 @@ _SUSPECT = "FROM {receipts} WHERE subscription_id = {subscription} AND generatio
 """A condition without parameters: a table's name may hold a percent sign."""
 
 
-def _count_suspects(
-    cursor: Cursor, receipts: sql.Identifier, subscription: SubscribedDataset
-) -> int:
-    """Count the rows of ours that the newest backfill has not seen."""
+def _count_suspects(cursor: Cursor, name: str, subscription: SubscribedDataset) -> int:
+    """Count the rows of ours that the newest backfill has not seen, by one table of receipts."""
     statement = sql.SQL("SELECT count(*) " + _SUSPECT).format(
-        receipts=receipts, subscription=subscription.id, generation=subscription.generation
+        receipts=sql.Identifier("replicator", name),
+        subscription=subscription.id,
+        generation=subscription.generation,
     )
-    return _count(cursor.execute(statement))
+    row = cursor.execute(statement).fetchone()
+    return int(row[0]) if row else 0
 
 
 def held_by(cursor: Cursor, table: Table, subscription: SubscribedDataset) -> int:
     """Count the rows of a table that a subscription holds."""
-    return _held_by(cursor, table.receipts, subscription.id)
-
-
-def _held_by(cursor: Cursor, receipts: sql.Composable, subscription: int) -> int:
-    statement = sql.SQL("SELECT count(*) FROM {} WHERE subscription_id = {}")
-    return _count(cursor.execute(statement.format(receipts, subscription)))
-
-
-def _count(cursor: Cursor) -> int:
-    row = cursor.fetchone()
-    return int(row[0]) if row else 0
+    return count_held(cursor.connection, receipts_name(table.name), subscription.id)
 
 
 def suspects(

@@ -20,7 +20,7 @@ from replicator.errors import WrongDeclaration
 from replicator.filter_sql import key_text
 from replicator.plan import DatasetPlan, TableName
 from replicator_apply.plan import SubscribedDataset, receipts_name
-from replicator_apply.receipts import key_of_receipts, receipt_tables, tables_here
+from replicator_apply.receipts import count_held, key_of_receipts, receipt_tables, tables_here
 from replicator_apply.state import Run
 
 Cursor = psycopg.Cursor[Any]
@@ -53,7 +53,7 @@ def dropped_of(cursor: Cursor, subscription: int, dataset: DatasetPlan) -> Dropp
     """Look for what a subscription holds of tables that its dataset does not have."""
     own = {receipts_name(release.table) for release in dataset.releases}
     counts = {
-        name: _count(cursor, name, subscription)
+        name: count_held(cursor.connection, name, subscription)
         for name in receipt_tables(cursor.connection)
         if name not in own
     }
@@ -72,14 +72,6 @@ def known_tables(cursor: Cursor) -> set[TableName]:
         with suppress(WrongDeclaration):  # Checks tell of it.
             found.add(table_of(find_model(declaration.label)))
     return found & tables_here(cursor.connection)
-
-
-def _count(cursor: Cursor, name: str, subscription: int) -> int:
-    statement = sql.SQL("SELECT count(*) FROM {} WHERE subscription_id = {}").format(
-        sql.Identifier("replicator", name), subscription
-    )
-    row = cursor.execute(statement).fetchone()
-    return int(row[0]) if row else 0
 
 
 def is_awaited(

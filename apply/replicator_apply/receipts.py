@@ -51,15 +51,18 @@ def tables_here(connection: psycopg.Connection) -> set[TableName]:
 
 def held_by(connection: psycopg.Connection, subscription: int) -> dict[str, int]:
     """Count the rows that a subscription holds, by table of receipts, for those that have some."""
-    found = {}
-    for name in receipt_tables(connection):
-        statement = sql.SQL("SELECT count(*) FROM {} WHERE subscription_id = {}").format(
-            sql.Identifier("replicator", name), subscription
-        )
-        row = connection.execute(statement).fetchone()
-        if row and row[0]:
-            found[name] = int(row[0])
-    return found
+    names = receipt_tables(connection)
+    counts = {name: count_held(connection, name, subscription) for name in names}
+    return {name: rows for name, rows in counts.items() if rows}
+
+
+def count_held(connection: psycopg.Connection, name: str, subscription: int) -> int:
+    """Count the rows that a subscription holds by one table of receipts."""
+    statement = sql.SQL("SELECT count(*) FROM {} WHERE subscription_id = {}").format(
+        sql.Identifier("replicator", name), subscription
+    )
+    row = connection.execute(statement).fetchone()
+    return int(row[0]) if row else 0
 
 
 def held_by_each(connection: psycopg.Connection) -> dict[int, int]:
