@@ -29,7 +29,7 @@ from replicator_apply.sequences import Sequences
 from replicator_apply.sieve import Sieve, Sorted, may_be_settled
 from replicator_apply.table_sql import TableSql
 from replicator_apply.values import SMALL, cells_of, values
-from replicator_apply.write import Written
+from replicator_apply.write import Written, by_index
 
 Cursor = psycopg.Cursor[Any]
 
@@ -117,7 +117,8 @@ class DirectWriter:
             raise Unexpected
         staged = self._stage_changed(cursor, changes)
         calls = [self.sql.call_for_changed] if self.table.hooks else []
-        count = _run_by_index(cursor, len(changes.changed), *staged, *calls, statement)[-1]
+        with by_index(cursor, many=len(changes.changed) > SMALL):
+            count = _run(cursor, *staged, *calls, statement)[-1]
         if count != len(changes.changed):
             raise Unexpected
         return count
@@ -132,7 +133,8 @@ class DirectWriter:
             raise Unexpected
         staged = self._stage_changed(cursor, changes)
         statements = (update, self.sql.insert_entering, *self.sql.receipts_entering)
-        counts = _run_by_index(cursor, len(rows), *staged, *statements)
+        with by_index(cursor, many=len(rows) > SMALL):
+            counts = _run(cursor, *staged, *statements)
         changed, created = counts[len(staged) : len(staged) + 2]
         if changed + created != len(rows):
             raise Unexpected
@@ -157,7 +159,8 @@ class DirectWriter:
         staged = self._stage_gone(cursor, changes)
         calls = [self.sql.call_for_gone] if self.table.hooks else []
         statements = (*calls, self.sql.delete_held, self.sql.delete_receipts)
-        return _run_by_index(cursor, len(changes.gone), *staged, *statements)[-2]
+        with by_index(cursor, many=len(changes.gone) > SMALL):
+            return _run(cursor, *staged, *statements)[-2]
 
 
 def _run(cursor: Cursor, *statements: str) -> list[int]:
@@ -168,22 +171,6 @@ def _run(cursor: Cursor, *statements: str) -> list[int]:
     while cursor.nextset():
         counts.append(cursor.rowcount)
     return counts
-
-
-_BY_INDEX = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin")
-
-
-def _run_by_index(cursor: Cursor, rows: int, *statements: str) -> list[int]:
-    """As `_run`, each staged row looked up by the key's index, however large the table is.
-
-    The planner may find it cheaper to read a table from end to end than to look 10,000 rows up; and
-    of a table that is being filled, or was never analysed, it knows nothing.
-    """
-    if rows <= SMALL:
-        return _run(cursor, *statements)
-    begin = [f"SET LOCAL {name} = off" for name in _BY_INDEX]
-    end = [f"SET LOCAL {name} = on" for name in _BY_INDEX]
-    return _run(cursor, *begin, *statements, *end)[len(begin) : -len(end)]
 
 
 def _start(membership: Membership) -> str:

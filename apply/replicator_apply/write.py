@@ -166,23 +166,27 @@ def _upsert(cursor: Cursor, staged: Staged, written: Written, *, parked: bool) -
             written.add(name, "u", cursor.execute(statement).rowcount)
     if parked:
         written.add(name, "u", _put_back(cursor, staged))
-    with _by_index(cursor, staged):
+    with by_index(cursor, many=staged.size >= MANY):
         written.add(name, "c", cursor.execute(staged.sql.insert).rowcount)
 
 
-@contextmanager
-def _by_index(cursor: Cursor, staged: Staged) -> Iterator[None]:
-    """Have a table's rows looked up by its index while many are written.
+_ELSE = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin")
 
-    It grows meanwhile. Where it was empty the planner reads it from end to end for each row, and
-    so ever more of what the statement itself has written.
+
+@contextmanager
+def by_index(cursor: Cursor, *, many: bool) -> Iterator[None]:
+    """Have each staged row looked up by the key's index, if they are many.
+
+    The planner may find it cheaper to read a large table from end to end than to look 10,000 rows
+    up; and of a table that is being filled it knows nothing: one that was empty it reads for each
+    row, and so ever more of what the statement itself has written.
     """
-    if staged.size < MANY:
+    if not many:
         yield
         return
-    cursor.execute("SET LOCAL enable_seqscan = off")
+    cursor.execute("; ".join(f"SET LOCAL {name} = off" for name in _ELSE), prepare=False)
     yield
-    cursor.execute("SET LOCAL enable_seqscan = on")
+    cursor.execute("; ".join(f"SET LOCAL {name} = on" for name in _ELSE), prepare=False)
 
 
 def _put_back(cursor: Cursor, staged: Staged) -> int:
