@@ -63,6 +63,7 @@ class Batch:
         stored: what the position row says before.
         next: `N` after.
         offset: where in the log to read on after.
+        rows: row events of all transactions.
         mark: the newest mark among them.
         new_run: whether capture has started again before the last of them.
     """
@@ -71,13 +72,9 @@ class Batch:
     stored: StoredPosition
     next: Lsn
     offset: Offset
+    rows: int
     mark: Mark | None = None
     new_run: bool = False
-
-    @property
-    def rows(self) -> int:
-        """Row events of all transactions."""
-        return sum(transaction.size for transaction in self.transactions)
 
     @property
     def spooled(self) -> bool:

@@ -129,7 +129,13 @@ class Consumer:
         """Give the transactions collected as one batch."""
         last = self._transactions[-1]
         batch = Batch(
-            self._transactions, self.stored, last.next, last.resume, self._mark, self._new_run
+            self._transactions,
+            self.stored,
+            last.next,
+            last.resume,
+            self._rows,
+            self._mark,
+            self._new_run,
         )
         self._transactions, self._rows, self._answers = [], 0, []
         self.stored, self._mark, self._new_run = batch.following, None, False

@@ -388,9 +388,9 @@ class Worker:
 
         Raises what the batch before raised, or this one if it is not written aside.
         """
+        answers = [*filter(self._is_ours, self._consumer.answers)]
         batch = self._consumer.take()
         self._quiet_since = time.monotonic()
-        answers = (t.answer for t in batch.transactions if t.answer and self._is_ours(t.answer))
         counter(metrics.REQUESTS).labels(*self._place).inc(
             self._asker.ask_ahead(self._applier.plan, answers)
         )
@@ -496,9 +496,7 @@ class Worker:
                 extra={"event": "left_made_way", "table": str(name), "rows": number},
             )
         counter(metrics.TRANSACTIONS).labels(*place).inc(len(batch.transactions))
-        histogram(metrics.BATCH_ROWS).labels(*place).observe(
-            sum(t.size for t in batch.transactions)
-        )
+        histogram(metrics.BATCH_ROWS).labels(*place).observe(batch.rows)
         histogram(metrics.BATCH_SECONDS).labels(*place).observe(seconds)
         gauge(metrics.POSITION).labels(*place).set(batch.next)
         gauge(metrics.LAG).labels(*place).set(max(0.0, time.time() - batch.committed_ms / 1000))

@@ -498,16 +498,20 @@ def test_what_was_refused_is_answered_once_the_cause_is_mended(
         assert answered.answer.request == "again"
 
 
-def test_a_page_that_takes_too_long_is_refused(
-    task: Task, source: str, log_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fetch, "STATEMENT_TIMEOUT", 0.2)
+def insert_large_questions(source: str) -> None:
+    """Insert ten questions whose hashes take seconds."""
     with psycopg.connect(source) as connection:
-        # Their hashes take seconds.
         connection.execute(
             "INSERT INTO polls_question (id, question_text, body, published, pub_date)"
             " SELECT n, '', repeat('x', 30000000), true, now() FROM generate_series(1, 10) AS n"
         )
+
+
+def test_a_page_that_takes_too_long_is_refused(
+    task: Task, source: str, log_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "STATEMENT_TIMEOUT", 0.2)
+    insert_large_questions(source)
     tape = Tape.of(log_url)
     with capturing(task):
         asker = Asker(log_url)
@@ -527,11 +531,7 @@ def test_rows_by_key_that_take_too_long_are_refused(
     task: Task, source: str, log_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetch, "STATEMENT_TIMEOUT", 0.2)
-    with psycopg.connect(source) as connection:
-        connection.execute(
-            "INSERT INTO polls_question (id, question_text, body, published, pub_date)"
-            " SELECT n, '', repeat('x', 30000000), true, now() FROM generate_series(1, 10) AS n"
-        )
+    insert_large_questions(source)
     tape = Tape.of(log_url)
     with capturing(task):
         asker = Asker(log_url)
