@@ -2,11 +2,13 @@
 
 from psycopg import sql
 
+from replicator.edge_sql import points_at
+from replicator.plan import Edge
 from replicator.sql_parts import Sql, all_of, any_of, column, equal, identifier
 from replicator_apply.call_sql import CallSql
 from replicator_apply.candidate_sql import NULLED, flag
 from replicator_apply.catalog import Constraint
-from replicator_apply.plan import LEFT, Need, Table
+from replicator_apply.plan import LEFT, Membership, Need, Table
 from replicator_apply.rule_sql import Others, RuleSql
 from replicator_apply.sql_text import among, once
 
@@ -43,6 +45,23 @@ class ReferenceSql(CallSql, RuleSql):
             may=self.shut_out,
             inside=self.any_flag("_in"),
             dangles=self.dangles(need.key, others),
+        )
+
+    @once
+    def wait_with_child(self, membership: Membership, edge: Edge, child: "ReferenceSql") -> str:
+        """Take born rows back of which a born child waits: their answer shows the whole tree.
+
+        Not rows that a fetch has read, or they would be asked for without an end.
+        """
+        return self.compose(
+            "UPDATE {candidates} v SET _wanted = true, {may} WHERE v._verdict = 'w' "
+            "AND v._changed AND NOT v._held AND NOT v._read AND {inside} AND EXISTS "
+            "(SELECT FROM {children} c WHERE {same} AND c._wanted AND c._verdict = 'w' "
+            "AND NOT c._held AND NOT c._read)",
+            may=self.shut_out,
+            inside=flag("_in", membership.subscription),
+            children=child.table.candidates,
+            same=points_at(edge, "c", "v"),
         )
 
     # Local rows that point at ours ---------------------------------------------------------------

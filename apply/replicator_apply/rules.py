@@ -53,6 +53,7 @@ class Rules:
         self._others: dict[TableName, TableSql] = {n: staged.sql for n, staged in batch.items()}
         self._order, self._rings = plan.in_order(frozenset(batch))
         self.made_way: dict[TableName, int] = {}
+        self._waiting = False
 
     def settle(self) -> None:
         """Find out what every staged row means, and give each candidate its verdict.
@@ -202,7 +203,19 @@ class Rules:
                     moved += self._run(staged.sql.refuse_dangling(need, self._others))
             if staged.filled and staged.table.needs:
                 self._run(staged.sql.step_back)
+        self._waiting = self._waiting or moved > 0
+        if self._waiting:
+            moved += sum(self._wait_with_child(*edge) for edge in self._edges())
         return moved
+
+    def _wait_with_child(
+        self, staged: Staged, membership: Membership, edge: Edge, pulled: bool
+    ) -> int:
+        """Take back what was born with a child that waits; give the number of such rows."""
+        other = self._batch[edge.to]
+        if pulled or not (staged.filled and other.filled):
+            return 0
+        return self._run(other.sql.wait_with_child(membership, edge, staged.sql))
 
     def _keep(self) -> int:
         """Keep leaving rows that local rows point at; give their number."""

@@ -90,15 +90,17 @@ def test_two_applies_without_the_lock_are_fenced(two_environments: Make) -> None
         for daemon in daemons:
             daemon.env["REPLICATOR_TEST_WITHOUT_LOCK"] = "1"
             daemon.start()
-        traffic.at_least(100)
-        traffic.end()
         pair.apply = daemons[0]
         try:
+            traffic.at_least(100)
+            pair.until(
+                lambda: any("overtaken" in daemon.output() for daemon in daemons),
+                "both apply, and one notices it",
+            )
+            traffic.end()
             pair.settle(restart=False)
             assert watch.torn == []
             assert all(daemon.running for daemon in daemons)
-            overtaken = [daemon for daemon in daemons if "overtaken" in daemon.output()]
-            assert overtaken, "both have applied, and noticed it"
         finally:
             daemons[1].kill()
 

@@ -48,6 +48,7 @@ def caught(
 ) -> Exception | None:
     """Play a history with a rule left out; give what broke, if something did."""
     source, target = sample_database("source"), sample_database("target")
+    folder.mkdir(exist_ok=True)
     log = f"sqlite:///{folder}/log-{history.seed}.sqlite3"
     try:
         with mutation.made(), knobs(QUIET_WITHIN):
@@ -69,8 +70,11 @@ def test_the_product_has_what_is_changed(mutation: Mutation) -> None:
 def test_a_stored_history_catches(
     path: Path, sample_database: SampleFactory, tmp_path: Path
 ) -> None:
-    found = caught(by_slug[path.stem], History.load(path), sample_database, tmp_path)
-    assert found is not None, by_slug[path.stem].name
+    # Where batches end hangs on how busy the machine is, and so may whether this one shows it.
+    mutation, history = by_slug[path.stem], History.load(path)
+    plays = (caught(mutation, history, sample_database, tmp_path / str(n)) for n in range(3))
+    found = next((error for error in plays if error is not None), None)
+    assert found is not None, mutation.name
     print(f"caught: {found}")
 
 

@@ -1,9 +1,10 @@
 """Apply alone, with rules over relations: trees enter and leave whole."""
 
+from replicator.envelope import Op
 from replicator.requests import KeysRequest
 from tests.integration.conftest import StartTarget
 from tests.support.published import Change, Published
-from tests.support.target import Target, change
+from tests.support.target import Target, change, uuid
 
 EVERYTHING = (
     "SELECT 'question', id FROM polls_question UNION ALL SELECT 'choice', id FROM polls_choice "
@@ -228,3 +229,55 @@ def test_a_link_belongs_when_both_ends_do(start: StartTarget) -> None:
     assert target.rows(links) == [(1,)]
     target.reach(published.transaction(change("u", "pages_tag", 1, name="c")))
     assert target.rows(links) == []
+
+
+SUPPLIES = (
+    "SELECT 'supplier', count(*) FROM shop_supplier UNION ALL "
+    "SELECT 'product', count(*) FROM shop_product UNION ALL "
+    "SELECT 'line', count(*) FROM shop_orderline UNION ALL "
+    "SELECT 'order', count(*) FROM shop_order ORDER BY 1"
+)
+WHOLE = [("line", 1), ("order", 1), ("product", 1), ("supplier", 1)]
+ORDER = 4
+
+
+def supplies(op: Op) -> list[Change]:
+    """Give a supplier, its product and a line of an order that is no part of it."""
+    return [
+        change(op, "shop_supplier", uuid(1), name="s"),
+        change(op, "shop_product", uuid(2), supplier_id=uuid(1)),
+        change(op, "shop_orderline", 3, product_id=uuid(2), order_id=ORDER),
+    ]
+
+
+def test_a_born_tree_waits_whole_for_what_a_leaf_of_it_points_at(start: StartTarget) -> None:
+    target, published = start("supplies")
+    target.reach(published.transaction(*supplies("c")))
+    # The order is older than the stream, so the line cannot be written; nothing is here without it.
+    assert target.rows(SUPPLIES) == [(kind, 0) for kind, _ in WHOLE]
+    request = target.request(KeysRequest)
+    assert {"public.shop_supplier", "public.shop_orderline"} <= request.keys.keys()
+    target.answer(published, request, *supplies("r"), change("r", "shop_order", ORDER))
+    assert target.rows(SUPPLIES) == WHOLE
+    assert target.wanted == []
+
+
+def test_a_leaf_that_is_added_waits_alone(start: StartTarget) -> None:
+    target, published = start("supplies")
+    *above, line = supplies("c")
+    target.reach(published.transaction(*above))
+    target.reach(published.transaction(line))
+    assert target.wanted == [("public.shop_orderline", '["3"]')]
+    assert target.rows(SUPPLIES) == [("line", 0), ("order", 0), ("product", 1), ("supplier", 1)]
+    rows = supplies("r")[-1], change("r", "shop_order", ORDER)
+    target.answer(published, target.request(KeysRequest), *rows)
+    assert target.rows(SUPPLIES) == WHOLE
+
+
+def test_an_answer_is_written_though_a_leaf_of_it_waits(start: StartTarget) -> None:
+    target, published = start("supplies")
+    target.reach(published.transaction(*supplies("u")[:1]))
+    target.answer(published, target.request(KeysRequest), *supplies("r"))
+    # Else it would be asked for without an end.
+    assert target.wanted == [("public.shop_orderline", '["3"]')]
+    assert target.rows(SUPPLIES) == [("line", 0), ("order", 0), ("product", 1), ("supplier", 1)]

@@ -64,6 +64,7 @@ DEFAULTS: dict[str, dict[str, Value]] = {
     "shop_stock": {"amount": 0},
     "shop_watch": {},
     "shop_order": {"number": "1", "customer_id": None},
+    "shop_orderline": {"amount": 1},
     "shop_team": {"name": "t", "captain_id": None},
     "shop_member": {"team_id": 1, "name": "m"},
 }

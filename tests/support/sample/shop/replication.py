@@ -2,7 +2,7 @@
 
 from django.db.models import Model, Q
 
-from replicator import Dataset, Rows, opt_in, opt_out, sample
+from replicator import Children, Dataset, Referenced, Rows, opt_in, opt_out, sample
 from tests.support.sample.shop.models import (
     Draft,
     Member,
@@ -44,4 +44,11 @@ Dataset(
     "current-products",
     Rows(Supplier),
     Rows(Product, where=Q(active=True, replaced_by__isnull=True), required=["replaced_by"]),
+)
+Dataset(
+    "supplies",
+    Rows(Supplier, where=Q(name__startswith="s")),
+    Children(Product, of="supplier", null=["replaced_by"]),
+    Children(OrderLine, of="product"),
+    Referenced(Order, null=["customer"]),
 )
