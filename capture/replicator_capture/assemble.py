@@ -6,7 +6,7 @@ on nothing. What else there is to know of a transaction goes to a `Listener`, sy
 begun, so an answer or a mark appended from there stands exactly at that commit.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -215,10 +215,16 @@ class Assembler:
         return None if commitment.lsn < self._told else AnswerWriter(self, answer, commitment)
 
     def _append(self, key: bytes, head: bytes, tail: bytes, end: bytes) -> None:
-        value = b"%b%b%d}%b" % (head, tail, self._ordinal, end)
-        self._records.append((key, value))
-        self.size += len(value)
-        self._ordinal += 1
+        self._append_all([(key, head)], tail, end)
+
+    def _append_all(self, rows: Iterable[EncodedRow], tail: bytes, end: bytes) -> None:
+        records, ordinal, size = self._records, self._ordinal, self.size
+        for key, head in rows:
+            value = b"%b%b%d}%b" % (head, tail, ordinal, end)
+            records.append((key, value))
+            size += len(value)
+            ordinal += 1
+        self._ordinal, self.size = ordinal, size
 
     def _close(self, to: Lsn, end: bytes) -> None:
         """Let the last record close its transaction; it ends in `}` (of `at`) and `end`."""
@@ -338,13 +344,13 @@ class AnswerWriter:
         self._end = b',"answer":%b}' % _dumps(bare)
         self._tails: dict[tuple[TableName, bool], bytes] = {}
 
-    def row(self, row: EncodedRow, table: TableName, *, read: bool) -> None:
-        """Append a row event of the answer; `read`: found or missed by reading, not repeated."""
+    def rows(self, rows: Iterable[EncodedRow], table: TableName, *, read: bool) -> None:
+        """Append row events of the answer; `read`: found or missed by reading, not repeated."""
         tail = self._tails.get((table, read))
         if tail is None:
             tail = self._assembler._tail(table, self._commitment, read=read)
             self._tails[table, read] = tail
-        self._assembler._append(*row, tail, self._end)
+        self._assembler._append_all(rows, tail, self._end)
 
     def close(self) -> None:
         """Append the closing record, which carries all of the answer's fields."""

@@ -17,7 +17,7 @@ from replicator.positions import Lsn
 from replicator.stop import Stop
 from replicator_capture.assemble import Retain
 from replicator_capture.encode import EncodedRow
-from replicator_capture.spool import Spool
+from replicator_capture.spool import Block, Spool
 from replicator_capture.visibility import Snapshot, Unseen, visible
 
 _NAP = 0.5
@@ -62,12 +62,12 @@ class Retention:
             self._last = (xid, visible(xid, snapshot))
         return self._last[1]
 
-    def unseen(self, snapshot: Snapshot) -> Iterator[tuple[EncodedRow, TableName]]:
+    def unseen(self, snapshot: Snapshot) -> Iterator[Block]:
         """Give the events that the snapshot does not see, in commit order."""
         self._last = (-1, False)
-        for row, table, xid in self._spool:
-            if not self._sees(snapshot, xid):
-                yield row, table
+        for block in self._spool:
+            if not self._sees(snapshot, block.xid):
+                yield block
 
     def close(self) -> None:
         """Free what was kept; the rest of the open transaction may still come (reader)."""
@@ -93,13 +93,13 @@ class Reading:
     _done: threading.Event = field(default_factory=threading.Event)
     published: bool = False
 
-    def events(self) -> Iterator[tuple[EncodedRow, TableName, bool]]:
+    def events(self) -> Iterator[tuple[Block, bool]]:
         """Give all of the answer, in order: what was read (True), then what is to be repeated."""
-        for row, table, _ in self.rows:
-            yield row, table, True
+        for block in self.rows:
+            yield block, True
         if self.snapshot is not None:
-            for row, table in self.retention.unseen(self.snapshot):
-                yield row, table, False
+            for block in self.retention.unseen(self.snapshot):
+                yield block, False
 
     def finish(self, *, published: bool) -> None:
         """Tell the fetching thread that the reader has dealt with it."""

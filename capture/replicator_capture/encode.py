@@ -22,6 +22,7 @@ from replicator_capture.rowtext import (
     JsonTexts,
     NameOf,
     ReadRow,
+    generate_line_reader,
     generate_reader,
     json_text,
 )
@@ -257,32 +258,41 @@ class ReadEncoder:
     def __init__(self, release: Release, types: Sequence[int]) -> None:
         self.table = release.table
         self._types = dict(zip(release.columns, types, strict=True))
+        self._read = generate_line_reader(types)
         self._key = release.key
         self._shape = Shape(release.table, release.columns, release.key)
         self._head = self._shape.head_template("r", _NOTHING, self._shape.all)
         self._gone = Shape(release.table, release.key, release.key)
 
-    def row(self, texts: Sequence[bytes | None]) -> EncodedRow:
-        """Encode a row as `r`.
+    def rows(self, block: bytes) -> list[EncodedRow]:
+        """Encode rows as `r`.
 
         Args:
-            texts: what the types' output functions give, in UTF-8: the values of a result in text
-                format, or of COPY. A cast to text is something else: it cuts the blanks of a
-                character(n) and adds a netmask to an inet.
+            block: lines of COPY's text format, UTF-8: what the types' output functions give. A cast
+                to text is something else: it cuts the blanks of a character(n) and adds a netmask
+                to an inet.
 
         Raises:
-            BadMessage: the texts do not fit the columns.
+            BadMessage: the lines do not fit the columns, or are not UTF-8.
         """
-        values = tuple(map(json_text, self._types.values(), texts))
-        if len(values) != len(texts) or len(values) != len(self._types):
-            raise _wrong_form(self.table)
-        return self._shape.key_template % self._shape.key_of(values), self._head % values
+        if not block.isascii():
+            _demand_utf8(block)
+        key, key_of, head = self._shape.key_template, self._shape.key_of, self._head
+        lines = block[:-1].split(b"\n")
+        return [(key % key_of(values), head % values) for values in map(self._read, lines)]
 
     def missing(self, key: Sequence[bytes]) -> EncodedRow:
         """Encode as `d` that no row has this key (Postgres' texts, in the key's order)."""
         values = tuple(json_text(self._types[n], t) for n, t in zip(self._key, key, strict=True))
         template = self._gone.head_template("d", self._gone.all, _NOTHING)
         return self._gone.key_template % self._gone.key_of(values), template % values
+
+
+def _demand_utf8(block: bytes) -> None:
+    try:
+        block.decode()
+    except UnicodeDecodeError as error:
+        raise BadMessage("Rows read from Postgres are not UTF-8.") from error
 
 
 def unknown_columns(relation: Relation, release: Release) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from psycopg import sql
 
 from replicator.envelope import Answer, RowHash, Value, encode_key
 from replicator.metrics import counter, histogram
-from replicator.plan import TableName
+from replicator.plan import Release, TableName
 from replicator.postgres import driver_errors
 from replicator.requests import KeysRequest, PageRequest, fingerprint
 from replicator.sql_parts import identifier
@@ -33,9 +33,10 @@ from replicator_capture import beat, metrics
 from replicator_capture.answer_plan import AnswerPlan, FindDataset, Refusal, resolve
 from replicator_capture.closure import Closure
 from replicator_capture.desk import Desk, Reading, Retention
+from replicator_capture.encode import EncodedRow
 from replicator_capture.inbox import Inbox
 from replicator_capture.spool import Spool
-from replicator_capture.table_read import TableRead, Texts, key_text
+from replicator_capture.table_read import TableRead, key_text, rows_of
 from replicator_capture.visibility import Snapshot, parse_snapshot, visible
 
 logger = logging.getLogger(__name__)
@@ -295,7 +296,7 @@ class _RowReader:
                 self._add_hashes(read, found)
                 continue
             self._add(read, found)
-            for missing in read.missing(texts):
+            for missing in rows_of(read.missing(texts)):
                 self._add_missing(read, [text for text in missing if text is not None])
         self._close()
         return _answer_of(request)
@@ -328,32 +329,29 @@ class _RowReader:
             self._reads[table] = TableRead(self._connection, self._plan.releases[str(table)])
         return self._reads[table]
 
-    def _add(self, read: TableRead, found: Iterable[Texts]) -> tuple[int, tuple[Value, ...]]:
-        """Add rows to the answer; give their number and the last one's key."""
-        release, encode, add = read.release, read.encoder.row, self._rows.add
-        if not self._closure.follows:
-            return self._add_all(read, found)
-        places = [release.columns.index(name) for name in release.key]
-        linked = [(n, release.columns.index(n)) for n in self._closure.columns_of(release.table)]
+    def _add(self, read: TableRead, found: Iterable[bytes]) -> tuple[int, tuple[Value, ...]]:
+        """Add blocks of rows to the answer; give their number and the last one's key."""
+        table, encode = read.release.table, read.encoder.rows
         count, last = 0, b""
-        for texts in found:
-            key = tuple((texts[n] or b"").decode() for n in places)
-            row = {name: _decoded(texts[n]) for name, n in linked}
-            count += 1
-            encoded = encode(texts)
-            last = encoded[0]
-            if self._closure.note(release.table, key, row):
-                add(encoded, release.table)
+        for block in found:
+            rows = encode(block)
+            count, last = count + len(rows), rows[-1][0]
+            new = self._note(read.release, block, rows) if self._closure.follows else rows
+            self._rows.add_all(new, table)
         return count, _key_values(last)
 
-    def _add_all(self, read: TableRead, found: Iterable[Texts]) -> tuple[int, tuple[Value, ...]]:
-        """Add rows that lead nowhere; as `_add`."""
-        table, encode, add = read.release.table, read.encoder.row, self._rows.add
-        count, encoded = 0, (b"", b"")
-        for count, texts in enumerate(found, 1):  # noqa: B007 (used after the loop)
-            encoded = encode(texts)
-            add(encoded, table)
-        return count, _key_values(encoded[0])
+    def _note(self, release: Release, block: bytes, rows: Sequence[EncodedRow]) -> list[EncodedRow]:
+        """Note where rows lead to; give those that have not been read before."""
+        places = [release.columns.index(name) for name in release.key]
+        linked = [(n, release.columns.index(n)) for n in self._closure.columns_of(release.table)]
+        new: list[EncodedRow] = []
+        for row, texts in zip(rows, rows_of([block]), strict=True):
+            key = tuple((texts[n] or b"").decode() for n in places)
+            if self._closure.note(
+                release.table, key, {name: _decoded(texts[n]) for name, n in linked}
+            ):
+                new.append(row)
+        return new
 
     def _close(self) -> None:
         """Read what the rows point to, until nothing new turns up."""
@@ -363,12 +361,12 @@ class _RowReader:
                 found = read.by_values(lookup.columns, lookup.values, generic=lookup.generic)
                 self._add(read, found)
 
-    def _add_hashes(self, read: TableRead, found: Iterable[Texts]) -> tuple[int, tuple[Value, ...]]:
+    def _add_hashes(self, read: TableRead, found: Iterable[bytes]) -> tuple[int, tuple[Value, ...]]:
         """Add hash records to the answer; give the number of rows and the last one's key."""
         table = read.release.table
         hashes: list[RowHash] = []
         count, last = 0, b""
-        for texts in found:
+        for texts in rows_of(found):
             last, _ = read.encoder.missing([text or b"" for text in texts[:-1]])
             hashes.append(RowHash(_key_values(last), (texts[-1] or b"").decode()))
             count += 1

@@ -22,10 +22,9 @@ from replicator.envelope import (
 )
 from replicator.errors import LogUnavailable
 from replicator.log.port import LogWriter
-from replicator.plan import TableName
 from replicator.positions import Lsn, RunId
 from replicator_capture.assemble import Assembler, Commitment
-from replicator_capture.encode import EncodedRow
+from replicator_capture.spool import Block
 
 FLUSH_ROWS: Final = 5_000
 FLUSH_BYTES: Final = 2_500_000
@@ -91,7 +90,7 @@ class Publisher:
     def publish_answer(
         self,
         answer: Answer,
-        rows: Iterable[tuple[EncodedRow, TableName, bool]],
+        events: Iterable[tuple[Block, bool]],
         commitment: Commitment,
     ) -> bool:
         """Publish an answer as the transaction of its message, however many rows it has.
@@ -99,7 +98,7 @@ class Publisher:
         Args:
             answer: whom it is for; `last_key`, `estimated` and `refused` go into the closing
                 record.
-            rows: what was read, what was not found, and the repeated events, in this order; the
+            events: what was read, what was not found, and the repeated events, in this order; the
                 flag is False for the last.
             commitment: of the message's transaction.
 
@@ -110,8 +109,8 @@ class Publisher:
         writer = self._assembler.begin_answer(answer, commitment)
         if writer is None:
             return False
-        for row, table, read in rows:
-            writer.row(row, table, read=read)
+        for block, read in events:
+            writer.rows(block.rows, block.table, read=read)
             if self._assembler.pending >= FLUSH_ROWS or self._assembler.size >= FLUSH_BYTES:
                 self._make_room()
                 self.flush(dry=False)

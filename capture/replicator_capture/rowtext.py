@@ -4,6 +4,7 @@ The generated readers are straight-line code, one block per column, because this
 step of capture: everything that can be decided once per table is decided here, once.
 """
 
+import re
 import struct
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -16,6 +17,9 @@ BOOL: Final = 16
 NUMBERS: Final = frozenset({20, 21, 23})
 """int8, int2, int4: written as JSON numbers. A domain over one of them is a string: its own type
 stands in the stream."""
+
+Texts = list[bytes | None]
+"""A row's values as Postgres' text."""
 
 JsonTexts = tuple[bytes, ...]
 """JSON text of each released column, in the relation's order; b"" for one that was not sent."""
@@ -31,6 +35,13 @@ _TRUTH = {b"t": b"true", b"f": b"false"}
 
 NameOf = Callable[[bytes], bytes]
 """Gives the name of a row by its key, as JSON text; b"": it is not known."""
+
+_NULL = rb"\N"
+_ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
+_ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+_EVEN = b"\t" + bytes(set(range(0x20, 0x100)) - {*b'"\\'})
+"""The bytes that neither COPY nor JSON escapes, and COPY's delimiter."""
+_FIELDS = {"number": "f{n}", "bool": "TRUTH[f{n}]", "text": "b'\"%b\"' % f{n}"}
 
 _EXPRESSIONS = {
     "number": "m[start:p]",
@@ -93,6 +104,81 @@ def json_text(type_oid: int, text: bytes | None) -> bytes:
         return _TRUTH[text] if kind == "bool" else _dumps(text.decode())
     except (KeyError, UnicodeDecodeError) as error:
         raise BadMessage("A value read from Postgres is not of its column's type.") from error
+
+
+def parse_line(line: bytes) -> Texts:
+    """Read a line of COPY's text format, without its newline.
+
+    Source: https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS
+    """
+    fields: list[bytes] = line.split(b"\t")
+    if b"\\" not in line:
+        return list(fields)
+    return [None if field == _NULL else _unescape(field) for field in fields]
+
+
+def _unescape(field: bytes) -> bytes:
+    return _ESCAPED.sub(lambda found: _ESCAPES.get(found[1], found[1]), field)
+
+
+def _quoted(field: bytes) -> bytes:
+    if b"\\" in field:
+        field = _unescape(field)
+    return _dumps(field.decode())
+
+
+def plain_line(types: Sequence[int], line: bytes) -> JsonTexts:
+    """Read a line of COPY's text format as JSON texts; the slow twin of `generate_line_reader`.
+
+    Raises:
+        BadMessage: the line does not fit the types.
+    """
+    texts = parse_line(line)
+    if len(texts) != len(types):
+        raise BadMessage("A row read from Postgres does not have its table's columns.")
+    return tuple(map(json_text, types, texts))
+
+
+def generate_line_reader(types: Sequence[int]) -> Callable[[bytes], JsonTexts]:
+    """Compile a function that reads lines of COPY's text format, UTF-8, as `plain_line` does.
+
+    Most lines have no character that COPY or JSON escapes, or no other one than that of null.
+    """
+    kinds = [json_kind(oid) for oid in types]
+    names = ", ".join(f"f{n}" for n in range(len(types)))
+    even = ", ".join(_FIELDS[kind].format(n=n) for n, kind in enumerate(kinds))
+    null = "b'null' if f{n} == NULL else "
+    nullable = ", ".join((null + _FIELDS[kind]).format(n=n) for n, kind in enumerate(kinds))
+    odd = {**_FIELDS, "text": "quoted(f{n})"}
+    at_length = ", ".join((null + odd[kind]).format(n=n) for n, kind in enumerate(kinds))
+    lines = [
+        "def read(line):",
+        "    fields = line.split(TAB)",
+        "    odd = line.translate(None, EVEN)",
+        "    try:",
+        f"        {names}, = fields",
+        "        if not odd:",
+        f"            return {even},",
+        "        if odd == BACKSLASH * fields.count(NULL):",
+        f"            return {nullable},",
+        f"        return {at_length},",
+        "    except (ValueError, KeyError):",
+        "        return plain_line(types, line)  # It says what is wrong.",
+    ]
+    namespace = {
+        "TAB": b"\t",
+        "BACKSLASH": b"\\",
+        "NULL": _NULL,
+        "EVEN": _EVEN,
+        "TRUTH": _TRUTH,
+        "quoted": _quoted,
+        "plain_line": plain_line,
+        "types": tuple(types),
+    }
+    # Nothing from outside is in the text: positions, and expressions chosen above.
+    exec("\n".join(lines), namespace)  # noqa: S102
+    read: Callable[[bytes], JsonTexts] = namespace["read"]  # type: ignore[assignment]
+    return read
 
 
 def generate_reader(types: Sequence[int | NameOf | None]) -> ReadRow:

@@ -6,8 +6,7 @@ true for t, and pads addresses).
 Source: https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS
 """
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from psycopg import Connection, sql
@@ -21,9 +20,8 @@ from replicator.requests import Key
 from replicator.sql_parts import identifier
 from replicator_capture.answer_plan import Refusal
 from replicator_capture.encode import ReadEncoder
+from replicator_capture.rowtext import Texts, parse_line
 from replicator_capture.selection_sql import belongs
-
-Texts = list[bytes | None]
 
 _TEXT = 25
 """Oid of the type text."""
@@ -37,8 +35,8 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = c.oid
 WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped
 """
-_ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
-_ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+
+_BLOCK = 1 << 16
 
 
 class Column(NamedTuple):
@@ -49,28 +47,29 @@ class Column(NamedTuple):
     collated: bool
 
 
-def copy_rows(connection: Connection, query: sql.Composable) -> Iterator[Texts]:
-    """Run a query and give its rows as Postgres' text."""
+def copy_blocks(connection: Connection, query: sql.Composable) -> Iterator[bytes]:
+    """Run a query and give its rows as COPY's text: whole lines, some `_BLOCK` bytes at once."""
     statement = sql.SQL("COPY ({}) TO STDOUT").format(query)
-    rest = b""
+    parts: list[bytes | bytearray | memoryview] = []
+    size = 0
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
         for data in copy:
-            # The server sends a line at a time, but does not promise to.
-            *lines, rest = (rest + bytes(data)).split(b"\n")
-            for line in lines:
-                yield parse_line(line)
+            parts.append(data)
+            size += len(data)
+            if size >= _BLOCK:
+                # The server sends a line at a time, but does not promise to.
+                lines, newline, rest = b"".join(parts).rpartition(b"\n")
+                if newline:
+                    yield lines + newline
+                parts, size = [rest], 0
+    if rest := b"".join(parts):
+        yield rest
 
 
-def parse_line(line: bytes) -> Texts:
-    """Read a line of COPY's text format, without its newline."""
-    fields: list[bytes] = line.split(b"\t")
-    if b"\\" not in line:
-        return list(fields)
-    return [None if field == b"\\N" else _unescape(field) for field in fields]
-
-
-def _unescape(field: bytes) -> bytes:
-    return _ESCAPED.sub(lambda found: _ESCAPES.get(found[1], found[1]), field)
+def rows_of(blocks: Iterable[bytes]) -> Iterator[Texts]:
+    """Give the rows of blocks, each as Postgres' text."""
+    for block in blocks:
+        yield from map(parse_line, block[:-1].split(b"\n"))
 
 
 def array_literal(values: Sequence[str], type_name: str) -> sql.Composed:
@@ -121,7 +120,7 @@ class TableRead:
         *,
         generic: Generic | None = None,
         hashes: bool = False,
-    ) -> Iterator[Texts]:
+    ) -> Iterator[bytes]:
         """Read the rows whose columns have one of these values, given as input texts.
 
         Of generic foreign keys those that lead to the table with these values.
@@ -133,16 +132,16 @@ class TableRead:
             self._unnest(columns, values),
             of_kind(generic, _column(generic.column)) if generic else sql.SQL("TRUE"),
         )
-        return copy_rows(self._connection, query)
+        return copy_blocks(self._connection, query)
 
-    def missing(self, keys: Sequence[Sequence[str]]) -> Iterator[Texts]:
+    def missing(self, keys: Sequence[Sequence[str]]) -> Iterator[bytes]:
         """Give those of the keys that no row has, as output texts."""
         pairs = [
             sql.SQL("{} = k.{}").format(_column(name), sql.Identifier(name))
             for name in self.release.key
         ]
         query = sql.SQL("SELECT DISTINCT * FROM {} WHERE NOT EXISTS (SELECT FROM {} WHERE {})")
-        return copy_rows(
+        return copy_blocks(
             self._connection,
             query.format(
                 self._unnest(self.release.key, keys), self._from, sql.SQL(" AND ").join(pairs)
@@ -151,7 +150,7 @@ class TableRead:
 
     def page(
         self, rule: RowsRule, after: Key | None, limit: int, *, hashes: bool = False
-    ) -> Iterator[Texts]:
+    ) -> Iterator[bytes]:
         """Read rows that belong by the rule, in key order, behind a key.
 
         Hashes are read in the order that the target has as well; rows in that of the key's index.
@@ -172,7 +171,7 @@ class TableRead:
             key,
             sql.Literal(limit),
         )
-        return copy_rows(self._connection, query)
+        return copy_blocks(self._connection, query)
 
     def estimate(self, rule: RowsRule) -> int:
         """Give how many rows the planner expects to belong by the rule."""

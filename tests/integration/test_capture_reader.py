@@ -19,6 +19,7 @@ from replicator_capture.assemble import Assembler, Commitment, Origin
 from replicator_capture.encode import ReadEncoder
 from replicator_capture.publish import Publisher
 from replicator_capture.pump import Pump
+from replicator_capture.table_read import copy_blocks
 from replicator_capture.wal import SlotBusy, WalStream
 from tests.conftest import DatabaseFactory
 from tests.support.postgres import PostgresServer
@@ -411,15 +412,15 @@ def test_values_are_text_whatever_the_database_is_set_to(any_database: DatabaseF
                 + """, 'so "so"'::public.mood, '(1,"a,""b")'::public.pair, 3 FROM public.t"""
             )
         streamed = capture.drain()
-        rows = _texts(capture, names)
+        blocks = _copied(capture, names)
         types = capture.session.execute(
             "SELECT atttypid FROM pg_catalog.pg_attribute "
             "WHERE attrelid = 'public.t'::regclass AND attnum > 0 ORDER BY attnum"
         ).fetchall()
     assert len(streamed) == 2
     encoder = ReadEncoder(capture.releases[_TABLE], [oid for (oid,) in types])
-    for record, row in zip(streamed, rows, strict=True):
-        _, head = encoder.row(row)
+    rows = [row for block in blocks for row in encoder.rows(block)]
+    for record, (_, head) in zip(streamed, rows, strict=True):
         fetched = decode(head + b'"source":' + _SOURCE + b"}")
         assert record.after is not None
         assert fetched.after is not None
@@ -448,16 +449,11 @@ def _has_xml(conninfo: str) -> bool:
     return True
 
 
-def _texts(capture: Capture, columns: tuple[str, ...]) -> list[list[bytes | None]]:
-    """Read the table as a fetch does: by the types' output functions, without a cast to text."""
+def _copied(capture: Capture, columns: tuple[str, ...]) -> list[bytes]:
+    """Read the table as a fetch does: by COPY, without a cast to text."""
     query = sql.SQL("SELECT {} FROM public.t ORDER BY id")
     names = sql.SQL(", ").join(sql.Identifier(name) for name in columns)
-    result = capture.session.execute(query.format(names)).pgresult
-    assert result is not None
-    return [
-        [result.get_value(row, column) for column in range(result.nfields)]
-        for row in range(result.ntuples)
-    ]
+    return [*copy_blocks(capture.session, query.format(names))]
 
 
 # The session

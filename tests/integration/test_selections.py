@@ -18,7 +18,7 @@ from replicator.plan import LatestRows, RowsRule, Sampled, SampledRows
 from replicator.postgres import SESSION_SETTINGS
 from replicator_capture import members
 from replicator_capture.selection_sql import belongs
-from replicator_capture.table_read import TableRead
+from replicator_capture.table_read import TableRead, rows_of
 from tests.conftest import SampleFactory
 
 QUESTION = compile_release(OptIn("polls.Question", None, (), "main"))
@@ -108,7 +108,7 @@ def pages(source: psycopg.Connection, rule: RowsRule, limit: int) -> list[int]:
         keys: list[int] = []
         while True:
             after = (keys[-1],) if keys else None
-            found = [int(texts[0] or b"") for texts in read.page(rule, after, limit)]
+            found = [int(texts[0] or b"") for texts in rows_of(read.page(rule, after, limit))]
             keys += found
             if len(found) < limit:
                 return keys
@@ -160,14 +160,14 @@ def test_keys_of_several_columns_are_selected(source: psycopg.Connection) -> Non
     with source.transaction():
         read = TableRead(source, READING)
         latest = RowsRule("kinds.Reading", None, LatestRows(3, "taken_on", "date"))
-        rows = [texts[0] for texts in read.page(latest, None, 10)]
+        rows = [texts[0] for texts in rows_of(read.page(latest, None, 10))]
         assert rows == [b"7", b"8", b"9"]
         # A partitioned table, whose rows are those of its partitions.
         some = RowsRule("kinds.Reading", None, SampledRows(3, ""))
-        assert len(list(read.page(some, None, 10))) == 3
+        assert len(list(rows_of(read.page(some, None, 10)))) == 3
         assert read.estimate(some) <= 3
         share = RowsRule("kinds.Reading", Sampled(READING.key, "50", ""))
-        assert 0 < len(list(read.page(share, None, 10))) < 9
+        assert 0 < len(list(rows_of(read.page(share, None, 10)))) < 9
 
 
 def test_the_latest_rows_are_found_by_an_index(source: psycopg.Connection) -> None:

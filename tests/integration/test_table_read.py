@@ -8,7 +8,7 @@ import pytest
 from replicator.compiler import compile_release
 from replicator.declare import OptIn
 from replicator.postgres import SESSION_SETTINGS
-from replicator_capture.table_read import TableRead
+from replicator_capture.table_read import TableRead, rows_of
 from tests.conftest import SampleFactory
 
 REMARK = compile_release(OptIn("pages.Remark", None, (), "main"))
@@ -37,9 +37,9 @@ def test_a_number_that_a_column_cannot_hold_finds_nothing(
     with source.transaction():
         read = TableRead(source, REMARK)
         keys = [("2",), (str(2**62),)]
-        found = [row[0] for row in read.by_values(("object_id",), keys)]
+        found = [row[0] for row in rows_of(read.by_values(("object_id",), keys))]
         assert found == [b"2"]
-        assert list(read.missing(keys)) == [[str(2**62).encode()]]
+        assert list(rows_of(read.missing(keys))) == [[str(2**62).encode()]]
 
 
 def test_keys_of_a_fixed_length_are_found(source: psycopg.Connection) -> None:
@@ -47,4 +47,4 @@ def test_keys_of_a_fixed_length_are_found(source: psycopg.Connection) -> None:
     source.execute("INSERT INTO public.shop_note (id, object_id, text) VALUES (1, 'abc', '')")
     with source.transaction():
         read = TableRead(source, NOTE)
-        assert [row[0] for row in read.by_values(("object_id",), [("abc",)])] == [b"1"]
+        assert [row[0] for row in rows_of(read.by_values(("object_id",), [("abc",)]))] == [b"1"]

@@ -294,11 +294,11 @@ def test_an_answer_is_a_transaction_that_a_closing_record_ends() -> None:
     answer = Answer("stage", "r-1", "00ff", last_key=(7, "x"), estimated=12)
     writer = assembler.begin_answer(answer, commitment)
     assert writer is not None
-    writer.row(
-        (b'["public.polls",1]', b'{"op":"r","before":null,"after":{"id":1},'), _POLLS, read=True
+    writer.rows(
+        [(b'["public.polls",1]', b'{"op":"r","before":null,"after":{"id":1},')], _POLLS, read=True
     )
-    writer.row(
-        (b'["public.votes",2]', b'{"op":"d","before":{"id":2},"after":null,'), _VOTES, read=False
+    writer.rows(
+        [(b'["public.votes",2]', b'{"op":"d","before":{"id":2},"after":null,')], _VOTES, read=False
     )
     first, until = assembler.take()
     assert (len(first), until) == (1, None)

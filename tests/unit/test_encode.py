@@ -11,6 +11,7 @@ from replicator.errors import BadMessage, Refused
 from replicator.plan import ForeignKey, Release, TableName
 from replicator_capture.encode import ReadEncoder, TableEncoder, unknown_columns
 from replicator_capture.pgoutput import UNCHANGED, Relation, Text, decode
+from replicator_capture.rowtext import generate_line_reader, json_text, plain_line
 from tests.support.plain_capture import (
     delete_message,
     insert_message,
@@ -288,9 +289,54 @@ def test_a_damaged_message_is_refused_or_says_the_same_as_the_plain_twin(
 
 def test_rows_of_a_fetch_look_like_rows_of_the_stream() -> None:
     release = _release("id", "body", "ok")
-    row = ReadEncoder(release, [_INT4, _TEXT, _BOOL]).row([b"7", b'a"', None])
-    [(key, head)] = _encoder().insert(insert_message([b"7", b'a"', None]))
-    assert row == (key, head.replace(b'"op":"c"', b'"op":"r"'))
+    block = b'7\ta"\t\\N\n8\tx\\ty\tt\n'
+    first, second = ReadEncoder(release, [_INT4, _TEXT, _BOOL]).rows(block)
+    for row, values in ((first, [b"7", b'a"', None]), (second, [b"8", b"x\ty", b"t"])):
+        [(key, head)] = _encoder().insert(insert_message(values))
+        assert row == (key, head.replace(b'"op":"c"', b'"op":"r"'))
+
+
+@st.composite
+def copied_rows(draw: st.DrawFn) -> tuple[list[int], list[bytes | None]]:
+    """Types of some columns, and values as Postgres' text."""
+    types = draw(st.lists(st.sampled_from(sorted(_TEXTS)), min_size=1, max_size=6))
+    texts = [draw(st.one_of(_TEXTS[kind], st.none())) for kind in types]
+    return types, texts
+
+
+@given(copied_rows())
+@settings(max_examples=600)
+def test_a_line_of_copy_is_read_as_its_plain_twin_reads_it(
+    row: tuple[list[int], list[bytes | None]],
+) -> None:
+    types, texts = row
+    line = b"\t".join(map(_copied, texts))
+    assert generate_line_reader(types)(line) == plain_line(types, line)
+    assert plain_line(types, line) == tuple(map(json_text, types, texts))
+
+
+@given(copied_rows(), st.binary(max_size=3), st.data())
+def test_a_damaged_line_is_refused_if_it_has_not_the_columns(
+    row: tuple[list[int], list[bytes | None]], noise: bytes, data: st.DataObject
+) -> None:
+    types, texts = row
+    whole = b"\t".join(map(_copied, texts))
+    cut = data.draw(st.integers(0, len(whole)))
+    line = whole[:cut] + noise + whole[cut:]
+    try:
+        values = generate_line_reader(types)(line)
+    except BadMessage:
+        return
+    assert len(values) == len(types) == line.count(b"\t") + 1
+
+
+def _copied(text: bytes | None) -> bytes:
+    """Write a value as COPY does."""
+    if text is None:
+        return b"\\N"
+    for character, letter in zip(b"\\\b\f\n\r\t\v", b"\\bfnrtv", strict=True):
+        text = text.replace(bytes([character]), b"\\" + bytes([letter]))
+    return text
 
 
 def test_a_key_that_a_fetch_did_not_find() -> None:
@@ -301,10 +347,10 @@ def test_a_key_that_a_fetch_did_not_find() -> None:
     )
 
 
-@pytest.mark.parametrize("row", [[b"7", b"\xff", b"t"], [b"7", b"a", b"x"], [b"7"], [b"7"] * 4])
-def test_a_row_of_another_form_is_refused(row: list[bytes]) -> None:
+@pytest.mark.parametrize("line", [b"7\t\xff\tt", b"7\ta\tx", b"7", b"7\t7\tt\t7", b"7\ta\t"])
+def test_a_row_of_another_form_is_refused(line: bytes) -> None:
     with pytest.raises(BadMessage):
-        ReadEncoder(_release("id", "body", "ok"), [_INT4, _TEXT, _BOOL]).row(row)
+        ReadEncoder(_release("id", "body", "ok"), [_INT4, _TEXT, _BOOL]).rows(line + b"\n")
 
 
 # References that travel by name

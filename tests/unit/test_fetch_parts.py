@@ -17,8 +17,9 @@ from replicator_capture.desk import Desk, Reading, Retention
 from replicator_capture.inbox import WAITING_PER_TARGET, Allowance, Inbox
 from replicator_capture.keeper import Memberships
 from replicator_capture.publication import Relation, lacking_identity
+from replicator_capture.rowtext import parse_line
 from replicator_capture.spool import Spool
-from replicator_capture.table_read import key_text, parse_line
+from replicator_capture.table_read import key_text
 from replicator_capture.visibility import Commit, Snapshot, Unseen
 from replicator_capture.worker import Worker
 
@@ -131,9 +132,24 @@ def test_a_spool_gives_what_it_took_however_much() -> None:
     rows = [((b"key %d" % n, b"x" * 20_000), (POLL, TAG)[n % 2], n) for n in range(1_000)]
     for row, table, xid in rows:
         spool.add(row, table, xid)
+    read = [[(b"a", b"1"), (b"b", b"2")], [(b"c", b"3")]]
+    for some in read:
+        spool.add_all(some, POLL)
+    rows += [(row, POLL, 0) for some in read for row in some]
     for _ in range(2):
-        assert [tuple(each) for each in spool] == rows
+        assert [(row, each.table, each.xid) for each in spool for row in each.rows] == rows
+    assert len(spool) == len(rows)
     spool.close()
+    spool.close()
+
+
+def test_a_spool_keeps_rows_of_one_transaction_and_table_together() -> None:
+    spool = Spool()
+    for number in range(5_000):
+        spool.add((b"%d" % number, b"x" * 100), POLL, 7)
+    blocks = list(spool)
+    assert [int(key) for block in blocks for key, _ in block.rows] == [*range(5_000)]
+    assert 5 < len(blocks) < 20
     spool.close()
 
 
@@ -166,7 +182,8 @@ class TestDesk:
         assert desk.take(b"other") is None
         assert desk.take(b"id") is reading
         assert desk.take(b"id") is None
-        assert [row[0] for row, _, _ in reading.events()] == [b"row", b"13", b"15"]
+        told = [(block.rows[0][0], read) for block, read in reading.events()]
+        assert told == [(b"row", True), (b"13", False), (b"15", False)]
         reading.finish(published=True)
         assert reading.wait(stop)
         desk.close(b"id", retention)
@@ -182,7 +199,7 @@ class TestDesk:
         for xid in (19, 20):
             retention((b"%d" % xid, b""), POLL, xid, Lsn(9))
         everything = Snapshot(0, 0, frozenset())
-        assert [row[0] for row, _ in retention.unseen(everything)] == [b"20"]
+        assert [block.xid for block in retention.unseen(everything)] == [20]
         retention.close()
 
 

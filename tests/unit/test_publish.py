@@ -9,7 +9,6 @@ from replicator.errors import LogUnavailable
 from replicator.plan import Release, TableName
 from replicator.positions import EpochId, Lsn, RunId
 from replicator_capture.assemble import Assembler, Commitment, Origin
-from replicator_capture.encode import EncodedRow
 from replicator_capture.pgoutput import POSTGRES_EPOCH_US
 from replicator_capture.publish import (
     FLUSH_BYTES,
@@ -18,6 +17,7 @@ from replicator_capture.publish import (
     Publisher,
     publish_epoch,
 )
+from replicator_capture.spool import Block
 from replicator_capture.worker import Halted
 from tests.support.plain_capture import (
     begin_message,
@@ -120,21 +120,21 @@ def test_a_long_answer_is_bounded_in_memory_and_in_flight() -> None:
     assembler, writer, pulses = _assembler(), RecordingWriter(at_once=False), []
     publisher = Publisher(assembler, writer, between=lambda: pulses.append(assembler.pending))
 
-    def rows() -> Iterator[tuple[EncodedRow, TableName, bool]]:
-        for n in range(10 * FLUSH_ROWS):
-            yield (
-                (b'["public.t",%d]' % n, b'{"op":"r","before":null,"after":{"id":%d},' % n),
-                _TABLE,
-                True,
-            )
+    def blocks() -> Iterator[tuple[Block, bool]]:
+        for start in range(0, 10 * FLUSH_ROWS, 100):
+            rows = [
+                (b'["public.t",%d]' % n, b'{"op":"r","before":null,"after":{"id":%d},' % n)
+                for n in range(start, start + 100)
+            ]
+            yield Block(rows, _TABLE, 0), True
 
-    assert publisher.publish_answer(_ANSWER, rows(), _COMMITMENT)
+    assert publisher.publish_answer(_ANSWER, blocks(), _COMMITMENT)
     publisher.flush(dry=False)
     while writer.in_flight():
         publisher.wait(0)
     publisher.flush(dry=True)
     assert writer.most_in_flight == IN_FLIGHT
-    assert max(pulses) <= FLUSH_ROWS
+    assert max(pulses) < FLUSH_ROWS + 100, "and a block more"
     places = [decode(value).at for _, value in writer.records]
     assert [place.ordinal for place in places] == list(range(10 * FLUSH_ROWS + 1))
     assert [place.to for place in places if place.to] == [208]
@@ -156,9 +156,9 @@ def test_an_answer_that_the_log_does_not_take_can_be_given_up() -> None:
             raise GivenUp
 
     row = (b'["public.t",1]', b'{"op":"r","before":null,"after":{"id":1},')
-    rows = ((row, _TABLE, True) for _ in range(10 * FLUSH_ROWS))
+    blocks = ((Block([row] * 100, _TABLE, 0), True) for _ in range(FLUSH_ROWS))
     with pytest.raises(GivenUp):
-        Publisher(assembler, writer, between).publish_answer(_ANSWER, rows, _COMMITMENT)
+        Publisher(assembler, writer, between).publish_answer(_ANSWER, blocks, _COMMITMENT)
     assert all(decode(value).at.to is None for _, value in writer.records)
 
 

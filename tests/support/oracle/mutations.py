@@ -140,10 +140,11 @@ MUTATIONS: tuple[Mutation, ...] = (
         (
             (
                 "replicator_capture.desk:Reading.events",
-                "for row, table, _ in self.rows:\n",
-                "again = {r[0] for r, _ in self.retention.unseen(self.snapshot)} "
+                "yield block, True",
+                "again = {r[0] for b in self.retention.unseen(self.snapshot) for r in b.rows} "
                 "if self.snapshot else set()\n"
-                "    for row, table, _ in (x for x in self.rows if x[0][0] not in again):\n",
+                "        yield block._replace(rows=[r for r in block.rows if r[0] not in again]), "
+                "True",
             ),
         ),
         about=(_LINKED,),
