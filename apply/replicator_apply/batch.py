@@ -316,7 +316,7 @@ class Applier:
         sieve = Sieve(cursor, self._statements, parts)
         batch = {name: (self._writers[name], parts[name]) for name in direct}
         for writer, part in batch.values():
-            if part.changed or part.gone:
+            if part.changed or part.gone or unsure.enters(writer.table):
                 self._staging.use(writer.table, part.size)
         written, left = write_directly(cursor, batch, sieve, self._sequences, unsure)
         left |= {name: part for name, part in parts.items() if name not in batch}

@@ -59,6 +59,13 @@ def test_pages_need_no_verdict(start: StartTarget, monkeypatch: pytest.MonkeyPat
     assert not judged
 
 
+def test_what_a_page_repeats_is_not_staged_any_more_when_it_is_written(start: StartTarget) -> None:
+    target, published = begun(start)
+    page_of_tags(target, published, tag("c", 7))
+    target.reach(published.transaction(tag("u", 7, "new"), tag("u", 8, "other")))
+    assert target.rows(TAGS) == [(7, "new"), (8, "other")]
+
+
 @pytest.mark.usefixtures("either_way")
 def test_a_change_before_its_page_enters(start: StartTarget) -> None:
     target, published = begun(start)
