@@ -8,7 +8,7 @@ no row, links lead down all the same: what waits there must be told.
 The module asks for lookups and is told what they found; it reads nothing itself.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from replicator.plan import ChildrenRule, DatasetPlan, Edge, Generic, ReferencedRule, TableName
@@ -84,6 +84,7 @@ class Closure:
         self._links: dict[TableName, list[Link]] = {}
         for link in links:
             self._links.setdefault(link.table, []).append(link)
+        self._reached = {link.to for link in links}
         self._read: set[tuple[TableName, Values]] = set()
         self._asked: set[tuple[_Way, Values]] = set()
         self._frontier: dict[_Way, list[Values]] = {}
@@ -92,6 +93,10 @@ class Closure:
     def follows(self) -> bool:
         """Whether there are links; without any, no row is read twice and none need be noted."""
         return bool(self._links)
+
+    def reaches(self, table: TableName) -> bool:
+        """Whether a link leads to a table; if not, no row of it is read twice."""
+        return table in self._reached
 
     def columns_of(self, table: TableName) -> tuple[str, ...]:
         """Columns of a table that `note` looks at."""
@@ -112,9 +117,19 @@ class Closure:
         if (table, key) in self._read:
             return False
         self._read.add((table, key))
-        for link in self._links.get(table, ()):
-            self._follow(link, [row[column] for column in link.columns])
+        self.follow(table, [row])
         return True
+
+    def follow(self, table: TableName, rows: Iterable[Mapping[str, str | None]]) -> None:
+        """Take note of where rows lead to that are read once; those that lead alike may be one.
+
+        Args:
+            table: their table.
+            rows: at least the columns that `columns_of` names.
+        """
+        for row in rows:
+            for link in self._links.get(table, ()):
+                self._follow(link, [row[column] for column in link.columns])
 
     def note_missing(self, table: TableName, key: Mapping[str, str]) -> None:
         """Take note of a key that was asked for and has no row.

@@ -35,6 +35,7 @@ from replicator_capture.closure import Closure
 from replicator_capture.desk import Desk, Reading, Retention
 from replicator_capture.encode import EncodedRow
 from replicator_capture.inbox import Inbox
+from replicator_capture.rowtext import Texts
 from replicator_capture.spool import Spool
 from replicator_capture.table_read import TableRead, key_text, rows_of
 from replicator_capture.visibility import Snapshot, parse_snapshot, visible
@@ -340,18 +341,25 @@ class _RowReader:
             self._rows.add_all(new, table)
         return count, _key_values(last)
 
-    def _note(self, release: Release, block: bytes, rows: Sequence[EncodedRow]) -> list[EncodedRow]:
+    def _note(self, release: Release, block: bytes, rows: list[EncodedRow]) -> list[EncodedRow]:
         """Note where rows lead to; give those that have not been read before."""
-        places = [release.columns.index(name) for name in release.key]
-        linked = [(n, release.columns.index(n)) for n in self._closure.columns_of(release.table)]
-        new: list[EncodedRow] = []
-        for row, texts in zip(rows, rows_of([block]), strict=True):
-            key = tuple((texts[n] or b"").decode() for n in places)
-            if self._closure.note(
-                release.table, key, {name: _decoded(texts[n]) for name, n in linked}
-            ):
-                new.append(row)
-        return new
+        closure, table = self._closure, release.table
+        names = closure.columns_of(table)
+        linked = _Cells(release, names)
+        if not closure.reaches(table):
+            found = {linked.of(texts) for texts in rows_of([block])} if names else ()
+            closure.follow(table, (dict(zip(names, cells, strict=True)) for cells in found))
+            return rows
+        key = _Cells(release, release.key)
+        return [
+            row
+            for row, texts in zip(rows, rows_of([block]), strict=True)
+            if closure.note(
+                table,
+                tuple(cell or "" for cell in key.of(texts)),
+                dict(zip(names, linked.of(texts), strict=True)),
+            )
+        ]
 
     def _close(self) -> None:
         """Read what the rows point to, until nothing new turns up."""
@@ -378,6 +386,17 @@ class _RowReader:
         return count, _key_values(last)
 
 
+class _Cells:
+    """Some columns of rows that were read, as text."""
+
+    def __init__(self, release: Release, names: Sequence[str]) -> None:
+        self._places = [release.columns.index(name) for name in names]
+
+    def of(self, texts: Texts) -> tuple[str | None, ...]:
+        """Give a row's."""
+        return tuple([None if (t := texts[n]) is None else t.decode() for n in self._places])
+
+
 def _hash_record(table: TableName, hashes: Sequence[RowHash]) -> tuple[bytes, bytes]:
     return encode_key(str(table)), b'{"op":"h","hashes":%b,' % _dumps(hashes)
 
@@ -385,10 +404,6 @@ def _hash_record(table: TableName, hashes: Sequence[RowHash]) -> tuple[bytes, by
 def _key_values(record_key: bytes) -> tuple[Value, ...]:
     """Give the key's values of a record's key."""
     return tuple(_loads(record_key)[1:]) if record_key else ()
-
-
-def _decoded(text: bytes | None) -> str | None:
-    return None if text is None else text.decode()
 
 
 def _answer_of(

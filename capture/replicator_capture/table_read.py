@@ -9,7 +9,8 @@ Source: https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORM
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from psycopg import Connection, sql
+from psycopg import Connection, Copy, sql
+from psycopg.abc import PQGen
 
 from replicator.edge_sql import of_kind
 from replicator.filter_sql import filter_sql
@@ -50,20 +51,26 @@ class Column(NamedTuple):
 def copy_blocks(connection: Connection, query: sql.Composable) -> Iterator[bytes]:
     """Run a query and give its rows as COPY's text: whole lines, some `_BLOCK` bytes at once."""
     statement = sql.SQL("COPY ({}) TO STDOUT").format(query)
+    rest = b""
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        while data := connection.wait(_read_much(copy)):
+            # The server sends a line at a time, but does not promise to.
+            lines, newline, rest = (rest + data).rpartition(b"\n")
+            if newline:
+                yield lines + newline
+
+
+def _read_much(copy: Copy) -> PQGen[bytes]:
+    """Read what comes, some `_BLOCK` bytes; nothing: it has ended.
+
+    A wait for each line, as `Copy.read` has it, costs as much as all else that is done to a row.
+    """
     parts: list[bytes | bytearray | memoryview] = []
     size = 0
-    with connection.cursor() as cursor, cursor.copy(statement) as copy:
-        for data in copy:
-            parts.append(data)
-            size += len(data)
-            if size >= _BLOCK:
-                # The server sends a line at a time, but does not promise to.
-                lines, newline, rest = b"".join(parts).rpartition(b"\n")
-                if newline:
-                    yield lines + newline
-                parts, size = [rest], 0
-    if rest := b"".join(parts):
-        yield rest
+    while size < _BLOCK and (data := (yield from copy._read_gen())):
+        parts.append(data)
+        size += len(data)
+    return b"".join(parts)
 
 
 def rows_of(blocks: Iterable[bytes]) -> Iterator[Texts]:
