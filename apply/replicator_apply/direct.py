@@ -9,6 +9,7 @@ target transaction is rolled back, and the whole batch takes the way through `ru
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import psycopg
@@ -28,7 +29,7 @@ from replicator_apply.plan import Membership, Table
 from replicator_apply.sequences import Sequences
 from replicator_apply.sieve import Sieve, Sorted, may_be_settled
 from replicator_apply.table_sql import TableSql
-from replicator_apply.values import SMALL, cells_of, values
+from replicator_apply.values import SMALL, array, cells_of, values
 from replicator_apply.write import Written, by_index
 
 Cursor = psycopg.Cursor[Any]
@@ -128,18 +129,43 @@ class DirectWriter:
 
         Gives how many were created, and how many changed.
         """
-        update, rows = self.sql.update_held, changes.changed.values()
+        rows, held, created = changes.changed, changes, 0
+        if len(rows) > SMALL:
+            # What is not ours yet, as most of a page, goes straight into the table.
+            new = self._nobodys(cursor, rows)
+            held = TableChanges(changes.reader, changed={k: rows[k] for k in rows.keys() - new})
+            created = len(new)
+            if new:
+                self._insert_many(cursor, [rows[key] for key in new])
+        changed, more = self._enter(cursor, held) if held.changed else (0, 0)
+        sequences.follow_rows(cursor, self.table, rows.values())
+        return created + more, changed
+
+    def _nobodys(self, cursor: Cursor, rows: Mapping[bytes, Row]) -> dict[bytes, None]:
+        """Find the rows under whose keys none is ours."""
+        keys = [*rows]
+        arrays = [
+            self.sql.array(name, array(map(attrgetter(field), rows.values())))
+            for name, field in zip(self.table.key, self._key_fields, strict=True)
+        ]
+        begin, end = self.sql.nobodys
+        with by_index(cursor, many=True):
+            found = cursor.execute(begin + ", ".join(arrays) + end, prepare=False).fetchall()
+        return dict.fromkeys(keys[number - 1] for (number,) in found)
+
+    def _enter(self, cursor: Cursor, changes: TableChanges) -> tuple[int, int]:
+        """Write rows by way of the staging table; give how many changed, and were created."""
+        update = self.sql.update_held
         if update is None:
             raise Unexpected
         staged = self._stage_changed(cursor, changes)
         statements = (update, self.sql.insert_entering, *self.sql.receipts_entering)
-        with by_index(cursor, many=len(rows) > SMALL):
+        with by_index(cursor, many=len(changes.changed) > SMALL):
             counts = _run(cursor, *staged, *statements)
         changed, created = counts[len(staged) : len(staged) + 2]
-        if changed + created != len(rows):
+        if changed + created != len(changes.changed):
             raise Unexpected
-        sequences.follow_rows(cursor, self.table, rows)
-        return created, changed
+        return changed, created
 
     def update_steady(self, cursor: Cursor, rows: Collection[Row]) -> set[int]:
         """Write those of the rows that are ours and keep their ties; give their numbers."""

@@ -40,6 +40,14 @@ class DirectSql(WriteSql, RuleSql):
         )
         return "SELECT k.number FROM unnest(", end.as_string()
 
+    @cached_property
+    def nobodys(self) -> tuple[str, str]:
+        """Give the numbers, from 1, of the keys under which no row is ours; as `lacking`."""
+        end = self.part(
+            ") WITH ORDINALITY AS k ({key}, _number) WHERE NOT {held}", held=self.is_held("k")
+        )
+        return "SELECT k._number FROM unnest(", end.as_string()
+
     def array(self, name: str, values: str) -> str:
         """Write an array literal of one column's values."""
         return self.compose(

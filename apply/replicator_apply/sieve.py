@@ -22,6 +22,7 @@ from replicator_apply.collapse import TableChanges, key_cells
 from replicator_apply.decode import Cell, Row
 from replicator_apply.plan import Support, Table
 from replicator_apply.table_sql import TableSql
+from replicator_apply.values import array
 
 Cursor = psycopg.Cursor[Any]
 Rows = dict[bytes, Row]
@@ -143,7 +144,7 @@ class Sieve:
         statements, columns = self._statements[table.name], support.edge.columns
         cells = [values] if len(columns) == 1 else list(zip(*values, strict=True))
         arrays = [
-            statements.array(name, _array(column))
+            statements.array(name, array(column))
             for name, column in zip(columns, cells, strict=True)
         ]
         begin, end = statements.lacking(support, self._statements)
@@ -226,18 +227,3 @@ def _getter(table: Table, support: Support) -> "attrgetter[Any]":
 def _is_given(value: Cell | tuple[Cell, ...]) -> bool:
     """Whether no part of it is NULL."""
     return None not in value if type(value) is tuple else value is not None
-
-
-def _array(cells: Iterable[Cell]) -> str:
-    """Write values as an array's input text.
-
-    Source: https://www.postgresql.org/docs/current/arrays.html#ARRAYS-INPUT
-    """
-    return "{" + ",".join(map(_element, cells)) + "}"
-
-
-def _element(cell: Cell) -> str:
-    if type(cell) is int:
-        return str(cell)
-    text = str(cell).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'

@@ -29,6 +29,21 @@ def cells_of(rows: Iterable[Iterable[Cell]]) -> str:
     return ", ".join(f"({', '.join(map(constant, cells))})" for cells in rows)
 
 
+def array(cells: Iterable[Cell]) -> str:
+    """Write values, none of them NULL, as an array's input text.
+
+    Source: https://www.postgresql.org/docs/current/arrays.html#ARRAYS-INPUT
+    """
+    return "{" + ",".join(map(_element, cells)) + "}"
+
+
+def _element(cell: Cell) -> str:
+    if type(cell) is int:
+        return str(cell)
+    text = str(cell).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
 def constant(cell: Cell) -> str:
     """Write one value."""
     if cell is None:
