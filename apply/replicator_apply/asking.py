@@ -62,7 +62,7 @@ FIRST_PAGE = 500
 FEWEST_ROWS = 200
 """Rows of the first page of a backfill, each of which may bring a tree of any size; and to which a
 slow target's pages shrink."""
-PAGE_SECONDS = 0.06
+PAGE_SECONDS = 0.03
 """Seconds in which a page should be applied: what is committed meanwhile waits that long."""
 
 
@@ -95,6 +95,7 @@ class Asker:
         self._sweeps: dict[str, _Sweep] = {}
         self._keys = FIRST_KEYS
         self._pages: dict[str, tuple[Run, int]] = {}
+        self._followed: set[str] = set()
         self._page = FIRST_PAGE
         self._turn = 0
         self.drops = False
@@ -140,17 +141,23 @@ class Asker:
             following = with_page(run, run.rule, after, 0)
             if self._due(page_id(following)):
                 self._send(encode(self._page_request(plan, following)))
+                self._followed.add(answer.request)
                 asked += 1
         return asked
 
-    def answered(self, answers: Iterable[tuple[str, int]], seconds_per_row: float) -> None:
+    def answered(self, answers: Iterable[tuple[str, int]], seconds_per_row: float) -> bool:
         """Note answers, so that what is left of the same run is asked for at once.
+
+        Gives whether anything may be: not behind a page of which the next one was asked for before.
 
         Args:
             answers: name and rows of each.
             seconds_per_row: how long it took to apply them.
         """
+        due = False
         for name, rows in answers:
+            due = due or name not in self._followed
+            self._followed.discard(name)
             self._sent.pop(_series(name), None)
             if sweep := self._sweeps.get(_series(name)):
                 sweep.answered, sweep.asked = sweep.answered + sweep.asked, 0
@@ -161,6 +168,7 @@ class Asker:
             if keys and rows:
                 aim = keys_for(keys, rows, rows * seconds_per_row)
                 self._keys = max(1, min(aim, self._keys * 2))
+        return due
 
     def refused(self, name: str) -> None:
         """Note that a request was refused: what is too much for the source is asked for in parts.
@@ -175,6 +183,7 @@ class Asker:
         self._sent.clear()
         self._under_way.clear()
         self._pages.clear()
+        self._followed.clear()
         ask_again(cursor, self._place)
 
     def _wanted(self, cursor: Cursor, plan: TargetPlan) -> list[KeysRequest]:

@@ -7,7 +7,7 @@ rounds, so that memory stays bounded; it is evaluated and written once. Blocks o
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
@@ -302,7 +302,8 @@ class Applier:
         changed = list(tables.values() if only is None else map(tables.__getitem__, only[0]))
         for table in changed:
             if table.name not in self._writers:
-                self._writers[table.name] = DirectWriter(self._staging.prepare(table))
+                use = partial(self._staging.use, table)
+                self._writers[table.name] = DirectWriter(self._staging.prepare(table), use)
         if not all(table.direct for table in changed):
             # Some of it may be left to the rules.
             for table in self._tied({table.name for table in changed}):
@@ -315,9 +316,6 @@ class Applier:
         direct = self.plan.parents_first(self._direct_parts(changes))
         sieve = Sieve(cursor, self._statements, parts)
         batch = {name: (self._writers[name], parts[name]) for name in direct}
-        for writer, part in batch.values():
-            if part.changed or part.gone or unsure.enters(writer.table):
-                self._staging.use(writer.table, part.size)
         written, left = write_directly(cursor, batch, sieve, self._sequences, unsure)
         left |= {name: part for name, part in parts.items() if name not in batch}
         return written, {self.plan.tables[name].prefix: part for name, part in left.items()}

@@ -7,7 +7,7 @@ COPY if they are many, else in one round trip. Whatever does not come out as exp
 target transaction is rolled back, and the whole batch takes the way through `rules`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -40,10 +40,16 @@ class Unexpected(Exception):
 
 
 class DirectWriter:
-    """Writes one table's changes directly; generated once per table."""
+    """Writes one table's changes directly; generated once per table.
 
-    def __init__(self, statements: TableSql) -> None:
+    Args:
+        statements: of the table.
+        use: takes note of the number of rows that are staged.
+    """
+
+    def __init__(self, statements: TableSql, use: Callable[[int], None]) -> None:
         self.sql = statements
+        self._use = use
         self.table: Table = statements.table
         reader = self.table.reader
         self._fields = [f"c{i}" for i in range(len(reader.columns))]
@@ -96,6 +102,7 @@ class DirectWriter:
     def _stage_changed(self, cursor: Cursor, changes: TableChanges) -> list[str]:
         """Bring the changed rows into the staging table, or give the statement that does."""
         rows = changes.changed.values()
+        self._use(len(rows))
         if len(rows) <= SMALL:
             return [self.sql.insert_changed + values(rows, self._fields, (True,))]
         with cursor.copy(self.sql.copy_changed) as copy:
@@ -104,6 +111,7 @@ class DirectWriter:
 
     def _stage_gone(self, cursor: Cursor, changes: TableChanges) -> list[str]:
         """Bring the deleted keys into the staging table, or give the statement that does."""
+        self._use(len(changes.gone))
         cells = ((False, *key_cells(key)) for key in changes.gone)
         if len(changes.gone) <= SMALL:
             return [self.sql.insert_gone + cells_of(cells)]
@@ -172,6 +180,7 @@ class DirectWriter:
         statement = self.sql.update_steady
         if statement is None:
             return set()
+        self._use(len(rows))
         if len(rows) <= SMALL:
             cells = ([True, n, *(getattr(r, f) for f in self._fields)] for n, r in enumerate(rows))
             cursor.execute(self.sql.insert_numbered + cells_of(cells), prepare=False)

@@ -448,18 +448,20 @@ class Worker:
             gauge(metrics.STOPPED).labels(*self._place).set(0)
         self._count(batch, written, applied.seconds)
         self._forget = self._forget or batch.new_run
-        if mine or written.judged:
-            self._note_answers(mine, applied.seconds / max(1, batch.rows))
+        due = self._note_answers(mine, applied.seconds / max(1, batch.rows)) if mine else False
+        if due or written.judged:
             self._due = 0.0
             self._outdated = self._housekeeping(connection, written.looked)
 
-    def _note_answers(self, mine: Sequence[Transaction], seconds_per_row: float) -> None:
+    def _note_answers(self, mine: Sequence[Transaction], seconds_per_row: float) -> bool:
+        """Take note of answers that are applied; give whether more is to be asked for at once."""
         answers = [(t.answer, t.size) for t in mine if t.answer]
         for answer, _ in answers:
             if answer.refused:
                 self._asker.refused(answer.request)
-        answered = ((answer.request, size) for answer, size in answers if not answer.refused)
-        self._asker.answered(answered, seconds_per_row)
+        answered = [(answer.request, size) for answer, size in answers if not answer.refused]
+        due = self._asker.answered(answered, seconds_per_row)
+        return due or len(answered) < len(mine)
 
     def _ungate(self, cursor: psycopg.Cursor[Any], *, every: bool) -> None:
         ungate(cursor, self._place, every=every)
