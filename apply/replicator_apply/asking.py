@@ -5,8 +5,10 @@ answered; this module remembers only when it last did. Blocks on Postgres and, s
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import msgspec
@@ -62,7 +64,9 @@ FIRST_PAGE = 500
 FEWEST_ROWS = 200
 """Rows of the first page of a backfill, each of which may bring a tree of any size; and to which a
 slow target's pages shrink."""
-PAGE_SECONDS = 0.03
+STEADY = 0.7
+"""A page's size stays if the best one is not less than this share of it, nor it of the best one."""
+PAGE_SECONDS = 0.02
 """Seconds in which a page should be applied: what is committed meanwhile waits that long."""
 
 
@@ -96,7 +100,7 @@ class Asker:
         self._keys = FIRST_KEYS
         self._pages: dict[str, tuple[Run, int]] = {}
         self._followed: set[str] = set()
-        self._page = FIRST_PAGE
+        self._page, self._paces = FIRST_PAGE, deque[float](maxlen=5)
         self._turn = 0
         self.drops = False
 
@@ -164,7 +168,8 @@ class Asker:
             _, keys = self._under_way.pop(name, (0.0, 0))
             _, limit = self._pages.pop(name, (None, 0))
             if limit and rows:
-                self._page = page_for(limit, rows * seconds_per_row, at_most=self._page * 2)
+                self._paces.append(rows * seconds_per_row / limit)
+                self._page = page_for(median(self._paces), self._page)
             if keys and rows:
                 aim = keys_for(keys, rows, rows * seconds_per_row)
                 self._keys = max(1, min(aim, self._keys * 2))
@@ -278,16 +283,17 @@ def keys_for(keys: int, rows: int, seconds: float) -> int:
     return min(ANSWER_ROWS * keys // rows, by_time)
 
 
-def page_for(limit: int, seconds: float, at_most: int) -> int:
+def page_for(seconds: float, now: int) -> int:
     """Say how many rows make a page of a good size.
 
     Args:
-        limit: rows of a page that has come; what they pulled in came besides.
-        seconds: that it took to apply all of it.
-        at_most: more than this is not asked for next.
+        seconds: that it takes to apply one of its rows, with what that pulls in.
+        now: rows of the page that would be asked for next: at most twice as many will be.
     """
-    aim = int(limit * PAGE_SECONDS / seconds) if seconds else MAX_PAGE
-    return max(FEWEST_ROWS, min(aim, at_most, MAX_PAGE))
+    aim = int(PAGE_SECONDS / seconds) if seconds else MAX_PAGE
+    found = max(FEWEST_ROWS, min(aim, now * 2, MAX_PAGE))
+    # The source has read the next page by the same size when it is asked for; so it seldom changes.
+    return now if STEADY * now < found < now / STEADY else found
 
 
 def _series(name: str) -> str:

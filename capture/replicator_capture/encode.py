@@ -258,7 +258,7 @@ class ReadEncoder:
     def __init__(self, release: Release, types: Sequence[int]) -> None:
         self.table = release.table
         self._types = dict(zip(release.columns, types, strict=True))
-        self._read = generate_line_reader(types)
+        self._read = generate_line_reader(tuple(types))
         self._key = release.key
         self._shape = Shape(release.table, release.columns, release.key)
         self._head = self._shape.head_template("r", _NOTHING, self._shape.all)

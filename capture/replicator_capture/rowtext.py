@@ -7,6 +7,7 @@ step of capture: everything that can be decided once per table is decided here, 
 import re
 import struct
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -139,7 +140,8 @@ def plain_line(types: Sequence[int], line: bytes) -> JsonTexts:
     return tuple(map(json_text, types, texts))
 
 
-def generate_line_reader(types: Sequence[int]) -> Callable[[bytes], JsonTexts]:
+@lru_cache(maxsize=128)
+def generate_line_reader(types: tuple[int, ...]) -> Callable[[bytes], JsonTexts]:
     """Compile a function that reads lines of COPY's text format, UTF-8, as `plain_line` does.
 
     Most lines have no character that COPY or JSON escapes, or no other one than that of null.
@@ -173,7 +175,7 @@ def generate_line_reader(types: Sequence[int]) -> Callable[[bytes], JsonTexts]:
         "TRUTH": _TRUTH,
         "quoted": _quoted,
         "plain_line": plain_line,
-        "types": tuple(types),
+        "types": types,
     }
     # Nothing from outside is in the text: positions, and expressions chosen above.
     exec("\n".join(lines), namespace)  # noqa: S102

@@ -20,6 +20,9 @@ POLL = 0.001
 _NEW = """
 SELECT batch, count(*) FROM parcels_parcel WHERE id > %(seen)s GROUP BY batch
 """
+_BY_INDEX = """
+SET enable_seqscan = off; SET enable_bitmapscan = off; SET max_parallel_workers_per_gather = 0
+"""
 _INSERT = """
 INSERT INTO parcels_parcel
     (depot, batch, weight, paid, returned, sent_at, changed_at, label, note)
@@ -107,7 +110,7 @@ def _read(target: Connection, seen: Seen, expected: Expected, done: threading.Ev
     first, number, floor = expected
     counted = first
     # While a backfill fills the table, the planner knows nothing of it: it would read all of it.
-    target.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
+    target.execute(_BY_INDEX)
     while len(seen.at) < number and not done.is_set():
         found = target.execute(_NEW, {"seen": floor + (counted - first) * SIZE}).fetchall()
         now = time.perf_counter()

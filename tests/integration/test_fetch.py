@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +11,11 @@ import psycopg
 import pytest
 
 from replicator.envelope import Record, Value
+from replicator_capture.fetch import Fetcher
 from replicator_capture.task import Task
 from tests.conftest import SampleFactory
 from tests.support.capture_run import Asker, Tape, capture_settings, capture_task, capturing
+from tests.support.processes import wait_until
 from tests.support.replay import State, Transaction, apply, transactions
 
 ANSWERS = 240
@@ -120,27 +123,33 @@ def add_users(conninfo: str) -> None:
             )
 
 
-def check_answer(state: State, answer: Transaction, asked: "set[Value] | None") -> None:
+Asked = dict[str, "set[Value] | int"]
+"""Keys of questions that were asked for, or behind which a page of published ones begins."""
+
+
+def check_answer(state: State, answer: Transaction, asked: "set[Value] | int") -> None:
     """Compare the answer with the stream's own state at its position.
 
     Args:
         state: of the tables by the stream's events before it.
         answer: its records.
-        asked: keys of questions that were asked for; None: it is a page of published questions.
+        asked: see `Asked`.
     """
     own: State = {}
-    named: set[tuple[str, Value]] = {(QUESTION, key) for key in asked or ()}
+    named: set[tuple[str, Value]] = set()
+    if not isinstance(asked, int):
+        named |= {(QUESTION, key) for key in asked}
     for record in answer.records:
         apply(own, record)
         if record.op == "r":
             assert record.after is not None
             named.add((record.source.table, record.after["id"]))
-    if asked is None:
+    if isinstance(asked, int):
         last = answer.records[-1].answer
         assert last is not None
         upto = last.last_key[0] if last.last_key is not None else KEYS
         for key, row in state.get(QUESTION, {}).items():
-            if row["published"] and key <= upto:  # type: ignore[operator]
+            if row["published"] and asked < key <= upto:  # type: ignore[operator]
                 named.add((QUESTION, key))
     for table, key in sorted(named, key=str):
         assert own.get(table, {}).get(key) == state.get(table, {}).get(key), (table, key)
@@ -151,7 +160,7 @@ def check_answer(state: State, answer: Transaction, asked: "set[Value] | None") 
     assert len(read) == len({(table, row["id"]) for table, row in read})
 
 
-def replay(records: list[Record], asked: "dict[str, set[Value] | None]") -> int:
+def replay(records: list[Record], asked: Asked) -> int:
     """Check every answer on the tape; give their number."""
     state: State = {}
     checked = 0
@@ -168,7 +177,7 @@ def replay(records: list[Record], asked: "dict[str, set[Value] | None]") -> int:
 
 def test_answers_are_exact_under_concurrent_writes(task: Task, source: str, log_url: str) -> None:
     rng, tape = random.Random(1), Tape.of(log_url)
-    asked: dict[str, set[Value] | None] = {}
+    asked: Asked = {}
     with capturing(task):
         add_users(source)
         tape.wait_for(lambda r: r.op == "c")
@@ -184,7 +193,7 @@ def test_answers_are_exact_under_concurrent_writes(task: Task, source: str, log_
                     else:
                         limit = rng.randint(1, 40)
                         batch.append(asker.page("published-polls", rule=1, limit=limit))
-                        asked[batch[-1]] = None
+                        asked[batch[-1]] = 0
                 for request in batch:
                     tape.answer(request)
     assert replay(tape.wind(), asked) == ANSWERS
@@ -192,3 +201,60 @@ def test_answers_are_exact_under_concurrent_writes(task: Task, source: str, log_
     assert not [answer for answer in closing if answer.refused]
     repeated = [r for r in tape.records if r.answer and r.op in "cut"]
     assert repeated, "no event had to be repeated: the writers are too slow to prove anything"
+
+
+def test_pages_that_are_read_ahead_are_exact(
+    task: Task, source: str, log_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[None] = []
+    tell = Fetcher._tell_ahead
+    monkeypatch.setattr(Fetcher, "_tell_ahead", lambda *a: (told.append(None), tell(*a))[1])
+    tape, asked = Tape.of(log_url), Asked()
+    with capturing(task):
+        add_users(source)
+        tape.wait_for(lambda r: r.op == "c")
+        asker = Asker(log_url)
+        with writing(source, range(3)):
+            after = 0
+            for number in range(120):
+                request = asker.page("published-polls", rule=1, after=after, limit=5)
+                asked[request] = after
+                closing = tape.answer(request)[-1].answer
+                assert closing is not None
+                after = int(str((closing.last_key or (0,))[0]))
+                time.sleep(0.03 if number % 3 else 0)
+    assert replay(tape.wind(), asked) == 120
+    assert len(told) > 30
+    repeated = [r for r in tape.records if r.answer and r.op in "cut"]
+    assert repeated, "no event had to be repeated: the writers are too slow to prove anything"
+
+
+LOCKED = """
+SELECT FROM pg_locks WHERE relation = 'polls_question'::regclass AND mode = 'AccessShareLock'
+AND pid <> pg_backend_pid()
+"""
+
+
+def test_a_page_that_is_read_ahead_in_vain_is_soon_forgotten(
+    task: Task, source: str, log_url: str
+) -> None:
+    tape = Tape.of(log_url)
+    with capturing(task), psycopg.connect(source, autocommit=True) as connection:
+        for key in range(1, 20):
+            connection.execute(
+                "INSERT INTO polls_question (id, question_text, published, body, pub_date)"
+                " VALUES (%s, '', true, '', now())",
+                [key],
+            )
+        asker = Asker(log_url)
+        tape.answer(asker.page("published-polls", rule=1, limit=5))
+        wait_until(lambda: bool(connection.execute(LOCKED).fetchall()), 5, "it is read ahead")
+        wait_until(lambda: not connection.execute(LOCKED).fetchall(), 5, "it is forgotten")
+        for after, limit in ((5, 5), (10, 3), (7, 5)):
+            # As it was expected; of another size; behind another key.
+            request = asker.page("published-polls", rule=1, after=after, limit=limit)
+            *read, closing = tape.answer(request)
+            assert closing.answer is not None
+            assert closing.answer.last_key == (after + limit,)
+            found = [record.after["id"] for record in read if record.after]
+            assert found == [*range(after + 1, after + limit + 1)]

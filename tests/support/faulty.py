@@ -104,7 +104,7 @@ POINTS: Mapping[str, Point] = {
     "fetch.retaining": Point("replicator_capture.desk:Desk.open", "after", _AWAY),
     "fetch.locked": Point("psycopg:Connection.execute", "before", _DRIVER, _snapshot),
     "fetch.snapshot": Point(f"{_FETCH}:Fetcher._lock_and_snapshot", "after", _DRIVER),
-    "fetch.read": Point(f"{_FETCH}:_RowReader.read", "after", _DRIVER),
+    "fetch.read": Point(f"{_FETCH}:RowReader.read", "after", _DRIVER),
     "fetch.registered": Point("replicator_capture.desk:Desk.register", "after", _DRIVER),
     "fetch.emitted": Point("replicator_capture.beat:emit", "after", _DRIVER, _fetch),
     "fetch.committed": Point(f"{_FETCH}:Fetcher._read_once", "after", _DRIVER),

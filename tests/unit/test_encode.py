@@ -311,7 +311,7 @@ def test_a_line_of_copy_is_read_as_its_plain_twin_reads_it(
 ) -> None:
     types, texts = row
     line = b"\t".join(map(_copied, texts))
-    assert generate_line_reader(types)(line) == plain_line(types, line)
+    assert generate_line_reader(tuple(types))(line) == plain_line(types, line)
     assert plain_line(types, line) == tuple(map(json_text, types, texts))
 
 
@@ -324,7 +324,7 @@ def test_a_damaged_line_is_refused_if_it_has_not_the_columns(
     cut = data.draw(st.integers(0, len(whole)))
     line = whole[:cut] + noise + whole[cut:]
     try:
-        values = generate_line_reader(types)(line)
+        values = generate_line_reader(tuple(types))(line)
     except BadMessage:
         return
     assert len(values) == len(types) == line.count(b"\t") + 1

@@ -164,7 +164,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "keys that are not found are not told of",
         (
             (
-                "replicator_capture.fetch:_RowReader._add_missing",
+                "replicator_capture.answer_read:RowReader._add_missing",
                 "self._rows.add(read.encoder.missing(key), release.table)",
                 "pass",
             ),
@@ -198,7 +198,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "an answer has one level of the tree only",
-        (("replicator_capture.fetch:_RowReader._close", "while lookups :=", "if lookups :="),),
+        (("replicator_capture.answer_read:RowReader._close", "while lookups :=", "if lookups :="),),
         about=(_LINKED,),
     ),
     Mutation(

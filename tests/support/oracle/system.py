@@ -31,8 +31,8 @@ from replicator_apply.catalog import read_shapes
 from replicator_apply.prepare import ensure_receipts
 from replicator_apply.state import Place
 from replicator_apply.worker import Worker
+from replicator_capture.answer_read import RowReader
 from replicator_capture.daemon import Capture
-from replicator_capture.fetch import _RowReader
 from tests.support.apply_run import RunningApply
 from tests.support.capture_run import (
     SOURCE,
@@ -149,18 +149,18 @@ def knobs(values: Mapping[str, int | float]) -> Iterator[None]:
 @contextlib.contextmanager
 def unhurried_fetches() -> Iterator[None]:
     """Have fetches take as long as `READING` says."""
-    read = _RowReader.read
+    read = RowReader.read
 
-    def slowly(reader: _RowReader, request: Any) -> Answer:
+    def slowly(reader: RowReader, request: Any) -> Answer:
         answer = read(reader, request)
         resting.wait(READING)
         return answer
 
-    _RowReader.read = slowly  # type: ignore[method-assign]
+    RowReader.read = slowly  # type: ignore[method-assign]
     try:
         yield
     finally:
-        _RowReader.read = read  # type: ignore[method-assign]
+        RowReader.read = read  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
