@@ -290,7 +290,7 @@ def page_for(seconds: float, now: int) -> int:
         seconds: that it takes to apply one of its rows, with what that pulls in.
         now: rows of the page that would be asked for next: at most twice as many will be.
     """
-    aim = int(PAGE_SECONDS / seconds) if seconds else MAX_PAGE
+    aim = round(PAGE_SECONDS / seconds) if seconds else MAX_PAGE
     found = max(FEWEST_ROWS, min(aim, now * 2, MAX_PAGE))
     # The source has read the next page by the same size when it is asked for; so it seldom changes.
     return now if STEADY * now < found < now / STEADY else found

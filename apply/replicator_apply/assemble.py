@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO
 
-from replicator.envelope import Answer
+from replicator.envelope import Answer, At
 from replicator.errors import BadRecord, Hole
 from replicator.positions import EpochId, Lsn, Offset, Position, RunId, format_lsn
 from replicator_apply.decode import Event, Skimmed
@@ -178,11 +178,9 @@ class Assembler:
             return None
         parts = self._open.get(at.run)
         if parts is None or parts.commit != commit:
-            if parts is not None:
-                self._open.pop(at.run).close()
-            if at.ordinal != 0:
+            parts = self._begin(at, commit, Offset(offset))
+            if parts is None:
                 return None
-            parts = self._open[at.run] = _Fragments(commit, Offset(offset))
         elif at.ordinal != parts.next_ordinal:
             return None
         parts.next_ordinal += 1
@@ -198,9 +196,20 @@ class Assembler:
             return None
         return self._complete(parts, event, Offset(offset + 1))
 
+    def _begin(self, at: At, commit: Lsn, offset: Offset) -> _Fragments | None:
+        """Begin a run's next transaction; None: its first record is not here."""
+        if at.run in self._open:
+            self._open.pop(at.run).close()
+        if at.ordinal != 0:
+            return None
+        parts = _Fragments(commit, offset)
+        if at.to is None:
+            self._open[at.run] = parts
+        return parts
+
     def _complete(self, parts: _Fragments, last: Event | Skimmed, following: Offset) -> Transaction:
         at = last.at
-        del self._open[at.run]
+        self._open.pop(at.run, None)
         if at.from_ is None or at.to is None or at.from_ > self.position:
             parts.close()
             raise Hole(
@@ -211,8 +220,10 @@ class Assembler:
             parts.close()
             raise BadRecord("A transaction of the log ends before its commit.")
         self.position = at.to
-        for run in [r for r, other in self._open.items() if other.commit < self.position]:
-            self._open.pop(run).close()
+        if self._open:
+            for run in [r for r, other in self._open.items() if other.commit < self.position]:
+                self._open.pop(run).close()
+            following = self.resume_at(following)
         return Transaction(
             parts.commit,
             at.to,
@@ -220,7 +231,7 @@ class Assembler:
             parts.events,
             parts.spool,
             last.answer,
-            self.resume_at(following),
+            following,
         )
 
     def resume_at(self, following: Offset) -> Offset:

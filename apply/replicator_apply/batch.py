@@ -44,6 +44,7 @@ from replicator_apply.write import Written, naming, unwritable, write
 
 Cursor = psycopg.Cursor[Any]
 Round = dict[bytes, TableChanges]
+"""Changes by table prefix of the record key."""
 
 ROUND = 20_000
 ROUND_BYTES = 32 << 20
@@ -54,7 +55,7 @@ class Overtaken(Exception):
     """Another worker has applied meanwhile: the position is not the one in memory."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Batch:
     """Whole source transactions, in order, at least one.
 
@@ -66,6 +67,7 @@ class Batch:
         rows: row events of all transactions.
         mark: the newest mark among them.
         new_run: whether capture has started again before the last of them.
+        collapsed: its changes by table, once they are.
     """
 
     transactions: Sequence[Transaction]
@@ -75,6 +77,7 @@ class Batch:
     rows: int
     mark: Mark | None = None
     new_run: bool = False
+    collapsed: Round | None = None
 
     @property
     def spooled(self) -> bool:
@@ -142,6 +145,19 @@ class Applier:
         self.filling: Collection[TableName] = frozenset()
         self.kept: Collection[TableName] | None = None
 
+    def collapse(self, batch: Batch) -> None:
+        """Do all that needs no connection for a batch that fits into memory; else `apply` does.
+
+        So it can be done while the batch before is written.
+        """
+        if batch.spooled or batch.rows > ROUND or batch.collapsed is not None:
+            return
+        batch.collapsed = next(self._rounds(self._events(batch), batch.transactions), {})
+        for prefix, changes in batch.collapsed.items():
+            writer = self._writers.get(self.plan.by_prefix[prefix].name)
+            if writer is not None:
+                writer.prepare(changes)
+
     def apply(self, batch: Batch, finish: Finish) -> Written:
         """Write a batch.
 
@@ -154,12 +170,15 @@ class Applier:
             # Outside of the transaction: a rollback would take them along.
             for table in self.plan.tables.values():
                 self._staging.prepare(table)
-        rounds = self._rounds(self._events(batch), batch.transactions)
-        first = next(rounds, {})
-        only = None if batch.spooled or batch.rows > ROUND else [first]
+        self._alive()
+        self.collapse(batch)
+        if batch.collapsed is not None:
+            first, only = batch.collapsed, [batch.collapsed]
+        else:
+            first, only = next(self._rounds(self._events(batch), batch.transactions), {}), None
         retry_kept = self.kept and any(t.size == 0 for t in batch.transactions)
         direct = not retry_kept and not self._choosing(batch) and self._is_direct(first)
-        del first, rounds
+        del first
         written = self._try_directly(batch, only, finish) if direct else None
         if written is None:
             written = self._write_by_rules(batch, only, finish)

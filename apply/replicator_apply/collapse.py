@@ -6,7 +6,7 @@ pointed at it before. It is *read* if a fetch found it, or found it missing: the
 to it is in the same answer.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -32,6 +32,7 @@ class TableChanges:
         fleeting: how many of `gone` need not be here: they were created in the batch as well, or
             an answer tells of them, which repeats what the stream has told.
         truncated: the table was emptied before all that is in `born`, `changed`, `gone`.
+        lines: what the fast path copies for `born`, if it was made ahead.
     """
 
     reader: EventReader
@@ -42,6 +43,7 @@ class TableChanges:
     read: set[bytes] = field(default_factory=set)
     fleeting: int = 0
     truncated: bool = False
+    lines: Sequence[bytes] = ()
 
     def add(self, key: bytes, event: Event) -> None:
         """Take the table's next event."""

@@ -7,7 +7,7 @@ COPY if they are many, else in one round trip. Whatever does not come out as exp
 target transaction is rolled back, and the whole batch takes the way through `rules`.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -66,8 +66,13 @@ class DirectWriter:
         if len(rows) <= SMALL:
             self._insert_few(cursor, rows, sequences)
         else:
-            self._insert_many(cursor, rows)
+            self._insert_many(cursor, rows, changes.lines)
             sequences.follow_rows(cursor, self.table, rows)
+
+    def prepare(self, changes: TableChanges) -> None:
+        """Make ahead, without the connection, what is copied for many new rows."""
+        if self.table.direct and len(changes.born) > SMALL:
+            changes.lines = self._lines(changes.born.values())
 
     def _insert_few(self, cursor: Cursor, rows: Collection[Row], sequences: Sequences) -> None:
         """Send all of it in one round trip."""
@@ -85,15 +90,25 @@ class DirectWriter:
         )
         sequences.note(noted)
 
-    def _insert_many(self, cursor: Cursor, rows: Collection[Row]) -> None:
+    def _insert_many(
+        self, cursor: Cursor, rows: Collection[Row], made: Sequence[bytes] = ()
+    ) -> None:
+        lines, *receipts = made or self._lines(rows)
         with cursor.copy(self.sql.copy_table) as copy:
-            copy.write(chunk(rows, self._fields, self._line, self._defaults))
+            copy.write(lines)
         with cursor.copy(self.sql.copy_receipts) as copy:
-            for membership in self.table.memberships:
-                start = _start(membership)
-                copy.write(chunk(rows, self._key_fields, self._key_line, start))
+            for part in receipts:
+                copy.write(part)
         for statement in self._calls_for(rows):
             cursor.execute(statement, prepare=False)
+
+    def _lines(self, rows: Collection[Row]) -> list[bytes]:
+        """Write new rows as COPY text, and their receipts of each subscription."""
+        receipts = (
+            chunk(rows, self._key_fields, self._key_line, _start(membership))
+            for membership in self.table.memberships
+        )
+        return [chunk(rows, self._fields, self._line, self._defaults), *receipts]
 
     def _calls_for(self, rows: Collection[Row]) -> list[str]:
         """Give what stores new rows for functions of `on_applied`; nothing if there are none."""

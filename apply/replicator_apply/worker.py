@@ -396,6 +396,7 @@ class Worker:
         )
         with ExitStack() as stack:
             stack.callback(batch.close)
+            self._applier.collapse(batch)
             self._join(connection)
             work = partial(self._apply, connection, batch)
             if batch.rows < ASIDE_ROWS or batch.spooled:

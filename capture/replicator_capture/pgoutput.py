@@ -208,6 +208,8 @@ class _Cursor:
 # Begin and Commit come with every transaction, and many transactions have one row.
 _BEGIN: Final = struct.Struct("!QqI")
 _COMMIT: Final = struct.Struct("!BQQq")
+_B, _BEGIN_SIZE = ord("B"), 1 + _BEGIN.size
+_C, _COMMIT_SIZE = ord("C"), 1 + _COMMIT.size
 
 
 def _begin(cursor: _Cursor) -> Begin:
@@ -292,6 +294,14 @@ def decode(data: bytes) -> Decoded:
     Raises:
         BadMessage: `data` is not exactly one message of protocol version 1.
     """
+    size = len(data)
+    # As the readers would, without a cursor: small transactions are mostly these.
+    if size == _BEGIN_SIZE and data[0] == _B:
+        lsn, ts_us, xid = _BEGIN.unpack_from(data, 1)
+        return Begin(lsn, ts_us + POSTGRES_EPOCH_US, xid)
+    if size == _COMMIT_SIZE and data[0] == _C:
+        _, lsn, end, ts_us = _COMMIT.unpack_from(data, 1)
+        return Commit(lsn, end, ts_us + POSTGRES_EPOCH_US)
     cursor = _Cursor(data)
     reader = _READERS.get(cursor.letter())
     if reader is None:

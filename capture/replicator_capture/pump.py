@@ -4,6 +4,7 @@ The daemon calls `Pump.turn` until it is told to stop. A turn waits at most the 
 input, and never for the log, but for the appends of a long answer (`Publisher.publish_answer`).
 """
 
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -13,6 +14,10 @@ from replicator_capture.publish import Publisher
 from replicator_capture.visibility import confirmable
 from replicator_capture.wal import WalStream
 
+BUSY_ROWS: Final = 500
+"""Records that wait to be appended when the input runs dry, of a stream that will go on."""
+LINGER_S: Final = 0.005
+"""Seconds that they may wait for more."""
 _LOG_PAUSE_S: Final = 0.002
 _FULL_PAUSE_S: Final = 0.2
 
@@ -37,6 +42,7 @@ class Pump:
     ) -> None:
         self._stream, self._assembler, self._publisher = stream, assembler, publisher
         self._unseen = unseen
+        self._busy_since: float | None = None
 
     def turn(self, timeout: float) -> int:
         """Do what there is to do; with nothing to do, wait at most `timeout` seconds for input.
@@ -51,12 +57,28 @@ class Pump:
         messages = self._stream.receive() if self._publisher.has_room() else []
         if messages:
             self._assembler.feed(messages)
-        self._publisher.flush(dry=not messages)
+        lingers = not messages and self._lingers()
+        self._publisher.flush(dry=not messages and not lingers)
         self.confirm()
         self._stream.tick()
-        if not messages:
+        if lingers:
+            self._stream.wait(min(timeout, LINGER_S))
+        elif not messages:
             self._rest(timeout)
         return len(messages)
+
+    def _lingers(self) -> bool:
+        """Whether a busy stream, which is dry for a moment, is waited for: small appends are dear.
+
+        Here, in the log, and in each target. A stream of small changes is never kept waiting.
+        """
+        now = time.monotonic()
+        if self._assembler.pending < BUSY_ROWS:
+            self._busy_since = None
+            return False
+        if self._busy_since is None:
+            self._busy_since = now
+        return now - self._busy_since < LINGER_S
 
     def confirm(self) -> None:
         """Let the slot forget what is stored in the log and seen by every snapshot."""

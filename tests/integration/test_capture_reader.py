@@ -110,6 +110,7 @@ class Capture:
         nonce = f"end-{len(self.contents)}"
         self.execute(f"SELECT pg_logical_emit_message(true, 'replicator', '{nonce}')")
         self.turn_until(lambda: nonce.encode() in self.contents)
+        self.turn_until(lambda: not self.assembler.pending)
         self.pump.turn(0)
         values = [value for _, value in self.writer.records]
         records = [decode(value) for value in values[self._drained :]]
