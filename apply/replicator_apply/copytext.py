@@ -11,6 +11,7 @@ from typing import Any
 
 from psycopg import sql
 
+from replicator.speed import twin
 from replicator_apply.decode import Cell, Row
 
 DELIMITER = "\x01"
@@ -19,6 +20,8 @@ OPTIONS = sql.SQL("(FORMAT text, DELIMITER {}, NULL {})").format(DELIMITER, NULL
 """What goes behind `COPY … FROM STDIN`."""
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", DELIMITER: "\\" + DELIMITER})
+
+_copy_lines: Callable[..., bytes] | None = twin("copy_lines", None)
 
 Line = Callable[[Row, str], str]
 """Gives a row's line, unescaped; the second argument stands before the first column."""
@@ -43,6 +46,14 @@ def chunk(rows: Iterable[Row], fields: Sequence[str], line: Line, start: str = "
         line: `line_function(fields)`.
         start: cells that stand before the row's own, escaped, each followed by the delimiter.
     """
+    if _copy_lines is not None:
+        ends = NULL.encode(), DELIMITER.encode()
+        return _copy_lines(rows, tuple(fields), start.encode(), *ends)
+    return chunk_plainly(rows, fields, line, start)
+
+
+def chunk_plainly(rows: Iterable[Row], fields: Sequence[str], line: Line, start: str = "") -> bytes:
+    """As `chunk`, without the compiled twin."""
     lines = [line(row, start) for row in rows]
     text = "".join(lines)
     if is_clean(text, len(lines), len(fields) - 1 + start.count(DELIMITER)):

@@ -15,6 +15,7 @@ from replicator.envelope import VERSION, Answer, Mark, encode_key
 from replicator.errors import BadMessage
 from replicator.plan import Release, TableName
 from replicator.positions import EpochId, Lsn, RunId
+from replicator.speed import COMPILED
 from replicator_capture.encode import EncodedRow, EncodedRows, TableEncoder, unknown_columns
 from replicator_capture.pgoutput import Begin, Commit, Message, Relation, Truncate, decode
 from replicator_capture.rowtext import NameOf
@@ -24,6 +25,7 @@ MESSAGES_PER_TRANSACTION: Final = 16
 """Anyone may emit messages under any prefix; more than this in one transaction are not ours."""
 
 _ROWS, _IGNORED = frozenset(b"IUD"), frozenset(b"OY")
+_FIRST = frozenset({b"I", b"U"})
 _CONTROL = TableName("", "")
 
 _dumps = msgspec.json.Encoder().encode
@@ -133,6 +135,7 @@ class Assembler:
         self._complete: Lsn | None = None
         self._records: list[KeyedValue] = []
         self._encoders: dict[bytes, TableEncoder | None] = {}
+        self._sources: dict[TableName, bytes] = {}
         self._begin: Begin | None = None
         self._open()
 
@@ -177,6 +180,32 @@ class Assembler:
             BadMessage: one of them is not a message of pgoutput, or is out of place.
             Refused: a released column is gone, or a changed row's key is not told.
         """
+        if COMPILED:
+            self._feed_compiled(messages)
+        else:
+            self._feed_plainly(messages)
+
+    def _feed_compiled(self, messages: list[bytes]) -> None:
+        """As `feed`: runs of usual messages by the compiled twin, all others one by one."""
+        index, count = 0, len(messages)
+        while index < count:
+            message = messages[index]
+            if message[:1] in _FIRST and self._retaining is None:
+                relation = message[1:5]
+                place = self._places.get(relation) or self._place(relation)
+                if place is not None and place.encoder.compiled is not None:
+                    until, size = place.encoder.compiled.run(
+                        messages, index, place.tail, self._ordinal, self._records
+                    )
+                    self._ordinal += until - index
+                    self.size += size
+                    if until > index:
+                        index = until
+                        continue
+            self._feed_plainly([message])
+            index += 1
+
+    def _feed_plainly(self, messages: list[bytes]) -> None:
         records, retain, places = self._records, self._retaining, self._places
         ordinal, size = self._ordinal, self.size
         for message in messages:
@@ -240,10 +269,12 @@ class Assembler:
     ) -> bytes:
         """Write what follows a head of `table`: source, and `at` as far as the ordinal."""
         lsn = commitment.commit_lsn if isinstance(commitment, Begin) else commitment.lsn
-        return b'"source":%b,%b' % (
-            source_part(self._origin, table, commitment.xid, lsn, commitment.ts_us, read=read),
-            self._at,
-        )
+        source = self._sources.get(table)
+        if source is None:
+            source = self._sources[table] = source_parts(self._origin, table)
+        snapshot = b"true" if read else b"false"
+        part = source % (commitment.xid, lsn, commitment.ts_us // 1000, snapshot)
+        return b'"source":%b,%b' % (part, self._at)
 
     def _hand_over(self, retain: Retain, row: EncodedRow, table: TableName) -> None:
         begin = self._transaction()
@@ -360,12 +391,11 @@ class AnswerWriter:
         assembler._close(self._commitment.end, end)
 
 
-def source_part(  # noqa: PLR0913 (its values, one by one)
-    origin: Origin, table: TableName, xid: int, lsn: Lsn, ts_us: int, *, read: bool = False
-) -> bytes:
-    """Write the `source` of a record; see `envelope.Source` for the units.
+def source_parts(origin: Origin, table: TableName) -> bytes:
+    """Give the template of the `source` of a table's records; see `envelope.Source` for the units.
 
-    `read`: the row was found, or found missing, by a fetch; Debezium's `snapshot` says so.
+    It takes xid, commit LSN, milliseconds, and whether the row was found, or found missing, by a
+    fetch: Debezium's `snapshot` says so.
     """
     names = b'"name":%b,"db":%b,"schema":%b,"table":%b' % (
         _dumps(origin.environment),
@@ -374,6 +404,6 @@ def source_part(  # noqa: PLR0913 (its values, one by one)
         _dumps(table.name),
     )
     return (
-        b'{"version":"1","connector":"replicator",%b,"txId":%d,"lsn":%d,"ts_ms":%d,'
-        b'"snapshot":"%b"}' % (names, xid, lsn, ts_us // 1000, b"true" if read else b"false")
+        b'{"version":"1","connector":"replicator",%b,"txId":%%d,"lsn":%%d,"ts_ms":%%d,'
+        b'"snapshot":"%%b"}' % names.replace(b"%", b"%%")
     )

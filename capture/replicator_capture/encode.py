@@ -6,7 +6,7 @@ slowly; tests/unit/test_encode.py compares the two.
 """
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import itemgetter
 from typing import Final, NamedTuple
 
@@ -15,6 +15,7 @@ import msgspec
 from replicator.envelope import encode_key
 from replicator.errors import BadMessage, Refused
 from replicator.plan import Release, TableName
+from replicator.speed import RowEncoder, row_encoder
 from replicator.words import SCHEMA_CHANGE
 from replicator_capture.pgoutput import Relation
 from replicator_capture.rowtext import (
@@ -24,6 +25,7 @@ from replicator_capture.rowtext import (
     ReadRow,
     generate_line_reader,
     generate_reader,
+    json_kind,
     json_text,
 )
 
@@ -34,6 +36,8 @@ EncodedRow = tuple[bytes, bytes]
 EncodedRows = tuple[EncodedRow, ...]
 """What one row message makes: one row event, or two if the primary key changed."""
 
+_KINDS = {"number": 1, "bool": 2, "text": 3}
+"""As the compiled twin has them."""
 _NEW, _OLD_KEY, _OLD = ord("N"), ord("K"), ord("O")
 _INSERT_TUPLE: Final = 6
 _NOTHING: Final = -1
@@ -60,10 +64,11 @@ class Shape:
     def __init__(self, table: TableName, columns: Sequence[str], key: Sequence[str]) -> None:
         self.columns = tuple(columns)
         self.all = (1 << len(self.columns)) - 1
-        positions = [self.columns.index(name) for name in key]
+        positions = self.key_places = [self.columns.index(name) for name in key]
         self.key = sum(1 << position for position in positions)
         self.key_of: Callable[[JsonTexts], bytes | JsonTexts] = itemgetter(*positions)
-        start = encode_key(str(table))[:-1].replace(b"%", b"%%")
+        self.key_start = encode_key(str(table))[:-1]
+        start = self.key_start.replace(b"%", b"%%")
         self.key_template = start + b",%b" * len(positions) + b"]"
         self._heads: dict[tuple[str, int, int], bytes] = {}
 
@@ -144,6 +149,7 @@ class TableEncoder:
                 for column in relation.columns
             ]
         )
+        self.compiled = None if by_name else self._compile(relation, released)
         self._insert = shape.head_template("c", _NOTHING, shape.all)
         self._update = shape.head_template("u", _NOTHING, shape.all)
         self._key_template, self._key_of = shape.key_template, shape.key_of
@@ -153,6 +159,21 @@ class TableEncoder:
             ord("D"): self.delete,
         }
         """The method for each kind of row message, by its first byte."""
+
+    def _compile(self, relation: Relation, released: Collection[str]) -> RowEncoder | None:
+        """Make the compiled twin of `insert` and `update`, which knows the usual messages."""
+        kinds = [
+            _KINDS[json_kind(column.type)] if column.name in released else 0
+            for column in relation.columns
+        ]
+        names = [_dumps(name) + b":" for name in self._shape.columns]
+        return row_encoder(
+            bytes(kinds),
+            self._shape.key_places,
+            self._shape.key_start,
+            [names[0], *(b"," + name for name in names[1:])],
+            identified=self._key_in_identity,
+        )
 
     def insert(self, message: bytes) -> EncodedRows:
         """Encode an Insert message as `c`."""

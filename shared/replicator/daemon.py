@@ -10,6 +10,7 @@ from replicator.http import Health, serve_http
 from replicator.metrics import BUILD_INFO, gauge
 from replicator.release import release
 from replicator.settings import ReplicatorSettings
+from replicator.speed import COMPILED
 from replicator.stop import Stop, stop_on_signals, supervise
 
 logger = logging.getLogger(__name__)
@@ -52,12 +53,13 @@ def run_daemon(name: Literal["capture", "apply"], body: Body, settings: Replicat
     listen_at = (listen.host, listen.port) if listen else None
     with stop_on_signals() as stop, serve_http(listen_at, health) as address:
         logger.info(
-            "%s %s starts in environment %s%s.",
+            "%s %s starts in environment %s%s%s.",
             name,
             number,
             settings.environment,
             f", metrics on http://{address}/metrics" if address else "",
-            extra={"event": "started", "daemon": name, "release": number},
+            ", with compiled twins" if COMPILED else "",
+            extra={"event": "started", "daemon": name, "release": number, "compiled": COMPILED},
         )
         supervise(lambda: _run(body, stop, health), stop)
     logger.info("%s has stopped.", name, extra={"event": "stopped", "daemon": name})

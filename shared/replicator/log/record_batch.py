@@ -2,7 +2,8 @@
 
 Pure. A batch is a header of 61 bytes and a body, which may be compressed; the body is a row of
 records of varints, keys, values and headers (https://kafka.apache.org/documentation/#recordbatch).
-The fast builder and the fast parser know the usual record only (no headers); `encode_record` and
+The fast builder and the fast parser know the usual record only (no headers), and may be compiled
+ones (`replicator.speed`); `encode_record` and
 `decode_record` are the plain twins that know all of them, take over where the fast ones give up,
 and are their oracle in the unit tests.
 """
@@ -16,6 +17,7 @@ import lz4.frame
 from crc32c import crc32c
 
 from replicator.errors import BadRecord
+from replicator.speed import twin
 
 Record = tuple[bytes, bytes]
 """Key and value."""
@@ -111,7 +113,7 @@ def encode_record(index: int, record: Record, headers: Headers) -> bytes:
     return _sized(b"".join(parts))
 
 
-def encode_records(records: Sequence[Record], start: int, limit: int) -> tuple[bytes, int]:
+def encode_records_plainly(records: Sequence[Record], start: int, limit: int) -> tuple[bytes, int]:
     """Write as many records from `start` on as fit into `limit` bytes, at most 16,384.
 
     Returns:
@@ -144,6 +146,9 @@ def encode_records(records: Sequence[Record], start: int, limit: int) -> tuple[b
             )
         count += 1
     return b"".join(parts), count
+
+
+encode_records = twin("encode_records", encode_records_plainly)
 
 
 class Sealed(NamedTuple):
@@ -237,7 +242,7 @@ def parse(frame: Frame) -> Batch:
         raise BadRecord(f"The batch at offset {frame.begin} cannot be read.") from error
 
 
-def decode_records(  # noqa: PLR0912 (a call per number would double its cost)
+def decode_records_plainly(  # noqa: PLR0912 (a call per number would double its cost)
     body: bytes, count: int
 ) -> list[Record] | None:
     """Read a body of records without headers; None if some have any, or the framing is off.
@@ -290,6 +295,9 @@ def decode_records(  # noqa: PLR0912 (a call per number would double its cost)
         append((key, body[value_at:at]))
         at = end
     return out if at == len(body) else None
+
+
+decode_records = twin("decode_records", decode_records_plainly)
 
 
 class Decoded(NamedTuple):

@@ -1,0 +1,48 @@
+# cython: language_level=3
+"""Bytes that grow: where a record or a line is written before it becomes an object of Python."""
+
+from libc.stdlib cimport realloc
+from libc.string cimport memcpy
+
+
+cdef struct Buffer:
+    char *data
+    Py_ssize_t size  # of what is written
+    Py_ssize_t room  # of what is allocated
+
+
+cdef inline int grow(Buffer *out, Py_ssize_t more) except -1:
+    """Make room for `more` bytes."""
+    cdef Py_ssize_t room
+    cdef char *data
+    if out.size + more > out.room:
+        room = (out.size + more) * 2
+        data = <char *> realloc(out.data, room)
+        if data == NULL:
+            raise MemoryError
+        out.data, out.room = data, room
+    return 0
+
+
+cdef inline void put(Buffer *out, const char *data, Py_ssize_t size) noexcept:
+    """Write bytes; there is room for them."""
+    memcpy(out.data + out.size, data, size)
+    out.size += size
+
+
+cdef inline void put_number(Buffer *out, long long number) noexcept:
+    """Write a number in decimal; there is room for 20 bytes."""
+    cdef char digits[20]
+    cdef int at = 20
+    cdef unsigned long long rest = <unsigned long long> number
+    if number < 0:
+        rest = 0 - rest
+        out.data[out.size] = 45
+        out.size += 1
+    while True:
+        at -= 1
+        digits[at] = <char> (48 + rest % 10)
+        rest //= 10
+        if rest == 0:
+            break
+    put(out, &digits[at], 20 - at)
