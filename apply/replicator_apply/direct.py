@@ -7,7 +7,7 @@ COPY if they are many, else in one round trip. Whatever does not come out as exp
 target transaction is rolled back, and the whole batch takes the way through `rules`.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from replicator_apply.copytext import (
     line_function,
     numbered_chunk,
 )
-from replicator_apply.decode import EventReader, Row
+from replicator_apply.decode import Cell, EventReader, Row
 from replicator_apply.plan import Membership, Table
 from replicator_apply.sequences import Sequences
 from replicator_apply.sieve import Sieve, Sorted, may_be_settled
@@ -167,14 +167,16 @@ class DirectWriter:
     def _nobodys(self, cursor: Cursor, rows: Mapping[bytes, Row]) -> dict[bytes, None]:
         """Find the rows under whose keys none is ours."""
         keys = [*rows]
-        arrays = [
-            self.sql.array(name, array(map(attrgetter(field), rows.values())))
-            for name, field in zip(self.table.key, self._key_fields, strict=True)
-        ]
+        columns = (map(attrgetter(field), rows.values()) for field in self._key_fields)
         begin, end = self.sql.nobodys
         with by_index(cursor, many=True):
-            found = cursor.execute(begin + ", ".join(arrays) + end, prepare=False).fetchall()
+            found = cursor.execute(begin + self._arrays(columns) + end, prepare=False).fetchall()
         return dict.fromkeys(keys[number - 1] for (number,) in found)
+
+    def _arrays(self, columns: Iterable[Iterable[Cell]]) -> str:
+        """Write the values of the key's columns as arrays."""
+        pairs = zip(self.table.key, columns, strict=True)
+        return ", ".join(self.sql.array(name, array(cells)) for name, cells in pairs)
 
     def _enter(self, cursor: Cursor, changes: TableChanges) -> tuple[int, int]:
         """Write rows by way of the staging table; give how many changed, and were created."""
@@ -206,6 +208,11 @@ class DirectWriter:
 
     def delete(self, cursor: Cursor, changes: TableChanges) -> int:
         """Delete the rows that are gone, and their receipts; give the number of rows."""
+        if len(changes.gone) > SMALL and not self.table.hooks:
+            columns = zip(*map(key_cells, changes.gone), strict=True)
+            begin, end = self.sql.delete_many
+            with by_index(cursor, many=True):
+                return cursor.execute(begin + self._arrays(columns) + end, prepare=False).rowcount
         staged = self._stage_gone(cursor, changes)
         calls = [self.sql.call_for_gone] if self.table.hooks else []
         statements = (*calls, self.sql.delete_held, self.sql.delete_receipts)

@@ -222,3 +222,26 @@ class DirectSql(WriteSql, RuleSql):
             "DELETE FROM {receipts} r USING {stage} s WHERE {rs} AND NOT s._present "
             "AND r.subscription_id NOT IN ({other_streams})"
         )
+
+    @cached_property
+    def delete_many(self) -> tuple[str, str]:
+        """Drop the receipts of keys, and delete the rows of those that are ours.
+
+        The statement's beginning and end; between them belong the keys, an array for each column.
+        """
+        end = self.part(
+            "RETURNING {rkey}, r.subscription_id {ours} AS _mine) "
+            "DELETE FROM {table} t USING dropped d WHERE d._mine AND {td} "
+            "AND (NOT EXISTS ({other_streams}) OR NOT {elsewhere})",
+            rkey=identifiers(self.table.key, "r"),
+            td=self.same_key("t", "d"),
+            elsewhere=self.is_held_elsewhere("d"),
+        )
+        begin = self.part(
+            "WITH dropped AS (DELETE FROM {receipts} r WHERE r.subscription_id "
+            "NOT IN ({other_streams}) AND ({rkey}) ",
+            rkey=identifiers(self.table.key, "r"),
+        )
+        one = len(self.table.key) == 1
+        opening, closing = ("= ANY(", ") ") if one else ("IN (SELECT * FROM unnest(", ")) ")
+        return begin.as_string() + opening, closing + end.as_string()
