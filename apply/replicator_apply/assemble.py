@@ -10,13 +10,14 @@ import tempfile
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, NamedTuple
 
 from replicator.envelope import Answer, At
 from replicator.errors import BadRecord, Hole
 from replicator.positions import EpochId, Lsn, Offset, Position, RunId, format_lsn
-from replicator_apply.decode import Event, Skimmed
+from replicator_apply.decode import Event, EventReader, Skimmed
 
+_SOURCE = b'"source":'
 SPOOL_AFTER = 20_000
 SPOOL_BYTES = 32 << 20
 """Events, and bytes of records, of one transaction that are kept in memory; the rest goes to a
@@ -139,9 +140,33 @@ class _Fragments:
     events: list[Parsed] = field(default_factory=list)
     spool: Spool | None = None
 
+    def add(self, key: bytes, value: bytes, event: Event | Skimmed) -> None:
+        """Keep a record; one that is too much for memory by its bytes."""
+        if self.spool is not None:
+            self.spool.append(key, value)
+            return
+        self.events.append((key, event))
+        self.size += len(value)
+        if len(self.events) >= SPOOL_AFTER or self.size >= SPOOL_BYTES:
+            self.spool = Spool()
+
     def close(self) -> None:
         if self.spool:
             self.spool.close()
+
+
+class _Going(NamedTuple):
+    """A transaction of which more is to come: what its records of one table have in common.
+
+    Attributes:
+        parts: what has come.
+        tail: how their values end, up to the ordinal.
+        last: one of them.
+    """
+
+    parts: _Fragments
+    tail: bytes
+    last: Event
 
 
 class Assembler:
@@ -156,6 +181,35 @@ class Assembler:
         self.epoch: EpochId = position.epoch
         self.position: Lsn = position.next
         self._open: dict[RunId, _Fragments] = {}
+        self._going: _Going | None = None
+
+    def goes_on(self, key: bytes, value: bytes, reader: EventReader) -> bool:
+        """Take a record that is the next one of the same transaction and table, and not its last.
+
+        Its place need not be read, and nothing of it if it is kept as bytes. False: it is another
+        one, or an odd one, for `feed`.
+
+        Args:
+            key: the record's key.
+            value: its bytes.
+            reader: of its table.
+        """
+        if self._going is None:
+            return False
+        parts, tail, last = self._going
+        end = b"%b%d}}" % (tail, parts.next_ordinal)
+        if not value.endswith(end):
+            return False
+        if parts.spool is None:
+            event = reader.read_head(value[: -len(end) - 1] + b"}")
+            if event is None:
+                return False
+            event.source, event.at = last.source, last.at
+            parts.add(key, value, event)
+        else:
+            parts.spool.append(key, value)
+        parts.next_ordinal += 1
+        return True
 
     def feed(
         self, offset: int, key: bytes, value: bytes, event: Event | Skimmed, keep: bool = True
@@ -185,19 +239,23 @@ class Assembler:
             return None
         parts.next_ordinal += 1
         if keep:
-            if parts.spool is None:
-                parts.events.append((key, event))
-                parts.size += len(value)
-                if parts.next_ordinal >= SPOOL_AFTER or parts.size >= SPOOL_BYTES:
-                    parts.spool = Spool()
-            else:
-                parts.spool.append(key, value)
-        if at.to is None:
-            return None
-        return self._complete(parts, event, Offset(offset + 1))
+            parts.add(key, value, event)
+        if at.to is not None:
+            return self._complete(parts, event, Offset(offset + 1))
+        if at.ordinal and isinstance(event, Event):
+            self._expect(parts, value, event)
+        return None
+
+    def _expect(self, parts: _Fragments, value: bytes, event: Event) -> None:
+        """Note how the records end that go on where this one does."""
+        end = b"%d}}" % event.at.ordinal
+        if value.endswith(end):  # not in an answer
+            tail = value[value.rfind(_SOURCE) : -len(end)]
+            self._going = _Going(parts, tail, event)
 
     def _begin(self, at: At, commit: Lsn, offset: Offset) -> _Fragments | None:
         """Begin a run's next transaction; None: its first record is not here."""
+        self._going = None
         if at.run in self._open:
             self._open.pop(at.run).close()
         if at.ordinal != 0:
@@ -208,7 +266,7 @@ class Assembler:
         return parts
 
     def _complete(self, parts: _Fragments, last: Event | Skimmed, following: Offset) -> Transaction:
-        at = last.at
+        at, self._going = last.at, None
         self._open.pop(at.run, None)
         if at.from_ is None or at.to is None or at.from_ > self.position:
             parts.close()
@@ -240,6 +298,7 @@ class Assembler:
 
     def close(self) -> None:
         """Free what unfinished transactions hold on disk."""
+        self._going = None
         for parts in self._open.values():
             parts.close()
         self._open.clear()

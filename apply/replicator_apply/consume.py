@@ -87,11 +87,14 @@ class Consumer:
             BadRecord, Stopped: as the readers.
         """
         feed, prefix, reader = self.assembler.feed, NO_TABLE, None
+        goes_on = self.assembler.goes_on
         event: Event | Skimmed
         for offset, (key, value) in zip(chunk.offsets, chunk.records, strict=True):
             if not key.startswith(prefix):  # mostly it is the table of the record before
                 prefix = key[: key.find(b'"', 2) + 1] or NO_TABLE
                 reader = self.readers.get(prefix)
+            if reader is not None and goes_on(key, value, reader):
+                continue
             if reader is None or value.startswith(_HASHED):
                 event = skimmed = skim(value)
                 if skimmed.epoch is not None and skimmed.epoch.id != self.assembler.epoch:

@@ -119,6 +119,7 @@ class EventReader:
             (f"c{self.columns.index(name)}", key_of) for name, key_of in (keys_of or {}).items()
         ]
         self._strict = _decoder(self.row_type, key_type)
+        self._head = _decoder(self.row_type, key_type, place=False)
         self._lenient = _decoder(self.lenient_type, key_type)
 
     def read(self, value: bytes) -> Event:
@@ -136,6 +137,20 @@ class EventReader:
             raise bad_record(value) from error
         if event.at.v != VERSION:
             check_version(event.at)
+        if self._local:
+            self._localize(event)
+        return event
+
+    def read_head(self, value: bytes) -> Event | None:
+        """Decode a record without its place, `source` and `at`; None: `read` must have all of it.
+
+        Args:
+            value: the record up to them, closed.
+        """
+        try:
+            event = self._head(value)
+        except (msgspec.MsgspecError, RecursionError):
+            return None
         if self._local:
             self._localize(event)
         return event
@@ -209,12 +224,12 @@ def _row_type(columns: Sequence[str], *, strict: bool, forbid: bool = True) -> t
     )
 
 
-def _decoder(row_type: type[Any], key_type: type[Any]) -> Callable[[bytes], Event]:
-    """Make the decoder of an event whose rows are of this type."""
-    event_type = msgspec.defstruct(
-        "TableEvent",
-        [("before", key_type | None, None), ("after", row_type | None, None)],
-        bases=(Event,),
-        gc=False,
-    )
+def _decoder(
+    row_type: type[Any], key_type: type[Any], *, place: bool = True
+) -> Callable[[bytes], Event]:
+    """Make the decoder of an event whose rows are of this type; `place`: it has source and at."""
+    fields: list[Any] = [("before", key_type | None, None), ("after", row_type | None, None)]
+    if not place:
+        fields += [("source", Any, None), ("at", Any, None)]
+    event_type = msgspec.defstruct("TableEvent", fields, bases=(Event,), gc=False)
     return cast(Callable[[bytes], Event], msgspec.json.Decoder(event_type).decode)

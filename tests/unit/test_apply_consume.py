@@ -1,11 +1,15 @@
 """Chunks in, batches out: which marks count."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from replicator.envelope import At, Mark, Record, Source, encode, encode_key
 from replicator.log import Chunk
 from replicator.positions import EpochId, Lsn, Offset, Position, RunId
+from replicator_apply import assemble
 from replicator_apply.consume import Consumer, consumer_at
+from replicator_apply.decode import Event, EventReader
 from replicator_apply.state import StoredPosition
 
 EPOCH = EpochId("0a1b2c3d")
@@ -49,3 +53,96 @@ def test_a_batch_goes_on_where_the_one_before_ended(consumer: Consumer) -> None:
     assert first.stored == StoredPosition(Position(EPOCH, Lsn(100)), Offset(7))
     assert first.following == consumer.take().stored
     assert first.following == StoredPosition(Position(EPOCH, Lsn(115)), Offset(111))
+
+
+COLUMNS = ("id", "note")
+READERS = {
+    encode_key(f"public.{name}")[:-1]: EventReader(f"public.{name}", COLUMNS, ("id",))
+    for name in "ab"
+}
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> list[tuple[bytes, bytes]]:
+    """Records of transactions of two runs, some of them missing or repeated."""
+    records: list[tuple[bytes, bytes]] = []
+    since = 100
+    for _ in range(draw(st.integers(1, 4))):
+        commit, rows = since + 10, draw(st.integers(1, 8))
+        run = RunId(draw(st.integers(1, 2)))
+        for ordinal in range(rows):
+            ends = (Lsn(since), Lsn(commit + 5)) if ordinal == rows - 1 else (None, None)
+            at = At(1, EPOCH, run, ordinal, *ends)
+            table, op = draw(st.sampled_from("aab")), draw(st.sampled_from("cud"))
+            row = {"id": draw(st.integers(0, 9)), "note": draw(st.sampled_from(TEXTS))}
+            if op == "u" and draw(st.booleans()):
+                row.pop("note")
+            source = Source(
+                "1", "replicator", "prod", "app", "public", table, 7, commit, 5, "false"
+            )
+            images = (row, None) if op == "d" else (None, row)
+            unchanged = () if len(row) == len(COLUMNS) else ("note",)
+            record = Record(op, source, at, *images, unchanged=unchanged)  # type: ignore[arg-type]
+            records.append((encode_key(f"public.{table}", [row["id"]]), encode(record)))
+        since = commit + 5
+    for _ in range(draw(st.integers(0, 3))):
+        at_ = draw(st.integers(0, len(records)))
+        if draw(st.booleans()):
+            del records[at_ : at_ + draw(st.integers(0, 3))]
+        else:
+            records[at_:at_] = records[max(0, at_ - draw(st.integers(0, 9))) : at_]
+    return records
+
+
+TEXTS = ["", "x", '"source":{"at":{"ordinal":1}}', "\\", None, "é"]
+
+
+def taken(records: list[tuple[bytes, bytes]], spool_after: int, *, plain: bool) -> list[object]:
+    """Give the transactions that come out, with what they hold."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assemble, "SPOOL_AFTER", spool_after)
+        if plain:
+            patch.setattr(assemble.Assembler, "goes_on", lambda *_: False)
+        consumer = consumer_at(StoredPosition(Position(EPOCH, Lsn(100)), Offset(7)), READERS)
+        chunk = Chunk(range(7, 7 + len(records)), records, Offset(7 + len(records)), 0)
+        consumer.feed(chunk, lambda: None)
+        found: list[object] = [str(consumer.hole)]
+        for each in consumer.take().transactions if consumer.pending else ():
+            events = [
+                (key, event.op, str(event.before), str(event.after), event.unchanged, event.source)
+                for key, event in each.events
+                if isinstance(event, Event)
+            ]
+            spooled = [] if each.spool is None else list(each.spool.records())
+            found.append((each.commit, each.next, each.resume, each.committed_ms, events, spooled))
+            each.close()
+        consumer.close()
+        return found
+
+
+@given(logs(), st.sampled_from([2, 5, 20_000]))
+@settings(max_examples=400)
+def test_a_record_that_goes_on_is_taken_as_any_other(
+    records: list[tuple[bytes, bytes]], spool_after: int
+) -> None:
+    assert taken(records, spool_after, plain=False) == taken(records, spool_after, plain=True)
+
+
+def test_most_records_of_a_transaction_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    went: list[bool] = []
+    goes_on = assemble.Assembler.goes_on
+    monkeypatch.setattr(
+        assemble.Assembler, "goes_on", lambda *a: (went.append(goes_on(*a)), went[-1])[1]
+    )
+    source = Source("1", "replicator", "prod", "app", "public", "a", 7, Lsn(110), 5, "false")
+    records = [
+        (
+            encode_key("public.a", [n]),
+            encode(Record("c", source, At(1, EPOCH, RunId(1), n), None, {"id": n, "note": "x"})),
+        )
+        for n in range(10)
+    ]
+    consumer = consumer_at(StoredPosition(Position(EPOCH, Lsn(100)), Offset(7)), READERS)
+    consumer.feed(Chunk(range(7, 17), records, Offset(17), 0), lambda: None)
+    assert went == [False] * 2 + [True] * 8
+    consumer.close()
