@@ -97,6 +97,7 @@ class Transaction:
         spool: the rest of them; None if `events` is all.
         answer: set if it is the answer to a fetch.
         resume: the offset to read from once it is applied.
+        weight: bytes of the records whose events are in memory.
     """
 
     commit: Lsn
@@ -106,6 +107,7 @@ class Transaction:
     spool: Spool | None
     answer: Answer | None
     resume: Offset
+    weight: int = 0
 
     @property
     def size(self) -> int:
@@ -186,8 +188,8 @@ class Assembler:
     def goes_on(self, key: bytes, value: bytes, reader: EventReader) -> bool:
         """Take a record that is the next one of the same transaction and table, and not its last.
 
-        Its place need not be read, and nothing of it if it is kept as bytes. False: it is another
-        one, or an odd one, for `feed`.
+        Its place need not be read, and nothing of it if it is kept as bytes: what is wrong with it
+        is then found when it is applied. False: it is another one, or an odd one, for `feed`.
 
         Args:
             key: the record's key.
@@ -290,6 +292,7 @@ class Assembler:
             parts.spool,
             last.answer,
             following,
+            parts.size,
         )
 
     def resume_at(self, following: Offset) -> Offset:

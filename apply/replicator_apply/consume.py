@@ -19,8 +19,8 @@ from replicator_apply.state import StoredPosition
 
 _HASHED = b'{"op":"h"'
 
-BATCH_ROWS = 10_000
-"""Row events after which a batch is handed over though more has arrived."""
+BATCH_ROWS, BATCH_BYTES = 10_000, 32 << 20
+"""Row events, or bytes of them, after which a batch is handed over though more has arrived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ class Consumer:
     _run: RunId | None = None
     _transactions: list[Transaction] = field(default_factory=list)
     _rows: int = 0
+    _bytes: int = 0
     _answers: list[Answer] = field(default_factory=list)
 
     @property
@@ -112,9 +113,13 @@ class Consumer:
                 # A mark closes its transaction; repeated, or behind a hole, it tells of the past.
                 self._mark = mark or self._mark
                 self._collect(done, chunk.resume, event.at.run)
-                if self._rows >= BATCH_ROWS or done.hashed:
+                if self._full or done.hashed:
                     hand_over()
         return None
+
+    @property
+    def _full(self) -> bool:
+        return self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES
 
     def _collect(self, done: Transaction, resume: Offset, run: RunId) -> None:
         """Take a whole transaction in."""
@@ -125,6 +130,7 @@ class Consumer:
             self._run = run
         self._transactions.append(done)
         self._rows += done.size
+        self._bytes += done.weight
         if done.answer is not None:
             self._answers.append(done.answer)
 
@@ -140,7 +146,7 @@ class Consumer:
             self._mark,
             self._new_run,
         )
-        self._transactions, self._rows, self._answers = [], 0, []
+        self._transactions, self._rows, self._bytes, self._answers = [], 0, 0, []
         self.stored, self._mark, self._new_run = batch.following, None, False
         return batch
 

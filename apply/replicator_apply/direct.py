@@ -66,7 +66,8 @@ class DirectWriter:
         if len(rows) <= SMALL:
             self._insert_few(cursor, rows, sequences)
         else:
-            self._insert_many(cursor, rows, changes.lines)
+            made, changes.lines = changes.lines, ()
+            self._insert_many(cursor, rows, made)
             sequences.follow_rows(cursor, self.table, rows)
 
     def prepare(self, changes: TableChanges) -> None:
@@ -152,17 +153,17 @@ class DirectWriter:
 
         Gives how many were created, and how many changed.
         """
-        rows, held, created = changes.changed, changes, 0
+        rows, held, new = changes.changed, changes, dict[bytes, None]()
         if len(rows) > SMALL:
-            # What is not ours yet, as most of a page, goes straight into the table.
             new = self._nobodys(cursor, rows)
             held = TableChanges(changes.reader, changed={k: rows[k] for k in rows.keys() - new})
-            created = len(new)
-            if new:
-                self._insert_many(cursor, [rows[key] for key in new])
-        changed, more = self._enter(cursor, held) if held.changed else (0, 0)
+        # What is ours comes first: it may leave a unique value to a row that is new here.
+        changed, created = self._enter(cursor, held) if held.changed else (0, 0)
+        if new:
+            # As most of a page, it goes straight into the table.
+            self._insert_many(cursor, [rows[key] for key in new])
         sequences.follow_rows(cursor, self.table, rows.values())
-        return created + more, changed
+        return created + len(new), changed
 
     def _nobodys(self, cursor: Cursor, rows: Mapping[bytes, Row]) -> dict[bytes, None]:
         """Find the rows under whose keys none is ours."""

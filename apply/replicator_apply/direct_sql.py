@@ -220,7 +220,8 @@ class DirectSql(WriteSql, RuleSql):
         """Drop the receipts of the staged keys."""
         return self.compose(
             "DELETE FROM {receipts} r USING {stage} s WHERE {rs} AND NOT s._present "
-            "AND r.subscription_id NOT IN ({other_streams})"
+            # Else the subselect's table, read from end to end, would count for each row.
+            "AND r.subscription_id <> ALL (ARRAY({other_streams}))"
         )
 
     @cached_property
@@ -233,14 +234,12 @@ class DirectSql(WriteSql, RuleSql):
             "RETURNING {rkey}, r.subscription_id {ours} AS _mine) "
             "DELETE FROM {table} t USING dropped d WHERE d._mine AND {td} "
             "AND (NOT EXISTS ({other_streams}) OR NOT {elsewhere})",
-            rkey=identifiers(self.table.key, "r"),
             td=self.same_key("t", "d"),
-            elsewhere=self.is_held_elsewhere("d"),
+            elsewhere=self._has_receipt("d", "r.subscription_id = ANY (ARRAY({other_streams}))"),
         )
         begin = self.part(
             "WITH dropped AS (DELETE FROM {receipts} r WHERE r.subscription_id "
-            "NOT IN ({other_streams}) AND ({rkey}) ",
-            rkey=identifiers(self.table.key, "r"),
+            "<> ALL (ARRAY({other_streams})) AND ({rkey}) "
         )
         one = len(self.table.key) == 1
         opening, closing = ("= ANY(", ") ") if one else ("IN (SELECT * FROM unnest(", ")) ")

@@ -44,7 +44,7 @@ from replicator_capture.visibility import Snapshot, parse_snapshot, visible
 logger = logging.getLogger(__name__)
 
 AHEAD_PATIENCE = 0.5
-"""Seconds that a page which was read ahead may wait for its request, and keep its locks."""
+"""Seconds, and a turn of the inbox, that a page which was read ahead waits, and keeps its locks."""
 LAG_FOR_PAGES = 5.0
 """Seconds by which the reader may be behind while pages are read."""
 STATEMENT_TIMEOUT = 60.0
@@ -157,6 +157,7 @@ class Fetcher:
         try:
             plan = resolve(request, self._site.stream, self._site.find, self._site.allows)
         except Refusal as refusal:
+            self._drop_ahead()
             return self._refuse(request, refusal, content)
         ahead, self._ahead = self._ahead, None
         retention = ahead.reading.retention if ahead else self._desk.open(plan.tables, self._stop)
@@ -304,6 +305,8 @@ class Fetcher:
         last, self._last = self._last, None
         if last is None or self._stop.is_set() or self._desk.lag > LAG_FOR_PAGES:
             return
+        if self._inbox.waits():
+            return  # It would be forgotten at once, and have kept the next one waiting.
         request, plan, answer = last
         if not isinstance(request, PageRequest) or request.hashes or answer.last_key is None:
             return

@@ -128,6 +128,10 @@ class Inbox:
                 found = self._first(pages=pages)
             return None if found is None else self._waiting.pop(found)
 
+    def waits(self) -> bool:
+        """Whether any request waits."""
+        return bool(self._waiting)
+
     def _first(self, *, pages: bool) -> tuple[str, str] | None:
         first_page = None
         for key, request in self._waiting.items():

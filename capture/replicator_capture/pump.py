@@ -59,6 +59,8 @@ class Pump:
             self._assembler.feed(messages)
         lingers = not messages and self._lingers()
         self._publisher.flush(dry=not messages and not lingers)
+        if self._assembler.pending < BUSY_ROWS:
+            self._busy_since = None
         self.confirm()
         self._stream.tick()
         if lingers:
@@ -74,7 +76,6 @@ class Pump:
         """
         now = time.monotonic()
         if self._assembler.pending < BUSY_ROWS:
-            self._busy_since = None
             return False
         if self._busy_since is None:
             self._busy_since = now

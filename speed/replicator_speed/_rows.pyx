@@ -19,6 +19,7 @@ cdef enum:
     NUMBER = 1
     TEXT = 3
     LONGEST = 1600  # columns of a table of Postgres
+    LARGE = 1 << 20  # bytes of a message for which no memory is kept
 
 cdef char *HEX = b"0123456789abcdef"
 
@@ -124,7 +125,7 @@ cdef class RowEncoder:
         while index < last:
             message = <bytes> messages[index]
             data = <const unsigned char *> PyBytes_AS_STRING(message)
-            if PyBytes_GET_SIZE(message) < 8 or data[5] != b"N":
+            if not 8 <= PyBytes_GET_SIZE(message) <= LARGE or data[5] != b"N":
                 break
             if memcmp(data + 1, relation, 4) != 0:
                 break

@@ -13,7 +13,7 @@ from replicator_apply.decode import EventReader
 from tests.conftest import DatabaseFactory
 from tests.integration.conftest import StartTarget
 from tests.support.published import Change
-from tests.support.target import change
+from tests.support.target import change, uuid
 
 PAGES = "SELECT id, title, body FROM pages_page ORDER BY id"
 
@@ -45,6 +45,43 @@ def test_a_transaction_of_more_rows_than_a_round(
     assert target.rows('SELECT count(*) FROM replicator."public.pages_tag"') == [
         (count - len(gone),)
     ]
+
+
+@pytest.mark.usefixtures("either_way")
+def test_many_rows_go_at_once_whatever_their_key(start: StartTarget) -> None:
+    target, published = start("shop")
+    owners = [(user, uuid(product)) for user in range(20) for product in range(20)]
+    target.reach(
+        published.transaction(
+            change("c", "shop_supplier", uuid(1)),
+            *(change("c", "auth_user", n, username=f"u{n}") for n in range(20)),
+            *(
+                change("c", "shop_product", uuid(n), supplier_id=uuid(1), sku=f"k{n}")
+                for n in range(20)
+            ),
+            *(change("c", "shop_watch", *key) for key in owners),
+        )
+    )
+    missing = (99, uuid(99))
+    gone = [change("d", "shop_watch", *key) for key in [*owners[:390], missing]]
+    target.reach(published.transaction(*gone))
+    held = "SELECT user_id, product_id::text FROM {} ORDER BY 1, 2"
+    assert target.rows(held.format("shop_watch")) == owners[390:]
+    assert target.rows(held.format('replicator."public.shop_watch"')) == owners[390:]
+
+
+@pytest.mark.usefixtures("either_way")
+def test_many_rows_of_a_key_of_one_column_go_at_once(start: StartTarget) -> None:
+    target, published = start("pages")
+    target.reach(
+        published.transaction(*(change("c", "pages_tag", n, name=f"n{n}") for n in range(300)))
+    )
+    target.execute("INSERT INTO pages_tag (id, name) VALUES (1000, 'local')")
+    gone = [change("d", "pages_tag", n) for n in [*range(290), 1000, 2000]]
+    target.reach(published.transaction(*gone))
+    left = [*range(290, 300), 1000]
+    assert target.rows("SELECT id FROM pages_tag ORDER BY id") == [(n,) for n in left]
+    assert target.rows('SELECT count(*) FROM replicator."public.pages_tag"') == [(10,)]
 
 
 @pytest.mark.usefixtures("either_way")

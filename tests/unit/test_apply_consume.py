@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from replicator.envelope import At, Mark, Record, Source, encode, encode_key
 from replicator.log import Chunk
 from replicator.positions import EpochId, Lsn, Offset, Position, RunId
-from replicator_apply import assemble
+from replicator_apply import assemble, consume
 from replicator_apply.consume import Consumer, consumer_at
 from replicator_apply.decode import Event, EventReader
 from replicator_apply.state import StoredPosition
@@ -145,4 +145,25 @@ def test_most_records_of_a_transaction_go_on(monkeypatch: pytest.MonkeyPatch) ->
     consumer = consumer_at(StoredPosition(Position(EPOCH, Lsn(100)), Offset(7)), READERS)
     consumer.feed(Chunk(range(7, 17), records, Offset(17), 0), lambda: None)
     assert went == [False] * 2 + [True] * 8
+    consumer.close()
+
+
+def test_a_batch_is_full_by_its_bytes_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consume, "BATCH_BYTES", 3_000)
+    consumer = consumer_at(StoredPosition(Position(EPOCH, Lsn(100)), Offset(7)), READERS)
+    records, since = [], Lsn(100)
+    for number in range(6):
+        at = At(1, EPOCH, RunId(1), 0, since, Lsn(since + 10))
+        source = Source(
+            "1", "replicator", "prod", "app", "public", "a", 7, Lsn(since + 5), 5, "false"
+        )
+        row = {"id": number, "note": "x" * 1_000}
+        records.append(
+            (encode_key("public.a", [number]), encode(Record("c", source, at, None, row)))
+        )
+        since = Lsn(since + 10)
+    sizes: list[int] = []
+    chunk = Chunk(range(7, 13), records, Offset(13), 0)
+    consumer.feed(chunk, lambda: sizes.append(consumer.take().rows))
+    assert sizes == [3, 3]
     consumer.close()

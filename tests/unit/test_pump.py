@@ -70,3 +70,16 @@ def test_many_changes_wait_for_more_but_not_long(now: list[float]) -> None:
     pump.turn(1)
     assert len(writer.records) == BUSY_ROWS + 10
     assert [until for _, until in writer.appends] == [308]
+
+
+def test_each_pause_of_a_busy_stream_is_waited_out(now: list[float]) -> None:
+    pump, stream, writer = pumping()
+    for burst in range(1, 4):
+        stream.waits.clear()
+        stream.coming = [_transaction(200 * burst, *_rows(BUSY_ROWS)), []]
+        pump.turn(1)
+        pump.turn(1)
+        assert stream.waits == [LINGER_S]
+        now[0] += 2 * LINGER_S
+        pump.turn(1)
+        assert len(writer.records) == burst * BUSY_ROWS

@@ -110,6 +110,16 @@ def test_usual_rows_are_not_left_to_the_plain_twin() -> None:
     assert table.compiled.run([*USUAL, commit_message(1, 2)], 0, TAIL, 0, records)[0] == len(USUAL)
 
 
+def test_a_large_message_is_left_to_the_plain_twin() -> None:
+    release = Release("a.T", TableName("public", "t"), ("id",), ("id", "note", "ok"))
+    relation = decode(RELATION)
+    assert isinstance(relation, Relation)
+    table = _encoder(Case(relation, release, b""))
+    # Else memory for six times as much would be kept for each table.
+    assert _run(table, insert_message([b"1", b"x" * (1 << 20), b"t"])) is None
+    assert _run(table, insert_message([b"1", b"x" * (1 << 19), b"t"])) is not None
+
+
 @st.composite
 def streams(draw: st.DrawFn) -> list[bytes]:
     """Whole transactions of rows of one table, and of one that is not released."""
