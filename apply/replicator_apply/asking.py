@@ -66,7 +66,7 @@ FEWEST_ROWS = 200
 slow target's pages shrink."""
 STEADY = 0.7
 """A page's size stays if the best one is not less than this share of it, nor it of the best one."""
-PAGE_SECONDS = 0.02
+PAGE_SECONDS = 0.024
 """Seconds in which a page should be applied: what is committed meanwhile waits that long."""
 
 

@@ -115,6 +115,8 @@ class Publisher:
                 self._make_room()
                 self.flush(dry=False)
         writer.close()
+        # Whoever asked waits for it, and no more of it will come.
+        self.flush(dry=True)
         return True
 
     def _make_room(self) -> None:
