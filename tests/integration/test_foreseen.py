@@ -13,6 +13,7 @@ from replicator_capture.preflight import probe
 from replicator_capture.status import collect
 from tests.conftest import SampleFactory
 from tests.support.capture_run import capture_settings, capture_task, capturing
+from tests.support.processes import wait_until
 
 
 class Source:
@@ -98,10 +99,14 @@ def test_a_table_that_left_the_publication(source: Source, monkeypatch: pytest.M
 def test_slots_that_were_dropped(source: Source) -> None:
     with capturing(source.task):
         pass
-    source.connection.execute(
-        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
-        " WHERE database = current_database()"
+    slots = "pg_replication_slots WHERE database = current_database()"
+    # The walsender may end a little later than capture.
+    wait_until(
+        lambda: not source.connection.execute(f"SELECT FROM {slots} AND active").fetchall(),  # type: ignore[arg-type]
+        10,
+        "the slot is free",
     )
+    source.connection.execute(f"SELECT pg_drop_replication_slot(slot_name) FROM {slots}")  # type: ignore[arg-type]
     (refusal,) = source.check()
     assert "the database has no slot for it" in refusal
     ((what, remedy),) = told(source)
