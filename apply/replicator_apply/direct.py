@@ -7,7 +7,7 @@ COPY if they are many, else in one round trip. Whatever does not come out as exp
 target transaction is rolled back, and the whole batch takes the way through `rules`.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -24,12 +24,12 @@ from replicator_apply.copytext import (
     line_function,
     numbered_chunk,
 )
-from replicator_apply.decode import Cell, EventReader, Row
+from replicator_apply.decode import EventReader, Row
 from replicator_apply.plan import Membership, Table
 from replicator_apply.sequences import Sequences
 from replicator_apply.sieve import Sieve, Sorted, may_be_settled
 from replicator_apply.table_sql import TableSql
-from replicator_apply.values import SMALL, array, cells_of, values
+from replicator_apply.values import SMALL, cells_of, values
 from replicator_apply.write import Written, by_index
 
 Cursor = psycopg.Cursor[Any]
@@ -153,7 +153,7 @@ class DirectWriter:
 
         Gives how many were created, and how many changed.
         """
-        rows, held, new = changes.changed, changes, dict[bytes, None]()
+        rows, held, new = changes.changed, changes, list[bytes]()
         if len(rows) > SMALL:
             new = self._nobodys(cursor, rows)
             held = TableChanges(changes.reader, changed={k: rows[k] for k in rows.keys() - new})
@@ -165,19 +165,16 @@ class DirectWriter:
         sequences.follow_rows(cursor, self.table, rows.values())
         return created + len(new), changed
 
-    def _nobodys(self, cursor: Cursor, rows: Mapping[bytes, Row]) -> dict[bytes, None]:
+    def _nobodys(self, cursor: Cursor, rows: Mapping[bytes, Row]) -> list[bytes]:
         """Find the rows under whose keys none is ours."""
         keys = [*rows]
         columns = (map(attrgetter(field), rows.values()) for field in self._key_fields)
         begin, end = self.sql.nobodys
         with by_index(cursor, many=True):
-            found = cursor.execute(begin + self._arrays(columns) + end, prepare=False).fetchall()
-        return dict.fromkeys(keys[number - 1] for (number,) in found)
-
-    def _arrays(self, columns: Iterable[Iterable[Cell]]) -> str:
-        """Write the values of the key's columns as arrays."""
-        pairs = zip(self.table.key, columns, strict=True)
-        return ", ".join(self.sql.array(name, array(cells)) for name, cells in pairs)
+            found = cursor.execute(
+                begin + self.sql.arrays(self.table.key, columns) + end, prepare=False
+            ).fetchall()
+        return [keys[number - 1] for (number,) in found]
 
     def _enter(self, cursor: Cursor, changes: TableChanges) -> tuple[int, int]:
         """Write rows by way of the staging table; give how many changed, and were created."""
@@ -212,8 +209,9 @@ class DirectWriter:
         if len(changes.gone) > SMALL and not self.table.hooks:
             columns = zip(*map(key_cells, changes.gone), strict=True)
             begin, end = self.sql.delete_many
+            arrays = self.sql.arrays(self.table.key, columns)
             with by_index(cursor, many=True):
-                return cursor.execute(begin + self._arrays(columns) + end, prepare=False).rowcount
+                return cursor.execute(begin + arrays + end, prepare=False).rowcount
         staged = self._stage_gone(cursor, changes)
         calls = [self.sql.call_for_gone] if self.table.hooks else []
         statements = (*calls, self.sql.delete_held, self.sql.delete_receipts)

@@ -1,5 +1,6 @@
 """The SQL of the fast path: changes written without a verdict. Pure."""
 
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from psycopg import sql
@@ -8,9 +9,11 @@ from replicator.plan import Filter, columns_of
 from replicator.sql_parts import Sql, all_of, any_of, column, identifiers
 from replicator_apply.candidate_sql import passes
 from replicator_apply.copytext import OPTIONS
+from replicator_apply.decode import Cell
 from replicator_apply.plan import Support
 from replicator_apply.rule_sql import Others, RuleSql
 from replicator_apply.sql_text import once
+from replicator_apply.values import array
 from replicator_apply.write_sql import WriteSql
 
 
@@ -48,12 +51,17 @@ class DirectSql(WriteSql, RuleSql):
         )
         return "SELECT k._number FROM unnest(", end.as_string()
 
-    def array(self, name: str, values: str) -> str:
-        """Write an array literal of one column's values."""
-        return self.compose(
-            "{values}::{type}[]",
-            values=sql.Literal(values),
-            type=sql.SQL(self.table.shape.columns[name].type),
+    def arrays(self, names: Sequence[str], columns: Iterable[Iterable[Cell]]) -> str:
+        """Write the values of some columns, none of them NULL, as array literals."""
+        return (
+            sql.SQL(", ")
+            .join(
+                sql.SQL("{}::{}[]").format(
+                    sql.Literal(array(cells)), sql.SQL(self.table.shape.columns[name].type)
+                )
+                for name, cells in zip(names, columns, strict=True)
+            )
+            .as_string()
         )
 
     @cached_property

@@ -22,7 +22,6 @@ from replicator_apply.collapse import TableChanges, key_cells
 from replicator_apply.decode import Cell, Row
 from replicator_apply.plan import Support, Table
 from replicator_apply.table_sql import TableSql
-from replicator_apply.values import array
 
 Cursor = psycopg.Cursor[Any]
 Rows = dict[bytes, Row]
@@ -143,12 +142,8 @@ class Sieve:
             return []
         statements, columns = self._statements[table.name], support.edge.columns
         cells = [values] if len(columns) == 1 else list(zip(*values, strict=True))
-        arrays = [
-            statements.array(name, array(column))
-            for name, column in zip(columns, cells, strict=True)
-        ]
         begin, end = statements.lacking(support, self._statements)
-        found = self._cursor.execute(begin + ", ".join(arrays) + end, prepare=False)
+        found = self._cursor.execute(begin + statements.arrays(columns, cells) + end, prepare=False)
         return [number for (number,) in found]
 
     def _held_perhaps(self, table: Table, lacking: Lacking, rows: dict[Any, Row]) -> dict[Any, Row]:

@@ -449,7 +449,7 @@ class Worker:
             gauge(metrics.STOPPED).labels(*self._place).set(0)
         self._count(batch, written, applied.seconds)
         self._forget = self._forget or batch.new_run
-        due = self._note_answers(mine, applied.seconds / max(1, batch.rows)) if mine else False
+        due = self._note_answers(mine, applied.seconds / max(1, batch.rows))
         if due or written.judged:
             self._due = 0.0
             self._outdated = self._housekeeping(connection, written.looked)

@@ -147,7 +147,8 @@ class Fetcher:
         stream, kind = self._site.stream, request.kind
         counter(metrics.FETCHES).labels(stream, request.target, kind, outcome).inc()
         histogram(metrics.FETCH_SECONDS).labels(stream, kind).observe(time.monotonic() - began)
-        self._look_ahead()
+        if outcome == "answered":
+            self._look_ahead()
 
     def _answer(self, request: Request) -> str:
         """Answer a request; say what became of it: answered, refused, dropped."""
@@ -166,6 +167,8 @@ class Fetcher:
                 reading = self._read(request, plan, retention, content)
             else:
                 reading = self._tell_ahead(ahead, request, content)
+            labels = (self._site.stream, request.target)
+            counter(metrics.FETCHED_ROWS).labels(*labels).inc(len(reading.rows))
             self._last = request, plan, reading.answer
             return "answered" if self._published(reading) else "dropped"
         except Refusal as error:
@@ -246,7 +249,7 @@ class Fetcher:
     ) -> Reading:
         with self._connection.transaction():
             reading = self._look(request, plan, retention, rows)
-            self._tell(request, reading, content)
+            self._tell(reading, content)
         return reading
 
     def _look(
@@ -260,12 +263,10 @@ class Fetcher:
         answer = self._answer_in_time(request, plan, rows)
         return Reading(answer, rows, snapshot, retention)
 
-    def _tell(self, request: Request, reading: Reading, content: bytes) -> None:
+    def _tell(self, reading: Reading, content: bytes) -> None:
         """Write the message at whose commit the answer is published."""
         self._desk.register(content, reading)
         beat.emit(self._connection, content)
-        labels = (self._site.stream, request.target)
-        counter(metrics.FETCHED_ROWS).labels(*labels).inc(len(reading.rows))
 
     def _answer_in_time(self, request: Request, plan: AnswerPlan, rows: Spool) -> Answer:
         """Read the rows. Raises Refusal if a statement timeout cancelled it."""
@@ -332,7 +333,7 @@ class Fetcher:
         reading.answer = msgspec.structs.replace(reading.answer, request=request.id)
         try:
             with ahead.transaction:
-                self._tell(request, reading, content)
+                self._tell(reading, content)
         except BaseException:
             reading.rows.close()
             raise

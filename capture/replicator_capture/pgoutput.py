@@ -159,14 +159,6 @@ class _Cursor:
     def lsn(self) -> Lsn:
         return Lsn(self.integer(8))
 
-    def numbers(self, layout: struct.Struct) -> tuple[int, ...]:
-        end = self._at + layout.size
-        if end > len(self._data):
-            raise bad_message(self._data, "is cut short")
-        numbers = layout.unpack_from(self._data, self._at)
-        self._at = end
-        return numbers
-
     def letter(self) -> str:
         return self.take(1).decode("latin-1")
 
@@ -205,20 +197,28 @@ class _Cursor:
             raise bad_message(self._data, f"goes on after its end at byte {self._at}")
 
 
-# Begin and Commit come with every transaction, and many transactions have one row.
+# Begin and Commit come with every transaction, and many transactions have one row: no cursor.
 _BEGIN: Final = struct.Struct("!QqI")
 _COMMIT: Final = struct.Struct("!BQQq")
-_B, _BEGIN_SIZE = ord("B"), 1 + _BEGIN.size
-_C, _COMMIT_SIZE = ord("C"), 1 + _COMMIT.size
 
 
-def _begin(cursor: _Cursor) -> Begin:
-    lsn, ts_us, xid = cursor.numbers(_BEGIN)
+def _numbers(data: bytes, layout: struct.Struct) -> tuple[int, ...]:
+    """Read a message of nothing but numbers."""
+    end = 1 + layout.size
+    if len(data) < end:
+        raise bad_message(data, "is cut short")
+    if len(data) > end:
+        raise bad_message(data, f"goes on after its end at byte {end}")
+    return layout.unpack_from(data, 1)
+
+
+def _begin(data: bytes) -> Begin:
+    lsn, ts_us, xid = _numbers(data, _BEGIN)
     return Begin(Lsn(lsn), ts_us + POSTGRES_EPOCH_US, xid)
 
 
-def _commit(cursor: _Cursor) -> Commit:
-    _, lsn, end, ts_us = cursor.numbers(_COMMIT)  # flags first, unused so far
+def _commit(data: bytes) -> Commit:
+    _, lsn, end, ts_us = _numbers(data, _COMMIT)  # flags first, unused so far
     return Commit(Lsn(lsn), Lsn(end), ts_us + POSTGRES_EPOCH_US)
 
 
@@ -275,8 +275,6 @@ def _message(cursor: _Cursor) -> Message:
 
 
 _READERS: dict[str, Callable[[_Cursor], Decoded]] = {
-    "B": _begin,
-    "C": _commit,
     "O": _origin,
     "R": _relation,
     "Y": _type,
@@ -294,14 +292,11 @@ def decode(data: bytes) -> Decoded:
     Raises:
         BadMessage: `data` is not exactly one message of protocol version 1.
     """
-    size = len(data)
-    # As the readers would, without a cursor: small transactions are mostly these.
-    if size == _BEGIN_SIZE and data[0] == _B:
-        lsn, ts_us, xid = _BEGIN.unpack_from(data, 1)
-        return Begin(lsn, ts_us + POSTGRES_EPOCH_US, xid)
-    if size == _COMMIT_SIZE and data[0] == _C:
-        _, lsn, end, ts_us = _COMMIT.unpack_from(data, 1)
-        return Commit(lsn, end, ts_us + POSTGRES_EPOCH_US)
+    letter = data[:1]
+    if letter == b"B":
+        return _begin(data)
+    if letter == b"C":
+        return _commit(data)
     cursor = _Cursor(data)
     reader = _READERS.get(cursor.letter())
     if reader is None:

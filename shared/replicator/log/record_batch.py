@@ -3,9 +3,8 @@
 Pure. A batch is a header of 61 bytes and a body, which may be compressed; the body is a row of
 records of varints, keys, values and headers (https://kafka.apache.org/documentation/#recordbatch).
 The fast builder and the fast parser know the usual record only (no headers), and may be compiled
-ones (`replicator.speed`); `encode_record` and
-`decode_record` are the plain twins that know all of them, take over where the fast ones give up,
-and are their oracle in the unit tests.
+ones (`replicator.speed`); `encode_record` and `decode_record` are the plain twins that know all of
+them, take over where the fast ones give up, and are their oracle in the unit tests.
 """
 
 import gzip
