@@ -25,6 +25,11 @@ class Aside(Generic[Result]):
         """Whether some work has not been joined yet."""
         return self._work is not None
 
+    @property
+    def ended(self) -> bool:
+        """Whether there is some, and `join` need not wait for it."""
+        return self._work is not None and self._work.done()
+
     def begin(self, work: Callable[[], Result]) -> None:
         """Begin a piece of work; the one before must have been joined."""
         if self._work is not None:

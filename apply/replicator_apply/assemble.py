@@ -8,14 +8,15 @@ small ones stay in memory as parsed.
 import struct
 import tempfile
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, NamedTuple
 
 from replicator.envelope import Answer, At
 from replicator.errors import BadRecord, Hole
 from replicator.positions import EpochId, Lsn, Offset, Position, RunId, format_lsn
-from replicator_apply.decode import Event, EventReader, Skimmed
+from replicator_apply.arriving import PART_BYTES, PART_EVENTS, Arriving
+from replicator_apply.decode import Event, EventReader, Parsed, Skimmed
 
 _SOURCE = b'"source":'
 SPOOL_AFTER = 20_000
@@ -25,9 +26,6 @@ temporary file. A page of a backfill has few rows, but each may be large."""
 
 VERIFY = "verify-"
 """How the ids of verify's requests begin."""
-
-Parsed = tuple[bytes, Event | Skimmed]
-"""The record's key and its event."""
 
 _BLOCK_RECORDS = 1_000
 _BLOCK_BYTES = 1 << 20
@@ -98,6 +96,7 @@ class Transaction:
         answer: set if it is the answer to a fetch.
         resume: the offset to read from once it is applied.
         weight: bytes of the records whose events are in memory.
+        arriving: what took its events, to be written before all had come; None: nothing did.
     """
 
     commit: Lsn
@@ -108,11 +107,13 @@ class Transaction:
     answer: Answer | None
     resume: Offset
     weight: int = 0
+    arriving: Arriving | None = None
 
     @property
     def size(self) -> int:
         """Row events in all."""
-        return len(self.events) + (self.spool.count if self.spool else 0)
+        elsewhere = self.spool or self.arriving
+        return len(self.events) + (elsewhere.count if elsewhere else 0)
 
     def keys_and_events(self) -> Iterator[tuple[bytes, Event | Skimmed | None]]:
         """Give every record's key, with its event if that is in memory."""
@@ -131,26 +132,70 @@ class Transaction:
             self.spool.close()
 
 
+Begin = Callable[[Transaction], Arriving | None]
+"""Called with what has come of a large transaction: to write it while the rest arrives, or not."""
+
+
 @dataclass(slots=True)
 class _Fragments:
     """What has come of the transaction that a run is telling."""
 
     commit: Lsn
     first: Offset
+    begin: Begin
     next_ordinal: int = 0
     size: int = 0
     events: list[Parsed] = field(default_factory=list)
     spool: Spool | None = None
+    large: Transaction | None = None
 
     def add(self, key: bytes, value: bytes, event: Event | Skimmed) -> None:
-        """Keep a record; one that is too much for memory by its bytes."""
+        """Keep a record, or hand it on; one that is too much for memory by its bytes.
+
+        Raises:
+            GivenUp: as `Arriving.put`.
+        """
         if self.spool is not None:
             self.spool.append(key, value)
             return
         self.events.append((key, event))
         self.size += len(value)
         if len(self.events) >= SPOOL_AFTER or self.size >= SPOOL_BYTES:
+            self._overflow(event)
+        elif self.large and (len(self.events) >= PART_EVENTS or self.size >= PART_BYTES):
+            self.hand_on()
+
+    def _overflow(self, event: Event | Skimmed) -> None:
+        """Have what has come written, or let the rest go to disk."""
+        if self.large is None and event.answer is None:
+            ts_ms = event.source.ts_ms
+            so_far = self.transaction(self.commit, ts_ms, None, self.first)
+            so_far.arriving = self.begin(so_far)
+            if so_far.arriving is not None:
+                self.large = so_far
+        if self.large is None:
             self.spool = Spool()
+        else:
+            self.hand_on()
+
+    def hand_on(self) -> None:
+        """Give away the events that have come since this was called last."""
+        if self.large is not None and self.large.arriving is not None:
+            self.large.arriving.put(self.events)
+            self.large.events = self.events = []
+            self.large.weight = self.size = 0
+
+    def transaction(
+        self, following: Lsn, ts_ms: int, answer: Answer | None, resume: Offset
+    ) -> Transaction:
+        """Make the transaction of what has come."""
+        if self.large is not None:
+            self.hand_on()
+            self.large.next, self.large.resume = following, resume
+            return self.large
+        return Transaction(
+            self.commit, following, ts_ms, self.events, self.spool, answer, resume, self.size
+        )
 
     def close(self) -> None:
         if self.spool:
@@ -177,9 +222,11 @@ class Assembler:
     Attributes:
         epoch: the epoch that it reads; records of others are skipped.
         position: everything with a commit LSN below it has come out.
+        begin: what may have large transactions written before all of them has come.
     """
 
-    def __init__(self, position: Position) -> None:
+    def __init__(self, position: Position, begin: Begin = lambda _: None) -> None:
+        self.begin = begin
         self.epoch: EpochId = position.epoch
         self.position: Lsn = position.next
         self._open: dict[RunId, _Fragments] = {}
@@ -228,6 +275,7 @@ class Assembler:
         Raises:
             Hole: records are missing before the transaction that this one completes.
             BadRecord: its positions make no sense.
+            GivenUp: it cannot be written before all of it is here.
         """
         at, commit = event.at, event.source.lsn
         if at.epoch != self.epoch or commit < self.position:
@@ -262,7 +310,7 @@ class Assembler:
             self._open.pop(at.run).close()
         if at.ordinal != 0:
             return None
-        parts = _Fragments(commit, offset)
+        parts = _Fragments(commit, offset, self.begin)
         if at.to is None:
             self._open[at.run] = parts
         return parts
@@ -284,16 +332,7 @@ class Assembler:
             for run in [r for r, other in self._open.items() if other.commit < self.position]:
                 self._open.pop(run).close()
             following = self.resume_at(following)
-        return Transaction(
-            parts.commit,
-            at.to,
-            last.source.ts_ms,
-            parts.events,
-            parts.spool,
-            last.answer,
-            following,
-            parts.size,
-        )
+        return parts.transaction(at.to, last.source.ts_ms, last.answer, following)
 
     def resume_at(self, following: Offset) -> Offset:
         """Say where to read from after a restart: the first fragment that is still of use."""

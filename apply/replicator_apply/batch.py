@@ -20,9 +20,11 @@ from replicator.plan import TableName
 from replicator.positions import Lsn, Offset, Position
 from replicator.postgres import is_passing
 from replicator_apply.ahead import one_ahead
-from replicator_apply.assemble import Parsed, Transaction
+from replicator_apply.arriving import Arriving, GivenUp
+from replicator_apply.assemble import Transaction
 from replicator_apply.choice import Choice, choices_of
-from replicator_apply.collapse import TableChanges, collapse
+from replicator_apply.collapse import Round, TableChanges, collapse
+from replicator_apply.decode import Parsed
 from replicator_apply.direct import (
     DirectWriter,
     Unexpected,
@@ -43,8 +45,6 @@ from replicator_apply.trial import trial
 from replicator_apply.write import Written, naming, unwritable, write
 
 Cursor = psycopg.Cursor[Any]
-Round = dict[bytes, TableChanges]
-"""Changes by table prefix of the record key."""
 
 ROUND = 20_000
 ROUND_BYTES = 32 << 20
@@ -68,6 +68,8 @@ class Batch:
         mark: the newest mark among them.
         new_run: whether capture has started again before the last of them.
         collapsed: its changes by table, once they are.
+        arriving: set if the rest of its only transaction still comes. Then `next`, `offset`,
+            `rows`, `mark` and `new_run` count only once it is whole: see `become`.
     """
 
     transactions: Sequence[Transaction]
@@ -78,6 +80,13 @@ class Batch:
     mark: Mark | None = None
     new_run: bool = False
     collapsed: Round | None = None
+    arriving: Arriving | None = None
+
+    def become(self, whole: "Batch") -> None:
+        """Take over what is known now that the transaction is whole."""
+        self.transactions, self.rows = whole.transactions, whole.rows
+        self.next, self.offset = whole.next, whole.offset
+        self.mark, self.new_run = whole.mark, whole.new_run
 
     @property
     def spooled(self) -> bool:
@@ -152,11 +161,7 @@ class Applier:
         """
         if batch.spooled or batch.rows > ROUND or batch.collapsed is not None:
             return
-        batch.collapsed = next(self._rounds(self._events(batch), batch.transactions), {})
-        for prefix, changes in batch.collapsed.items():
-            writer = self._writers.get(self.plan.by_prefix[prefix].name)
-            if writer is not None:
-                writer.prepare(changes)
+        batch.collapsed = self._round_of(self._events(batch))
 
     def apply(self, batch: Batch, finish: Finish) -> Written:
         """Write a batch.
@@ -171,6 +176,8 @@ class Applier:
             for table in self.plan.tables.values():
                 self._staging.prepare(table)
         self._alive()
+        if batch.arriving is not None:
+            return self._apply_arriving(batch, finish)
         self.collapse(batch)
         if batch.collapsed is not None:
             first, only = batch.collapsed, [batch.collapsed]
@@ -182,6 +189,28 @@ class Applier:
         written = self._try_directly(batch, only, finish) if direct else None
         if written is None:
             written = self._write_by_rules(batch, only, finish)
+        self._receipts.note(written.rows)
+        return written
+
+    def arriving(self, transaction: Transaction) -> Arriving | None:
+        """Begin to take rounds of a transaction that goes on; None: its rows need verdicts."""
+        first = self._round_of(transaction.events)
+        return Arriving(self._round_of) if self._is_direct(first) else None
+
+    def _round_of(self, events: Iterable[Parsed]) -> Round:
+        """Collapse events, and make ahead what is copied."""
+        changes: Round = {}
+        collapse(events, changes, self._open_table)
+        for prefix, part in changes.items():
+            writer = self._writers.get(self.plan.by_prefix[prefix].name)
+            if writer is not None:
+                writer.prepare(part)
+        return changes
+
+    def _apply_arriving(self, batch: Batch, finish: Finish) -> Written:
+        written = self._try_directly(batch, None, finish)
+        if written is None:
+            raise GivenUp
         self._receipts.note(written.rows)
         return written
 
@@ -224,6 +253,10 @@ class Applier:
         """Give a batch's rounds, the next one read while the caller writes this one."""
         if only is not None:
             yield only
+            return
+        if batch.arriving is not None:
+            with closing(batch.arriving.rounds()) as rounds:
+                yield rounds
             return
         rounds = one_ahead(self._rounds(self._events(batch), batch.transactions))
         # Two readers must not meet in one spool.
@@ -303,6 +336,7 @@ class Applier:
         written = Written()
         with self._transaction(batch, finish) as cursor, self._rounds_of(batch, only) as rounds:
             for changes in rounds:
+                self._alive()
                 part, left = self._write_round(cursor, changes, unsure)
                 written.merge(part)
                 if only is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from replicator_apply.decode import Cell, Event, EventReader, Row, Skimmed
+from replicator_apply.decode import Cell, Event, EventReader, Parsed, Row
 
 NO_TABLE = b"?"
 """No record's key of ours begins so; stands for the table of a key that names none."""
@@ -101,6 +101,10 @@ class TableChanges:
         return len(self.born) + len(self.changed) + len(self.gone)
 
 
+Round = dict[bytes, TableChanges]
+"""Changes by table, as the prefix of the record key (`["schema.table"`) names it."""
+
+
 def key_cells(key: bytes) -> list[Cell]:
     """Give the primary key's values out of a record's key."""
     cells: list[Cell] = msgspec.json.decode(key)[1:]
@@ -108,15 +112,15 @@ def key_cells(key: bytes) -> list[Cell]:
 
 
 def collapse(
-    events: Iterable[tuple[bytes, Event | Skimmed]],
-    changes: dict[bytes, TableChanges],
+    events: Iterable[Parsed],
+    changes: Round,
     open_table: Callable[[bytes], TableChanges | None],
 ) -> None:
     """Add events, in order, to the changes of their tables.
 
     Args:
-        events: record key and event each.
-        changes: by table prefix of the record key (`["schema.table"`); grows.
+        events: the events.
+        changes: grows.
         open_table: gives the empty changes of a table, by prefix; None: the target does not
             hold it.
     """
@@ -131,7 +135,7 @@ def collapse(
 
 def _changes_of(
     prefix: bytes,
-    changes: dict[bytes, TableChanges],
+    changes: Round,
     open_table: Callable[[bytes], TableChanges | None],
 ) -> TableChanges | None:
     """Find or open the changes of a table."""

@@ -6,11 +6,13 @@ stream. Marks and epochs are noticed on the way.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from replicator.envelope import Answer, EpochStart, Mark
 from replicator.errors import Hole
 from replicator.log import Chunk
 from replicator.positions import EpochId, Offset, RunId
+from replicator_apply.arriving import Arriving, GivenUp
 from replicator_apply.assemble import Assembler, Transaction
 from replicator_apply.batch import Batch
 from replicator_apply.collapse import NO_TABLE
@@ -58,6 +60,7 @@ class Consumer:
     _rows: int = 0
     _bytes: int = 0
     _answers: list[Answer] = field(default_factory=list)
+    _large: Batch | None = None
 
     @property
     def epoch(self) -> EpochId:
@@ -79,14 +82,28 @@ class Consumer:
         """Whether a batch can be taken."""
         return bool(self._transactions)
 
-    def feed(self, chunk: Chunk, hand_over: Callable[[], None]) -> NewEpoch | None:
-        """Take a chunk's records; call `hand_over` whenever a batch is full.
+    def feed(
+        self,
+        chunk: Chunk,
+        hand_over: Callable[[], None],
+        begin: Callable[[Batch], Arriving | None] = lambda _: None,
+    ) -> NewEpoch | None:
+        """Take a chunk's records.
 
         Gives the start of another epoch, if it meets one: the rest of the chunk is not taken.
 
+        Args:
+            chunk: of the log.
+            hand_over: called whenever a batch is full, and before `begin`.
+            begin: called with a transaction that is too large for memory, as a batch that is not
+                whole yet: gives what takes its rounds, if they can be written as they come. The
+                next batch that is taken is this one then, whole.
+
         Raises:
             BadRecord, Stopped: as the readers.
+            GivenUp: what was begun cannot go on.
         """
+        self.assembler.begin = partial(self._begin, hand_over, begin)
         feed, prefix, reader = self.assembler.feed, NO_TABLE, None
         goes_on = self.assembler.goes_on
         event: Event | Skimmed
@@ -113,7 +130,7 @@ class Consumer:
                 # A mark closes its transaction; repeated, or behind a hole, it tells of the past.
                 self._mark = mark or self._mark
                 self._collect(done, chunk.resume, event.at.run)
-                if self._full or done.hashed:
+                if self._full or done.hashed or done.arriving:
                     hand_over()
         return None
 
@@ -121,8 +138,28 @@ class Consumer:
     def _full(self) -> bool:
         return self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES
 
+    def _begin(
+        self,
+        hand_over: Callable[[], None],
+        begin: Callable[[Batch], Arriving | None],
+        so_far: Transaction,
+    ) -> Arriving | None:
+        """Have a transaction written before all of it has come, if that can be done."""
+        if self._large is not None:
+            return None
+        if self.pending:
+            hand_over()
+        batch = Batch([so_far], self.stored, so_far.next, so_far.resume, 0)
+        batch.arriving = begin(batch)
+        if batch.arriving is not None:
+            self._large = batch
+        return batch.arriving
+
     def _collect(self, done: Transaction, resume: Offset, run: RunId) -> None:
         """Take a whole transaction in."""
+        if self._large is not None and done is not self._large.transactions[0]:
+            # Another run tells of what lies before it, or of itself.
+            raise GivenUp
         self.hole = None
         done.resume = min(done.resume, resume)
         if run != self._run:
@@ -146,6 +183,9 @@ class Consumer:
             self._mark,
             self._new_run,
         )
+        if self._large is not None:
+            self._large.become(batch)
+            batch, self._large = self._large, None
         self._transactions, self._rows, self._bytes, self._answers = [], 0, 0, []
         self.stored, self._mark, self._new_run = batch.following, None, False
         return batch

@@ -73,6 +73,9 @@ class Skimmed(msgspec.Struct, gc=False):
     hashes: tuple[RowHash, ...] = ()
 
 
+Parsed = tuple[bytes, Event | Skimmed]
+"""A record's key and its event."""
+
 _skim = msgspec.json.Decoder(Skimmed).decode
 
 

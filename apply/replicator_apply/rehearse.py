@@ -76,6 +76,9 @@ class Rehearsal(Worker):
             self._applier.empty_stages(cursor)
         return Applied(batch, mine, Written(), 0.0)
 
+    def _begin(self, connection: psycopg.Connection[Any], batch: Batch) -> None:
+        """Write nothing."""
+
     def _settle(self, connection: psycopg.Connection[Any], applied: Applied) -> None:
         applied.batch.close()
         mine = applied.mine

@@ -21,12 +21,13 @@ from replicator.http import Health
 from replicator.log import Log, LogReader, open_log
 from replicator.metrics import counter, gauge, histogram
 from replicator.plan import TableName
-from replicator.positions import Position, format_lsn
+from replicator.positions import Lsn, Position, format_lsn
 from replicator.postgres import driver_errors, is_passing
 from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
 from replicator.stop import Stop
 from replicator_apply import metrics
 from replicator_apply.ahead import Aside
+from replicator_apply.arriving import Arriving, GivenUp
 from replicator_apply.asking import Asker
 from replicator_apply.assemble import Transaction
 from replicator_apply.backfill import next_selecting, tell_begun, turn_pages
@@ -92,6 +93,9 @@ _LOCKS = (
 """What a batch meets that waits for other sessions in vain."""
 ASIDE_ROWS = 1_000
 """Row events from which on a batch is written aside: for fewer, to hand over costs too much."""
+ARRIVES_WITHIN = 2.0
+"""Seconds without a record after which a transaction that is written as it arrives is given up:
+what it has written is locked meanwhile."""
 SOON = 0.005
 """Seconds that the loop waits for more to read while a batch is written aside."""
 
@@ -139,7 +143,9 @@ class Worker:
         self._dry = False
         self._forget = False
         self._report_due = 0.0
-        self._quiet_since = time.monotonic()
+        self._quiet_since = self._heard = time.monotonic()
+        self._arriving: Arriving | None = None
+        self._kept_whole: Lsn | None = None
 
     def run(self) -> None:
         """Apply until stopped; a stream that stands is tried again until it goes on.
@@ -332,15 +338,23 @@ class Worker:
         self._due, self._outdated, self._dry = 0.0, False, False
         try:
             while not self._stop.is_set():
-                if self._outdated or self._housekeeping(connection):
+                # What arrives has the connection until it is whole.
+                if self._arriving is None and (self._outdated or self._housekeeping(connection)):
                     break
                 if not self._turn(connection, reader):
                     break
                 self._health.turned()
-            self._join(connection)
+            if self._arriving is None:
+                self._join(connection)
         except Overtaken:
             logger.info("Another worker has applied meanwhile.", extra={"event": "overtaken"})
+        except GivenUp:
+            logger.info(
+                "A large transaction is read again, and kept until all of it is here.",
+                extra={"event": "kept_whole"},
+            )
         finally:
+            self._abandon()
             # Nobody else uses the connection before the batch that is written aside has ended.
             self._aside.close()
             self._consumer.close()
@@ -351,12 +365,16 @@ class Worker:
         def hand_over() -> None:
             self._hand_over(connection)
 
+        def begin(batch: Batch) -> Arriving | None:
+            return self._begin(connection, batch)
+
         consumer, busy = self._consumer, self._aside.busy
         chunks = reader.poll(SOON if busy else IDLE)
+        self._listen(heard=bool(chunks))
         self._dry = not chunks and not busy and not consumer.rows and consumer.hole is None
         for chunk in chunks:
             try:
-                new_epoch = consumer.feed(chunk, hand_over)
+                new_epoch = consumer.feed(chunk, hand_over, begin)
             except (Stopped, BadRecord):
                 # What came whole before it is not held up.
                 self._finish(connection)
@@ -366,6 +384,8 @@ class Worker:
                 self._change_epoch(connection, new_epoch)
                 return False
         hole = consumer.hole
+        if self._arriving is not None and hole is None:
+            return True
         quiet = time.monotonic() - self._quiet_since < QUIET_ADVANCE
         if hole is not None or not (chunks and self._aside.busy):
             self._finish(connection, quiet=quiet and not hole)
@@ -375,7 +395,12 @@ class Worker:
         return True
 
     def _finish(self, connection: psycopg.Connection[Any], *, quiet: bool = False) -> None:
-        """Apply what has come whole, and wait for it; `quiet`: what is not for us can wait."""
+        """Apply what has come whole, and wait for it; `quiet`: what is not for us can wait.
+
+        Raises GivenUp if something arrives still.
+        """
+        if self._arriving is not None:
+            raise GivenUp
         consumer = self._consumer
         # The answer that ends a rule's pages has no rows, and the next rule waits for it.
         due = consumer.rows or any(map(self._is_ours, consumer.answers))
@@ -391,6 +416,10 @@ class Worker:
         answers = [*filter(self._is_ours, self._consumer.answers)]
         batch = self._consumer.take()
         self._quiet_since = time.monotonic()
+        if batch.arriving is not None:
+            batch.arriving.end()
+            self._arriving = None
+            return
         counter(metrics.REQUESTS).labels(*self._place).inc(
             self._asker.ask_ahead(self._applier.plan, answers)
         )
@@ -404,6 +433,41 @@ class Worker:
             else:
                 self._aside.begin(work)
                 stack.pop_all()
+
+    def _begin(self, connection: psycopg.Connection[Any], batch: Batch) -> Arriving | None:
+        """Begin to write a transaction while the rest of it arrives; None: that cannot be done.
+
+        Each is tried once.
+        """
+        (transaction,) = batch.transactions
+        if transaction.commit == self._kept_whole:
+            return None
+        arriving = self._applier.arriving(transaction)
+        if arriving is None:
+            return None
+        self._join(connection)
+        self._kept_whole = transaction.commit
+        self._arriving = batch.arriving = arriving
+        self._aside.begin(partial(self._apply, connection, batch))
+        return arriving
+
+    def _listen(self, *, heard: bool) -> None:
+        """Raise GivenUp, or what has failed, if what arrives cannot go on."""
+        now = time.monotonic()
+        if heard:
+            self._heard = now
+        if self._arriving is None:
+            return
+        if self._aside.ended:
+            self._aside.join()
+        if now - self._heard > ARRIVES_WITHIN:
+            raise GivenUp
+
+    def _abandon(self) -> None:
+        """Have rolled back what is written of a transaction that arrives still."""
+        if self._arriving is not None:
+            self._arriving.abandon()
+            self._arriving = None
 
     def _join(self, connection: psycopg.Connection[Any]) -> None:
         """Wait for the batch that is written aside, if there is one, and tell of it."""
@@ -472,7 +536,9 @@ class Worker:
         for _ in range(DEADLOCK_TRIES - 1):
             try:
                 return self._applier.apply(batch, finish)
-            except _LOCKS:
+            except _LOCKS as error:
+                if batch.arriving is not None:
+                    raise GivenUp from error
                 logger.info("Met a lock; trying the batch again.", extra={"event": "lock_retry"})
         return self._applier.apply(batch, finish)
 
