@@ -5,18 +5,21 @@ cannot mix. The events of a transaction that grows large are kept as bytes in a 
 small ones stay in memory as parsed.
 """
 
+import re
 import struct
 import tempfile
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from replicator.envelope import Answer, At
 from replicator.errors import BadRecord, Hole
+from replicator.log import Chunk
 from replicator.positions import EpochId, Lsn, Offset, Position, RunId, format_lsn
+from replicator.speed import twin
 from replicator_apply.arriving import PART_BYTES, PART_EVENTS, Arriving
-from replicator_apply.decode import Event, EventReader, Parsed, Skimmed
+from replicator_apply.decode import Event, EventReader, Origin, Parsed, Skimmed
 
 _SOURCE = b'"source":'
 SPOOL_AFTER = 20_000
@@ -95,8 +98,11 @@ class Transaction:
         spool: the rest of them; None if `events` is all.
         answer: set if it is the answer to a fetch.
         resume: the offset to read from once it is applied.
+        run: the one of capture that told it.
         weight: bytes of the records whose events are in memory.
         arriving: what took its events, to be written before all had come; None: nothing did.
+        count: how many it stands for: the compiled twin puts small ones together. `commit` and
+            `committed_ms` are the last one's then.
     """
 
     commit: Lsn
@@ -106,8 +112,10 @@ class Transaction:
     spool: Spool | None
     answer: Answer | None
     resume: Offset
+    run: RunId
     weight: int = 0
     arriving: Arriving | None = None
+    count: int = 1
 
     @property
     def size(self) -> int:
@@ -140,6 +148,7 @@ Begin = Callable[[Transaction], Arriving | None]
 class _Fragments:
     """What has come of the transaction that a run is telling."""
 
+    run: RunId
     commit: Lsn
     first: Offset
     begin: Begin
@@ -160,10 +169,9 @@ class _Fragments:
             return
         self.events.append((key, event))
         self.size += len(value)
-        if len(self.events) >= SPOOL_AFTER or self.size >= SPOOL_BYTES:
+        most, most_bytes = self.limits
+        if len(self.events) >= most or self.size >= most_bytes:
             self._overflow(event)
-        elif self.large and (len(self.events) >= PART_EVENTS or self.size >= PART_BYTES):
-            self.hand_on()
 
     def _overflow(self, event: Event | Skimmed) -> None:
         """Have what has come written, or let the rest go to disk."""
@@ -177,6 +185,13 @@ class _Fragments:
             self.spool = Spool()
         else:
             self.hand_on()
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Events, and bytes, from which on they are not kept in memory."""
+        if self.large is None:
+            return SPOOL_AFTER, SPOOL_BYTES
+        return PART_EVENTS, PART_BYTES
 
     def hand_on(self) -> None:
         """Give away the events that have come since this was called last."""
@@ -194,7 +209,15 @@ class _Fragments:
             self.large.next, self.large.resume = following, resume
             return self.large
         return Transaction(
-            self.commit, following, ts_ms, self.events, self.spool, answer, resume, self.size
+            self.commit,
+            following,
+            ts_ms,
+            self.events,
+            self.spool,
+            answer,
+            resume,
+            self.run,
+            self.size,
         )
 
     def close(self) -> None:
@@ -216,6 +239,29 @@ class _Going(NamedTuple):
     last: Event
 
 
+class _Form(NamedTuple):
+    """How the values of a table's records end in a run, but for their numbers.
+
+    Attributes:
+        at: of one of them.
+        before_xid: from the comma before `"source"` up to the transaction's id.
+        before_ordinal: from behind the time up to the ordinal.
+    """
+
+    at: At
+    before_xid: bytes
+    before_ordinal: bytes
+
+
+_NONE = Lsn(-1)
+_FORM = re.compile(
+    rb'(,"source":\{[^{}]*"txId":)\d+,"lsn":\d+,"ts_ms":\d+'
+    rb'(,"snapshot":"false"\},"at":\{[^{}]*"ordinal":)\d+(?:,"from":\d+,"to":\d+)?\}\}'
+)
+
+_take_events: Callable[..., Any] | None = twin("take_events", None)
+
+
 class Assembler:
     """Rebuilt at every start of apply from the position that the target stores.
 
@@ -231,6 +277,68 @@ class Assembler:
         self.position: Lsn = position.next
         self._open: dict[RunId, _Fragments] = {}
         self._going: _Going | None = None
+        self._forms: dict[bytes, _Form] = {}
+
+    def take_all(
+        self, chunk: Chunk, index: int, prefix: bytes, reader: EventReader, room: tuple[int, int]
+    ) -> tuple[int, Transaction | None]:
+        """Take records of a table while each is the next one of its run, by the compiled twin.
+
+        What that does not know is left to `goes_on` and `feed`: all, if it is not there.
+
+        Args:
+            chunk: of the log.
+            index: of the record to begin with.
+            prefix: how the keys of the table's records begin.
+            reader: of the table.
+            room: events, and bytes, of whole transactions that are taken at once.
+
+        Returns:
+            The index of the first record that is not taken; and the transactions that are whole
+            now, put together, if there are any.
+        """
+        form = self._forms.get(prefix)
+        if _take_events is None or form is None or reader.decode_head is None:
+            return index, None
+        run = form.at.run
+        parts = self._open.get(run) or _Fragments(run, _NONE, Offset(0), self.begin)
+        if parts.spool is not None or not isinstance(chunk.records, list):
+            return index, None
+        most, most_bytes = parts.limits
+        until, count, whole, closed, going = _take_events(
+            chunk.records,
+            index,
+            prefix,
+            form,
+            reader.decode_head,
+            Origin,
+            parts.events,
+            (parts.commit, parts.next_ordinal, self.position),
+            # What reaches a limit is taken one by one, where limits are looked at.
+            (room[0], most - 1, min(room[1], most_bytes - parts.size), parts.large is None),
+        )
+        if until == index:
+            return index, None
+        self._going = done = None
+        if count:
+            commit, self.position, ms, size = closed
+            size, events = size + parts.size, parts.events[:whole]
+            done = Transaction(
+                commit, self.position, ms, events, None, None, Offset(0), run, size, count=count
+            )
+            self._open.pop(run, None)
+            parts = _Fragments(run, _NONE, Offset(0), self.begin, events=parts.events[whole:])
+        commit, ordinal, size, first = going
+        if commit != _NONE:
+            if parts.commit == _NONE:
+                parts.commit, parts.first = commit, Offset(chunk.offsets[first])
+                self._open[run] = parts
+            parts.next_ordinal = ordinal
+            parts.size += size
+        if done is not None:
+            last = (until if commit == _NONE else first) - 1
+            done.resume = self._following(Offset(chunk.offsets[last] + 1))
+        return until, done
 
     def goes_on(self, key: bytes, value: bytes, reader: EventReader) -> bool:
         """Take a record that is the next one of the same transaction and table, and not its last.
@@ -290,6 +398,7 @@ class Assembler:
         parts.next_ordinal += 1
         if keep:
             parts.add(key, value, event)
+            self._learn(key, value, event)
         if at.to is not None:
             return self._complete(parts, event, Offset(offset + 1))
         if at.ordinal and isinstance(event, Event):
@@ -303,6 +412,17 @@ class Assembler:
             tail = value[value.rfind(_SOURCE) : -len(end)]
             self._going = _Going(parts, tail, event)
 
+    def _learn(self, key: bytes, value: bytes, event: Event | Skimmed) -> None:
+        """Note the form of a table's records for the compiled twin."""
+        if _take_events is None or event.answer is not None or not isinstance(event, Event):
+            return
+        prefix = key[: key.find(b'"', 2) + 1]
+        known = self._forms.get(prefix)
+        if known is None or known.at.run != event.at.run:
+            found = _FORM.fullmatch(value, value.rfind(_SOURCE) - 1)
+            if found is not None:
+                self._forms[prefix] = _Form(event.at, *found.groups())
+
     def _begin(self, at: At, commit: Lsn, offset: Offset) -> _Fragments | None:
         """Begin a run's next transaction; None: its first record is not here."""
         self._going = None
@@ -310,7 +430,7 @@ class Assembler:
             self._open.pop(at.run).close()
         if at.ordinal != 0:
             return None
-        parts = _Fragments(commit, offset, self.begin)
+        parts = _Fragments(at.run, commit, offset, self.begin)
         if at.to is None:
             self._open[at.run] = parts
         return parts
@@ -328,11 +448,16 @@ class Assembler:
             parts.close()
             raise BadRecord("A transaction of the log ends before its commit.")
         self.position = at.to
-        if self._open:
-            for run in [r for r, other in self._open.items() if other.commit < self.position]:
-                self._open.pop(run).close()
-            following = self.resume_at(following)
+        following = self._following(following)
         return parts.transaction(at.to, last.source.ts_ms, last.answer, following)
+
+    def _following(self, following: Offset) -> Offset:
+        """Forget what the position has passed, and say where to read from."""
+        if not self._open:
+            return following
+        for run in [r for r, other in self._open.items() if other.commit < self.position]:
+            self._open.pop(run).close()
+        return self.resume_at(following)
 
     def resume_at(self, following: Offset) -> Offset:
         """Say where to read from after a restart: the first fragment that is still of use."""

@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from replicator.speed import twin
 from replicator_apply.decode import Cell, Event, EventReader, Parsed, Row
 
 NO_TABLE = b"?"
 """No record's key of ours begins so; stands for the table of a key that names none."""
+
+_collapse_events: Callable[..., int] | None = twin("collapse_events", None)
 
 
 @dataclass(slots=True)
@@ -124,6 +127,17 @@ def collapse(
         open_table: gives the empty changes of a table, by prefix; None: the target does not
             hold it.
     """
+    if _collapse_events is not None:
+        _collapse_compiled([*events], changes, open_table)
+    else:
+        _collapse_plainly(events, changes, open_table)
+
+
+def _collapse_plainly(
+    events: Iterable[Parsed],
+    changes: Round,
+    open_table: Callable[[bytes], TableChanges | None],
+) -> None:
     prefix, table = NO_TABLE, None
     for key, event in events:
         if not key.startswith(prefix):  # mostly it is the table of the event before
@@ -131,6 +145,30 @@ def collapse(
             table = _changes_of(prefix, changes, open_table)
         if table is not None and isinstance(event, Event):
             table.add(key, event)
+
+
+def _collapse_compiled(
+    events: list[Parsed],
+    changes: Round,
+    open_table: Callable[[bytes], TableChanges | None],
+) -> None:
+    """As `_collapse_plainly`: runs of usual events by the compiled twin, all others one by one."""
+    index = 0
+    while index < len(events):
+        key, event = events[index]
+        prefix = key[: key.find(b'"', 2) + 1] or NO_TABLE
+        table = _changes_of(prefix, changes, open_table)
+        until = index
+        if table is not None and not table.truncated and _collapse_events is not None:
+            kind = table.reader.row_type
+            until = _collapse_events(
+                events, index, prefix, kind, table.born, table.changed, table.gone
+            )
+        if until == index:
+            if table is not None and isinstance(event, Event):
+                table.add(key, event)
+            until += 1
+        index = until
 
 
 def _changes_of(

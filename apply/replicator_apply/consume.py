@@ -104,34 +104,55 @@ class Consumer:
             GivenUp: what was begun cannot go on.
         """
         self.assembler.begin = partial(self._begin, hand_over, begin)
-        feed, prefix, reader = self.assembler.feed, NO_TABLE, None
-        goes_on = self.assembler.goes_on
-        event: Event | Skimmed
-        for offset, (key, value) in zip(chunk.offsets, chunk.records, strict=True):
+        goes_on, records = self.assembler.goes_on, chunk.records
+        index, prefix, reader = 0, NO_TABLE, None
+        while index < len(records):
+            key, value = records[index]
             if not key.startswith(prefix):  # mostly it is the table of the record before
                 prefix = key[: key.find(b'"', 2) + 1] or NO_TABLE
                 reader = self.readers.get(prefix)
-            if reader is not None and goes_on(key, value, reader):
-                continue
-            if reader is None or value.startswith(_HASHED):
-                event = skimmed = skim(value)
-                if skimmed.epoch is not None and skimmed.epoch.id != self.assembler.epoch:
-                    return NewEpoch(skimmed.epoch, Offset(offset + 1))
-                mark, keep = skimmed.mark, event.op == "h"
-            else:
-                event, mark, keep = reader.read(value), None, True
-            try:
-                done = feed(offset, key, value, event, keep)
-            except Hole as hole:
-                # Reading goes on behind it, for a later run may tell what is missing.
-                self.hole = self.hole or hole
-                continue
-            if done is not None:
-                # A mark closes its transaction; repeated, or behind a hole, it tells of the past.
-                self._mark = mark or self._mark
-                self._collect(done, chunk.resume, event.at.run)
-                if self._full or done.hashed or done.arriving:
-                    hand_over()
+            if reader is not None:
+                room = BATCH_ROWS - self._rows, BATCH_BYTES - self._bytes
+                until, done = self.assembler.take_all(chunk, index, prefix, reader, room)
+                if done is not None:
+                    self._collect(done, chunk.resume, hand_over)
+                if until > index:
+                    index = until
+                    continue
+            if reader is None or not goes_on(key, value, reader):
+                new_epoch = self._take(chunk, index, reader, hand_over)
+                if new_epoch is not None:
+                    return new_epoch
+            index += 1
+        return None
+
+    def _take(
+        self,
+        chunk: Chunk,
+        index: int,
+        reader: EventReader | None,
+        hand_over: Callable[[], None],
+    ) -> NewEpoch | None:
+        """Take one record, read whole or, if its table is not held here, skimmed."""
+        offset, (key, value) = chunk.offsets[index], chunk.records[index]
+        event: Event | Skimmed
+        if reader is None or value.startswith(_HASHED):
+            event = skimmed = skim(value)
+            if skimmed.epoch is not None and skimmed.epoch.id != self.assembler.epoch:
+                return NewEpoch(skimmed.epoch, Offset(offset + 1))
+            mark, keep = skimmed.mark, event.op == "h"
+        else:
+            event, mark, keep = reader.read(value), None, True
+        try:
+            done = self.assembler.feed(offset, key, value, event, keep)
+        except Hole as hole:
+            # Reading goes on behind it, for a later run may tell what is missing.
+            self.hole = self.hole or hole
+            return None
+        if done is not None:
+            # A mark closes its transaction; repeated, or behind a hole, it tells of the past.
+            self._mark = mark or self._mark
+            self._collect(done, chunk.resume, hand_over)
         return None
 
     @property
@@ -155,21 +176,24 @@ class Consumer:
             self._large = batch
         return batch.arriving
 
-    def _collect(self, done: Transaction, resume: Offset, run: RunId) -> None:
-        """Take a whole transaction in."""
+    def _collect(self, done: Transaction, resume: Offset, hand_over: Callable[[], None]) -> None:
+        """Take a whole transaction in, and hand the batch over if it is full with it."""
         if self._large is not None and done is not self._large.transactions[0]:
             # Another run tells of what lies before it, or of itself.
+            done.close()
             raise GivenUp
         self.hole = None
         done.resume = min(done.resume, resume)
-        if run != self._run:
+        if done.run != self._run:
             self._new_run = self._run is not None
-            self._run = run
+            self._run = done.run
         self._transactions.append(done)
         self._rows += done.size
         self._bytes += done.weight
         if done.answer is not None:
             self._answers.append(done.answer)
+        if self._full or done.hashed or done.arriving:
+            hand_over()
 
     def take(self) -> Batch:
         """Give the transactions collected as one batch."""

@@ -101,6 +101,7 @@ class EventReader:
         key: the primary key's columns.
         absent: what new rows have in columns that their source does not have yet; else NULL.
         keys_of: for each column whose values travel as names, what gives the key here.
+        decode_head: as `read_head`, but raises what msgspec does; None if values travel as names.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class EventReader:
         self._strict = _decoder(self.row_type, key_type)
         self._head = _decoder(self.row_type, key_type, place=False)
         self._lenient = _decoder(self.lenient_type, key_type)
+        self.decode_head = None if self._local else self._head
 
     def read(self, value: bytes) -> Event:
         """Decode one record's value.

@@ -18,7 +18,7 @@ import psycopg
 from replicator.envelope import Answer
 from replicator.errors import BadRecord, DatabaseUnavailable, Hole, Stopped
 from replicator.http import Health
-from replicator.log import Log, LogReader, open_log
+from replicator.log import Chunk, Log, LogReader, open_log
 from replicator.metrics import counter, gauge, histogram
 from replicator.plan import TableName
 from replicator.positions import Lsn, Position, format_lsn
@@ -370,7 +370,7 @@ class Worker:
 
         consumer, busy = self._consumer, self._aside.busy
         chunks = reader.poll(SOON if busy else IDLE)
-        self._listen(heard=bool(chunks))
+        self._listen(chunks)
         self._dry = not chunks and not busy and not consumer.rows and consumer.hole is None
         for chunk in chunks:
             try:
@@ -385,6 +385,8 @@ class Worker:
                 return False
         hole = consumer.hole
         if self._arriving is not None and hole is None:
+            # To hand on what had come may have taken long.
+            self._heard = time.monotonic() if chunks else self._heard
             return True
         quiet = time.monotonic() - self._quiet_since < QUIET_ADVANCE
         if hole is not None or not (chunks and self._aside.busy):
@@ -447,20 +449,18 @@ class Worker:
             return None
         self._join(connection)
         self._kept_whole = transaction.commit
+        self._heard = time.monotonic()
         self._arriving = batch.arriving = arriving
         self._aside.begin(partial(self._apply, connection, batch))
         return arriving
 
-    def _listen(self, *, heard: bool) -> None:
+    def _listen(self, chunks: Sequence[Chunk]) -> None:
         """Raise GivenUp, or what has failed, if what arrives cannot go on."""
-        now = time.monotonic()
-        if heard:
-            self._heard = now
         if self._arriving is None:
             return
         if self._aside.ended:
             self._aside.join()
-        if now - self._heard > ARRIVES_WITHIN:
+        if not chunks and time.monotonic() - self._heard > ARRIVES_WITHIN:
             raise GivenUp
 
     def _abandon(self) -> None:
@@ -564,7 +564,9 @@ class Worker:
                 name,
                 extra={"event": "left_made_way", "table": str(name), "rows": number},
             )
-        counter(metrics.TRANSACTIONS).labels(*place).inc(len(batch.transactions))
+        counter(metrics.TRANSACTIONS).labels(*place).inc(
+            sum(each.count for each in batch.transactions)
+        )
         histogram(metrics.BATCH_ROWS).labels(*place).observe(batch.rows)
         histogram(metrics.BATCH_SECONDS).labels(*place).observe(seconds)
         gauge(metrics.POSITION).labels(*place).set(batch.next)

@@ -1,5 +1,6 @@
 """Compiled twins of the hottest steps of Replicator; it works without them, more slowly."""
 
+from replicator_speed._events import collapse_events, take_events
 from replicator_speed._lines import copy_lines
 from replicator_speed._records import decode_records, encode_records
 from replicator_speed._rows import RowEncoder
@@ -7,4 +8,12 @@ from replicator_speed._rows import RowEncoder
 FORM = 1
 """Replicator takes twins of the form that it knows, and no others."""
 
-__all__ = ["FORM", "RowEncoder", "copy_lines", "decode_records", "encode_records"]
+__all__ = [
+    "FORM",
+    "RowEncoder",
+    "collapse_events",
+    "copy_lines",
+    "decode_records",
+    "encode_records",
+    "take_events",
+]

@@ -16,8 +16,8 @@ from replicator.http import Health
 from replicator.positions import EpochId, Lsn, RunId
 from replicator.requests import KeysRequest, PageRequest, fingerprint
 from replicator_apply import backfill, consume, metrics, worker
-from replicator_apply.assemble import Assembler
 from replicator_apply.batch import Applier
+from replicator_apply.consume import Consumer
 from replicator_apply.follow import Follower, worker_for
 from replicator_apply.rebase import rebase, reset_state
 from replicator_apply.runs import begin_backfill
@@ -37,7 +37,7 @@ def names(target: Target) -> list[str]:
 
 
 def append(published: Published, *records: tuple[bytes, bytes]) -> None:
-    published._append(list(records))
+    published.append(list(records))
 
 
 # Position and environment
@@ -743,20 +743,20 @@ def test_the_next_batch_is_read_while_one_is_written(
 ) -> None:
     target, published = start("pages")
     target.reach(published.transaction(tag(1)))
-    going, read, apply, feed = threading.Event(), threading.Event(), Applier.apply, Assembler.feed
+    going, read, apply, feed = threading.Event(), threading.Event(), Applier.apply, Consumer.feed
 
     def slow(applier: Applier, *arguments: Any) -> Any:
         assert read.wait(20), "nothing was read meanwhile"
         return apply(applier, *arguments)
 
-    def noted(assembler: Assembler, *arguments: Any) -> Any:
+    def noted(consumer: Consumer, *arguments: Any) -> Any:
         if going.is_set():
             read.set()
-        return feed(assembler, *arguments)
+        return feed(consumer, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(Applier, "apply", slow)
-        patch.setattr(Assembler, "feed", noted)
+        patch.setattr(Consumer, "feed", noted)
         published.transaction(tag(2))
         target.until(lambda: bool(threads("write")), "it is written")
         going.set()

@@ -1,7 +1,7 @@
 """A backfill that begins while the worker has an older plan waits for the next plan."""
 
 from replicator.envelope import Answer
-from replicator.positions import Lsn, Offset
+from replicator.positions import Lsn, Offset, RunId
 from replicator_apply.asking import Asker
 from replicator_apply.assemble import Transaction
 from replicator_apply.backfill import page_id, turn_pages
@@ -36,7 +36,7 @@ def test_an_answer_does_not_turn_its_page_under_the_older_plan(start: StartTarge
     target, _ = start("some-tags")
     older, run = begun(target)
     answer = Answer("stage", page_id(run), older.fingerprint)
-    transaction = Transaction(Lsn(1), Lsn(2), 0, [], None, answer, Offset(1))
+    transaction = Transaction(Lsn(1), Lsn(2), 0, [], None, answer, Offset(1), RunId(1))
     newer = load_plan(target.connection, target.settings, PLACE)
     with target.connection.cursor() as cursor:
         turn_pages(cursor, PLACE, older, [transaction])

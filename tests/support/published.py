@@ -52,7 +52,7 @@ class Published:
         start = EpochStart(self.epoch, "", self.next, "7", 1, "test")
         at = At(1, self.epoch, RunId(0), 0, self.next, self.next)
         record = Record("epoch", self._source(self.next, ""), at, epoch=start)
-        self._append([(encode_key(""), encode(record))])
+        self.append([(encode_key(""), encode(record))])
 
     @property
     def topic(self) -> str:
@@ -61,7 +61,7 @@ class Published:
     def transaction(self, *changes: Change, answer: Answer | None = None, gap: int = 0) -> Lsn:
         """Publish one transaction; gives its commit LSN. `gap`: bytes of the log that are lost."""
         records = self.records(*changes, answer=answer, gap=gap)
-        self._append(records)
+        self.append(records)
         return self.commit
 
     def records(
@@ -106,7 +106,7 @@ class Published:
         )
         at = At(1, self.epoch, self.run, 1, since, self.next)
         last = Record("m", self._source(self.commit, ""), at, answer=answer)
-        self._append([(encode_key(table), encode(first)), (encode_key(""), encode(last))])
+        self.append([(encode_key(table), encode(first)), (encode_key(""), encode(last))])
 
     def _source(self, lsn: Lsn, table: str, snapshot: str = "false") -> Source:
         schema, _, name = table.rpartition(".")
@@ -123,5 +123,6 @@ class Published:
             snapshot,
         )
 
-    def _append(self, records: list[tuple[bytes, bytes]]) -> None:
+    def append(self, records: list[tuple[bytes, bytes]]) -> None:
+        """Append records that `records` made."""
         self._writer.append(records, None)

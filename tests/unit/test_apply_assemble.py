@@ -264,7 +264,7 @@ def test_a_large_transaction_is_spooled_and_read_as_often_as_needed() -> None:
 def test_only_verifys_answers_are_hashes() -> None:
     def transaction(request: str | None) -> Transaction:
         answer = None if request is None else Answer("stage", request, "f")
-        return Transaction(Lsn(1), Lsn(2), 0, [], None, answer, Offset(1))
+        return Transaction(Lsn(1), Lsn(2), 0, [], None, answer, Offset(1), RunId(1))
 
     assert transaction("verify-1-0-").hashed
     assert not transaction("page-1").hashed

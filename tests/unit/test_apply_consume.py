@@ -103,6 +103,7 @@ def taken(records: list[tuple[bytes, bytes]], spool_after: int, *, plain: bool) 
         patch.setattr(assemble, "SPOOL_AFTER", spool_after)
         if plain:
             patch.setattr(assemble.Assembler, "goes_on", lambda *_: False)
+        patch.setattr(assemble, "_take_events", None)
         consumer = consumer_at(StoredPosition(Position(EPOCH, Lsn(100)), Offset(7)), READERS)
         chunk = Chunk(range(7, 7 + len(records)), records, Offset(7 + len(records)), 0)
         consumer.feed(chunk, lambda: None)
@@ -128,7 +129,57 @@ def test_a_record_that_goes_on_is_taken_as_any_other(
     assert taken(records, spool_after, plain=False) == taken(records, spool_after, plain=True)
 
 
+def batches(records: list[tuple[bytes, bytes]], rows: int, *, plain: bool) -> list[object]:
+    """Give the batches that come out, whatever transactions are put together in them."""
+    found: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assemble, "SPOOL_AFTER", 5)
+        patch.setattr(consume, "BATCH_ROWS", rows)
+        if plain:
+            patch.setattr(assemble, "_take_events", None)
+        consumer = consumer_at(StoredPosition(Position(EPOCH, Lsn(100)), Offset(7)), READERS)
+
+        def take() -> None:
+            batch = consumer.take()
+            events = [
+                (key, event.op, str(event.before), str(event.after), event.unchanged, event.source)
+                for each in batch.transactions
+                for key, event in each.events
+                if isinstance(event, Event)
+            ]
+            spooled = [[*each.spool.records()] for each in batch.transactions if each.spool]
+            number = sum(each.count for each in batch.transactions)
+            weight = sum(each.weight for each in batch.transactions)
+            place = batch.next, batch.offset, batch.stored, batch.committed_ms, batch.new_run
+            found.append((number, batch.rows, weight, events, spooled, place))
+            batch.close()
+
+        half = len(records) // 2
+        for some in (range(half), range(half, len(records))):
+            chunk = Chunk([7 + n for n in some], [records[n] for n in some], Offset(9_999), 0)
+            consumer.feed(chunk, take)
+        if consumer.pending:
+            take()
+        open_parts = [
+            (p.run, p.commit, p.first, p.next_ordinal, p.size, len(p.events))
+            for p in consumer.assembler._open.values()
+        ]
+        found += [str(consumer.hole), consumer.assembler.position, sorted(open_parts)]
+        consumer.close()
+        return found
+
+
+@pytest.mark.skipif(assemble._take_events is None, reason="the compiled twins are not installed")
+@given(logs(), st.sampled_from([1, 3, 10_000]))
+@settings(max_examples=1_000)
+def test_records_that_are_taken_together_are_taken_as_any_other(
+    records: list[tuple[bytes, bytes]], rows: int
+) -> None:
+    assert batches(records, rows, plain=False) == batches(records, rows, plain=True)
+
+
 def test_most_records_of_a_transaction_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assemble, "_take_events", None)
     went: list[bool] = []
     goes_on = assemble.Assembler.goes_on
     monkeypatch.setattr(

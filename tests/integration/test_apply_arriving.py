@@ -1,0 +1,174 @@
+"""Apply alone: a large transaction that is written while the rest of it arrives."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from replicator.positions import Lsn, RunId
+from replicator_apply import assemble, worker
+from tests.integration.conftest import StartTarget
+from tests.support.published import Change, Published
+from tests.support.target import Target, change
+
+NAMES = "SELECT id, name FROM pages_tag ORDER BY id"
+WRITING = (
+    "SELECT 1 FROM pg_locks WHERE relation = 'pages_tag'::regclass AND mode = 'RowExclusiveLock'"
+)
+
+
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(assemble, "SPOOL_AFTER", 4)
+    monkeypatch.setattr(assemble, "PART_EVENTS", 3)
+    caplog.set_level("INFO", worker.logger.name)
+
+
+def tags(*numbers: int) -> list[Change]:
+    return [change("c", "pages_tag", n, name=f"n{n}") for n in numbers]
+
+
+def named(*numbers: int) -> list[tuple[int, str]]:
+    return [(n, f"n{n}") for n in numbers]
+
+
+def begin(target: Target, published: Published, records: Sequence[tuple[bytes, bytes]]) -> None:
+    """Publish the first records of a transaction, and wait until some of them are written."""
+    published.append([*records])
+    target.until(lambda: bool(target.rows(WRITING)), "it is written")
+    assert target.rows(NAMES) == []
+
+
+def kept_whole(caplog: pytest.LogCaptureFixture) -> int:
+    """Count the transactions that were given up and read again."""
+    return sum(getattr(record, "event", "") == "kept_whole" for record in caplog.records)
+
+
+def test_it_becomes_visible_whole(start: StartTarget, caplog: pytest.LogCaptureFixture) -> None:
+    target, published = start("pages")
+    records = published.records(*tags(*range(20)))
+    begin(target, published, records[:9])
+    published.append(records[9:])
+    target.reach(published.commit)
+    assert target.rows(NAMES) == named(*range(20))
+    assert target.rows('SELECT count(*) FROM replicator."public.pages_tag"') == [(20,)]
+    assert kept_whole(caplog) == 0
+
+
+def test_what_stands_around_it_in_the_log_is_applied_in_order(
+    start: StartTarget, caplog: pytest.LogCaptureFixture
+) -> None:
+    target, published = start("pages")
+    before = published.records(*tags(1), change("c", "pages_tag", 99, name="before"))
+    large = published.records(
+        change("d", "pages_tag", 99), *tags(*range(10, 30)), change("u", "pages_tag", 1, name="l")
+    )
+    after = published.records(change("u", "pages_tag", 29, name="after"), *tags(2))
+    published.append([*before, *large, *after])
+    target.reach(published.commit)
+    assert target.rows(NAMES) == [(1, "l"), *named(2, *range(10, 29)), (29, "after")]
+    assert kept_whole(caplog) == 0
+
+
+def test_it_is_rolled_back_if_no_more_arrives(
+    start: StartTarget, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "ARRIVES_WITHIN", 0.3)
+    target, published = start("pages")
+    records = published.records(*tags(*range(20)))
+    begin(target, published, records[:9])
+    target.until(lambda: not target.rows(WRITING), "it is rolled back")
+    published.append(records[9:15])
+    target.execute("INSERT INTO pages_tag (id, name) VALUES (1000, 'local')")
+    assert target.rows(NAMES) == [(1000, "local")]
+    published.append(records[15:])
+    target.reach(published.commit)
+    assert target.rows(NAMES) == [*named(*range(20)), (1000, "local")]
+    assert kept_whole(caplog) == 1
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        pytest.param([change("u", "pages_tag", 99, name="n99")], id="a row that is not here"),
+        pytest.param([change("t", "pages_tag"), *tags(99)], id="truncate"),
+        pytest.param([change("d", "pages_tag", 3), *tags(3, 99)], id="a row that comes back"),
+    ],
+)
+def test_what_comes_late_may_need_all_of_it(
+    start: StartTarget, caplog: pytest.LogCaptureFixture, late: list[Change]
+) -> None:
+    target, published = start("pages")
+    records = published.records(*tags(*range(12)), *late)
+    begin(target, published, records[:9])
+    published.append(records[9:])
+    target.reach(published.commit)
+    left = [99] if late[0].op == "t" else [*range(12), 99]
+    assert target.rows(NAMES) == named(*left)
+    assert kept_whole(caplog) == (0 if late[0].op == "d" else 1)
+
+
+def test_another_run_may_tell_it_from_its_beginning(
+    start: StartTarget, caplog: pytest.LogCaptureFixture
+) -> None:
+    target, published = start("pages")
+    first = published.next
+    begin(target, published, published.records(*tags(*range(20)))[:9])
+    # Capture was killed there; what it had not stored it reads again.
+    published.run, published.next = RunId(2000), first
+    published.transaction(*tags(*range(20)))
+    target.reach(published.commit)
+    published.transaction(*tags(50))
+    target.reach(published.commit)
+    assert target.rows(NAMES) == named(*range(20), 50)
+    assert kept_whole(caplog) == 1
+
+
+def test_a_stop_in_the_middle_leaves_nothing(start: StartTarget) -> None:
+    target, published = start("pages")
+    records = published.records(*tags(*range(20)))
+    begin(target, published, records[:9])
+    target.stop()
+    assert target.rows(NAMES) == []
+    target.start()
+    target.until(lambda: bool(target.rows(WRITING)), "it is written again")
+    published.append(records[9:])
+    target.reach(published.commit)
+    assert target.rows(NAMES) == named(*range(20))
+
+
+def test_records_that_are_missing_before_it_are_noticed(start: StartTarget) -> None:
+    target, published = start("pages")
+    records = published.records(*tags(*range(20)), gap=7)
+    begin(target, published, records[:9])
+    published.append(records[9:])
+    target.until_stopped("Records are missing from the log")
+    assert target.rows(NAMES) == []
+    assert target.rows(WRITING) == []
+
+
+def test_another_epoch_may_begin_before_it_is_whole(start: StartTarget) -> None:
+    target, published = start("pages")
+    begin(target, published, published.records(*tags(*range(20)))[:9])
+    Published(target.log, epoch="ffff0000", next=Lsn(5000), commit=Lsn(5000))  # type: ignore[arg-type]
+    epoch = "SELECT epoch FROM replicator_streamposition"
+    target.until(lambda: target.rows(epoch) == [("ffff0000",)], "it goes on in the new epoch")
+    assert target.rows(NAMES) == []
+
+
+def test_a_lock_that_is_not_given_is_waited_for_again(
+    start: StartTarget, caplog: pytest.LogCaptureFixture
+) -> None:
+    target, published = start("pages")
+    records = published.records(*tags(*range(20)))
+    with target.connection.transaction():
+        target.execute("INSERT INTO pages_tag (id, name) VALUES (5, 'local')")
+        published.append(records[:9])
+        target.until(lambda: bool(target.rows(WAITING)), "it waits for the local row")
+        published.append(records[9:])
+        target.execute("DELETE FROM pages_tag")
+    target.reach(published.commit)
+    assert target.rows(NAMES) == named(*range(20))
+    assert kept_whole(caplog) == 0
+
+
+WAITING = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
