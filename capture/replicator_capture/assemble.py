@@ -6,7 +6,7 @@ on nothing. What else there is to know of a transaction goes to a `Listener`, sy
 begun, so an answer or a mark appended from there stands exactly at that commit.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -15,7 +15,7 @@ from replicator.envelope import VERSION, Answer, Mark, encode_key
 from replicator.errors import BadMessage
 from replicator.plan import Release, TableName
 from replicator.positions import EpochId, Lsn, RunId
-from replicator.speed import COMPILED
+from replicator.speed import COMPILED, Ended, RowEncoder, TailParts
 from replicator_capture.encode import EncodedRow, EncodedRows, TableEncoder, unknown_columns
 from replicator_capture.pgoutput import Begin, Commit, Message, Relation, Truncate, decode
 from replicator_capture.rowtext import NameOf
@@ -50,7 +50,7 @@ class Origin(NamedTuple):
     run: RunId
 
 
-class Commitment(NamedTuple):
+class Commitment(msgspec.Struct, frozen=True, gc=False):
     """A committed transaction of the source.
 
     Attributes:
@@ -79,8 +79,11 @@ class Listener(Protocol):
         No columns: the whole table is not released. Called each time the table's shape is told.
         """
 
-    def committed(self, commitment: Commitment) -> None:
-        """Note a transaction; it has rows of released tables, and all of them are assembled."""
+    def committed(self, commitments: Sequence[Commitment]) -> None:
+        """Note transactions, in order; they have rows of released tables, and all are assembled.
+
+        The next one may have begun: unlike from `message`, nothing can be appended from here.
+        """
 
     def message(self, content: bytes, commitment: Commitment) -> None:
         """Act on a transactional message under our own prefix, at its transaction's commit."""
@@ -99,6 +102,7 @@ class _Place(NamedTuple):
     encoder: TableEncoder
     encode: Mapping[int, Callable[[bytes], EncodedRows]]
     tail: bytes
+    parts: TailParts
 
 
 class Assembler:
@@ -135,7 +139,7 @@ class Assembler:
         self._complete: Lsn | None = None
         self._records: list[KeyedValue] = []
         self._encoders: dict[bytes, TableEncoder | None] = {}
-        self._sources: dict[TableName, bytes] = {}
+        self._parts: dict[tuple[TableName, bool], TailParts] = {}
         self._begin: Begin | None = None
         self._open()
 
@@ -194,16 +198,33 @@ class Assembler:
                 relation = message[1:5]
                 place = self._places.get(relation) or self._place(relation)
                 if place is not None and place.encoder.compiled is not None:
-                    until, size = place.encoder.compiled.run(
-                        messages, index, place.tail, self._ordinal, self._records
-                    )
-                    self._ordinal += until - index
-                    self.size += size
+                    until = self._run(place.encoder.compiled, place, messages, index)
                     if until > index:
                         index = until
                         continue
             self._feed_plainly([message])
             index += 1
+
+    def _run(self, compiled: RowEncoder, place: _Place, messages: list[bytes], start: int) -> int:
+        """Have usual rows of one table, and whole transactions of such, taken in; say up to where.
+
+        As `_feed_plainly`, `_commit` and `_open` do. To them a Commit is left at which there is
+        more to do than to tell of it.
+        """
+        usual = self.retain is None and not self._messages
+        ended: list[Ended] | None = [] if usual else None
+        standing = place.tail, place.parts, self._transaction().xid, self._ordinal, self._told
+        until, size, self._ordinal, begun = compiled.run(
+            messages, start, standing, self._records, ended
+        )
+        self.size += size
+        if ended:
+            self._told = self._complete = ended[-1][2]
+            self._begin = None if begun is None else Begin(*begun)
+            # `_retaining` stays None: a `retain` set by now counts from the next transaction on.
+            self._places = {}
+            self._listener.committed([Commitment(*each) for each in ended])
+        return until
 
     def _feed_plainly(self, messages: list[bytes]) -> None:
         records, retain, places = self._records, self._retaining, self._places
@@ -220,7 +241,7 @@ class Assembler:
             place = places.get(relation) or self._place(relation)
             if place is None:
                 continue
-            encoder, encode, tail = place
+            encoder, encode, tail, _ = place
             for key, head in encode[letter](message):
                 value = b"%b%b%d}}" % (head, tail, ordinal)
                 records.append((key, value))
@@ -264,17 +285,18 @@ class Assembler:
         self._told = self._complete = to
         self._ordinal = 0
 
-    def _tail(
-        self, table: TableName, commitment: Begin | Commitment, *, read: bool = False
-    ) -> bytes:
+    def _tail(self, table: TableName, commitment: Commitment, *, read: bool = False) -> bytes:
         """Write what follows a head of `table`: source, and `at` as far as the ordinal."""
-        lsn = commitment.commit_lsn if isinstance(commitment, Begin) else commitment.lsn
-        source = self._sources.get(table)
-        if source is None:
-            source = self._sources[table] = source_parts(self._origin, table)
-        snapshot = b"true" if read else b"false"
-        part = source % (commitment.xid, lsn, commitment.ts_us // 1000, snapshot)
-        return b'"source":%b,%b' % (part, self._at)
+        parts = self._tail_parts(table, read=read)
+        return _join(parts, commitment.xid, commitment.lsn, commitment.ts_us)
+
+    def _tail_parts(self, table: TableName, *, read: bool = False) -> TailParts:
+        parts = self._parts.get((table, read))
+        if parts is None:
+            start, lsn, ts_ms, end = source_parts(self._origin, table, read=read)
+            parts = b'"source":' + start, lsn, ts_ms, b"%b,%b" % (end, self._at)
+            self._parts[table, read] = parts
+        return parts
 
     def _hand_over(self, retain: Retain, row: EncodedRow, table: TableName) -> None:
         begin = self._transaction()
@@ -294,9 +316,9 @@ class Assembler:
         begin = self._transaction()
         if encoder is None:
             return None
-        place = self._places[relation] = _Place(
-            encoder, encoder.by_letter, self._tail(encoder.table, begin)
-        )
+        parts = self._tail_parts(encoder.table)
+        tail = _join(parts, begin.xid, begin.commit_lsn, begin.ts_us)
+        place = self._places[relation] = _Place(encoder, encoder.by_letter, tail, parts)
         return place
 
     def _other(self, letter: int, message: bytes) -> None:
@@ -355,7 +377,7 @@ class Assembler:
         )
         if rows:
             self._close(commit.end_lsn, b"}")
-            self._listener.committed(commitment)
+            self._listener.committed((commitment,))
         self._begin = None
         for content in self._messages:
             self._listener.message(content, commitment)
@@ -391,11 +413,11 @@ class AnswerWriter:
         assembler._close(self._commitment.end, end)
 
 
-def source_parts(origin: Origin, table: TableName) -> bytes:
-    """Give the template of the `source` of a table's records; see `envelope.Source` for the units.
+def source_parts(origin: Origin, table: TableName, *, read: bool) -> TailParts:
+    """Give what stands before, between and behind xid, commit LSN and milliseconds in a `source`.
 
-    It takes xid, commit LSN, milliseconds, and whether the row was found, or found missing, by a
-    fetch: Debezium's `snapshot` says so.
+    See `envelope.Source` for the units. `read`: the row was found, or found missing, by a fetch:
+    Debezium's `snapshot` says so.
     """
     names = b'"name":%b,"db":%b,"schema":%b,"table":%b' % (
         _dumps(origin.environment),
@@ -404,6 +426,13 @@ def source_parts(origin: Origin, table: TableName) -> bytes:
         _dumps(table.name),
     )
     return (
-        b'{"version":"1","connector":"replicator",%b,"txId":%%d,"lsn":%%d,"ts_ms":%%d,'
-        b'"snapshot":"%%b"}' % names.replace(b"%", b"%%")
+        b'{"version":"1","connector":"replicator",%b,"txId":' % names,
+        b',"lsn":',
+        b',"ts_ms":',
+        b',"snapshot":"%b"}' % (b"true" if read else b"false"),
     )
+
+
+def _join(parts: TailParts, xid: int, lsn: Lsn, ts_us: int) -> bytes:
+    start, before_lsn, before_ts, end = parts
+    return b"%b%d%b%d%b%d%b" % (start, xid, before_lsn, lsn, before_ts, ts_us // 1000, end)

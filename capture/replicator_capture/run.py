@@ -6,6 +6,7 @@ stop, or with the error that ended it or one of the threads.
 
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 
 import psycopg
@@ -31,7 +32,7 @@ from replicator_capture.publish import Publisher
 from replicator_capture.pump import Pump
 from replicator_capture.tail import mark_health
 from replicator_capture.task import Task
-from replicator_capture.visibility import Commit, Snapshot, Unseen
+from replicator_capture.visibility import Snapshot, Unseen
 from replicator_capture.wal import WalStream
 from replicator_capture.worker import Worker
 
@@ -196,12 +197,12 @@ class Run:
             extra={"event": "unknown_columns", "table": str(table)},
         )
 
-    def committed(self, commitment: Commitment) -> None:
+    def committed(self, commitments: Sequence[Commitment]) -> None:
         """See `assemble.Listener.committed`."""
-        self._unseen.add(Commit(commitment.xid, commitment.lsn, commitment.end))
-        self._newest_ts = commitment.ts_us / 1e6
-        self._transactions += 1
-        self._rows += commitment.rows
+        self._unseen.add(commitments)
+        self._newest_ts = commitments[-1].ts_us / 1e6
+        self._transactions += len(commitments)
+        self._rows += sum([commitment.rows for commitment in commitments])
 
     def message(self, content: bytes, commitment: Commitment) -> None:
         """See `assemble.Listener.message`: a beat becomes a mark, a fetch its answer."""

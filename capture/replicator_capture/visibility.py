@@ -8,13 +8,16 @@ next run must be able to decode it again.
 Source: https://www.postgresql.org/docs/current/functions-info.html (pg_snapshot)
 """
 
-from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from replicator.positions import Lsn
+from replicator_capture.assemble import Commitment
 
 _CYCLE = 1 << 32
 _HALF = 1 << 31
+_TOGETHER = 256
+"""Commits that are first looked at as one."""
 
 
 class Snapshot(NamedTuple):
@@ -29,14 +32,6 @@ class Snapshot(NamedTuple):
     xmin: int
     xmax: int
     running: frozenset[int]
-
-
-class Commit(NamedTuple):
-    """A decoded transaction: its 32-bit id, where its commit record begins, and where it ends."""
-
-    xid: int
-    lsn: Lsn
-    end: Lsn
 
 
 def parse_snapshot(text: str) -> Snapshot:
@@ -69,22 +64,30 @@ class Unseen:
     """Decoded commits that no snapshot has been known to see, in commit order."""
 
     def __init__(self) -> None:
-        self._commits: deque[Commit] = deque()
+        self._commits: list[Commitment] = []
 
-    def add(self, commit: Commit) -> None:
-        """Note a commit as it is decoded."""
-        self._commits.append(commit)
+    def add(self, commits: Sequence[Commitment]) -> None:
+        """Note commits as they are decoded."""
+        self._commits += commits
 
     def settle(self, snapshot: Snapshot) -> None:
-        """Forget what the snapshot sees: later ones see it too."""
-        if self._commits:
-            self._commits = deque(c for c in self._commits if not visible(c.xid, snapshot))
+        """Forget what the snapshot sees: later ones see it too.
+
+        There may be a hundred thousand of them, and nearly all are seen: they are looked at one by
+        one only next to those that are not.
+        """
+        commits, self._commits = self._commits, []
+        for start in range(0, len(commits), _TOGETHER):
+            some = commits[start : start + _TOGETHER]
+            xids = [commit.xid for commit in some]
+            if not _all_visible(min(xids), max(xids), snapshot):
+                self._commits += [c for c in some if not visible(c.xid, snapshot)]
 
     def first(self) -> Lsn | None:
         """Commit LSN of the first of them, beyond which nothing may be confirmed."""
         return self._commits[0].lsn if self._commits else None
 
-    def commits(self) -> list[Commit]:
+    def commits(self) -> list[Commitment]:
         """All of them, in commit order."""
         return list(self._commits)
 
@@ -100,3 +103,16 @@ def confirmable(acknowledged: Lsn, unseen: Lsn | None) -> Lsn:
         unseen: commit LSN of the first decoded commit that snapshots do not see.
     """
     return acknowledged if unseen is None else min(acknowledged, unseen)
+
+
+def _all_visible(low: int, high: int, snapshot: Snapshot) -> bool:
+    """Say whether all 32-bit ids from `low` to `high` are seen; False may also mean: perhaps.
+
+    Widened they follow one another as well, unless a wraparound lies between them.
+    """
+    first, last = widen(low, snapshot.xmax), widen(high, snapshot.xmax)
+    return (
+        last - first == high - low
+        and last < snapshot.xmax
+        and not any(first <= xid <= last for xid in snapshot.running)
+    )

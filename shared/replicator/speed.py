@@ -9,10 +9,27 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
+from replicator.positions import Lsn
+
 F = TypeVar("F")
 
-FORM = 1
+FORM = 2
 """Of the twins that this code knows."""
+
+
+TailParts = tuple[bytes, bytes, bytes, bytes]
+"""What stands before, between and behind a transaction's id, commit LSN and milliseconds, from
+`"source"` to `"ordinal":`, in the values of a table's records."""
+
+Standing = tuple[bytes, TailParts, int, int, Lsn]
+"""Where a run begins, inside a transaction: its parts and numbers put together, the parts, its id,
+the next record's ordinal, and where the transaction before ended. (Plain: a run may be short.)"""
+
+Ended = tuple[int, Lsn, Lsn, int, int]
+"""A transaction that ended: its id, commit LSN, end, microseconds since 1970, number of records."""
+
+Begun = tuple[Lsn, int, int]
+"""A transaction that began: its commit LSN, microseconds since 1970, id."""
 
 
 class RowEncoder(Protocol):
@@ -22,11 +39,23 @@ class RowEncoder(Protocol):
         self,
         messages: list[bytes],
         start: int,
-        tail: bytes,
-        ordinal: int,
+        standing: Standing,
         records: list[tuple[bytes, bytes]],
-    ) -> tuple[int, int]:
-        """Encode messages from `start` on; give the first that is not, and the values' bytes."""
+        ended: list[Ended] | None,
+    ) -> tuple[int, int, int, Begun | None]:
+        """Encode messages from `start` on, as long as they are of this table and usual.
+
+        Args:
+            messages: of the stream; that at `start` is a row of this table.
+            start: where to begin.
+            standing: see there.
+            records: key and value of each are appended.
+            ended: transactions that end are appended. None: their Commit is left to the caller.
+
+        Returns:
+            The index of the first message that is not taken in; the bytes of the values; the next
+            record's ordinal; and the open transaction, if another one ended before it.
+        """
 
 
 def _find() -> ModuleType | None:

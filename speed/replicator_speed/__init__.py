@@ -5,7 +5,7 @@ from replicator_speed._lines import copy_lines
 from replicator_speed._records import decode_records, encode_records
 from replicator_speed._rows import RowEncoder
 
-FORM = 1
+FORM = 2
 """Replicator takes twins of the form that it knows, and no others."""
 
 __all__ = [

@@ -1,8 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Row messages of pgoutput → records: the compiled twin of `replicator_capture.encode`.
 
-Knows new rows (inserts, and updates whose old row was not sent) of which every value was sent. At
-whatever else it stops, and the caller goes on.
+Knows new rows (inserts, and updates whose old row was not sent) of which every value was sent, and
+Commit and Begin between such rows of one table: `replicator_capture.assemble` is the twin of this.
+At whatever else it stops, and the caller goes on.
 
 Format: https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
 """
@@ -12,7 +13,7 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdlib cimport free
 from libc.string cimport memcmp
 
-from replicator_speed.buffer cimport Buffer, grow, put, put_number
+from replicator_speed.buffer cimport Buffer, grow, put, put_number, put_unsigned
 
 cdef enum:
     SKIPPED = 0
@@ -20,12 +21,59 @@ cdef enum:
     TEXT = 3
     LONGEST = 1600  # columns of a table of Postgres
     LARGE = 1 << 20  # bytes of a message for which no memory is kept
+    BEGIN_SIZE = 21
+    COMMIT_SIZE = 26
 
 cdef char *HEX = b"0123456789abcdef"
+cdef long long POSTGRES_EPOCH_US = 946_684_800_000_000  # it counts from 2000 on, Unix from 1970
+cdef long long LATEST_US = 1LL << 62  # of a time that is usual, so that sums have room
+
+
+cdef struct Begin:
+    unsigned long long lsn
+    long long ts_us
+    unsigned int xid
+
+
+cdef struct Commit:
+    unsigned long long lsn
+    unsigned long long end
+    long long ts_us
 
 
 cdef inline unsigned int read_size(const unsigned char *at) noexcept:
     return (<unsigned int> at[0] << 24) | (at[1] << 16) | (at[2] << 8) | at[3]
+
+
+cdef inline unsigned long long read_long(const unsigned char *at) noexcept:
+    return (<unsigned long long> read_size(at) << 32) | read_size(at + 4)
+
+
+cdef inline int read_time(const unsigned char *at, long long *ts_us) noexcept:
+    """Read a time, as microseconds since 1970; 0: it is before 2000, or very far away."""
+    cdef long long since_2000 = <long long> read_long(at)
+    if not 0 <= since_2000 <= LATEST_US:
+        return 0
+    ts_us[0] = since_2000 + POSTGRES_EPOCH_US
+    return 1
+
+
+cdef inline int read_begin(bytes message, Begin *out) noexcept:
+    """Read a Begin message; 0: it is none, or not a usual one."""
+    cdef const unsigned char *data = <const unsigned char *> PyBytes_AS_STRING(message)
+    if PyBytes_GET_SIZE(message) != BEGIN_SIZE or data[0] != b"B":
+        return 0
+    out.lsn, out.xid = read_long(data + 1), read_size(data + 17)
+    return read_time(data + 9, &out.ts_us)
+
+
+cdef inline int read_commit(bytes message, Commit *out) noexcept:
+    """Read a Commit message; 0: it is none, or not a usual one."""
+    cdef const unsigned char *data = <const unsigned char *> PyBytes_AS_STRING(message)
+    if PyBytes_GET_SIZE(message) != COMMIT_SIZE or data[0] != b"C":
+        return 0
+    out.lsn, out.end = read_long(data + 2), read_long(data + 10)
+    return read_time(data + 18, &out.ts_us)
 
 
 cdef int put_text(Buffer *out, const unsigned char *text, Py_ssize_t size) except -1:
@@ -80,7 +128,7 @@ cdef class RowEncoder:
     cdef int _columns
     cdef bint _identified
     cdef Py_ssize_t _fixed
-    cdef Buffer _value, _record_key
+    cdef Buffer _value, _record_key, _tail
 
     def __init__(self, bytes kinds, list key, bytes key_start, list names, bint identified):
         if len(kinds) > LONGEST:
@@ -89,53 +137,97 @@ cdef class RowEncoder:
         self._names, self._columns, self._identified = names, len(kinds), identified
         self._insert = b'{"op":"c","before":null,"after":{'
         self._update = b'{"op":"u","before":null,"after":{'
-        self._fixed = sum(map(len, names)) + 100
+        self._fixed = sum(map(len, names)) + 200
 
     def __dealloc__(self):
         free(self._value.data)
         free(self._record_key.data)
+        free(self._tail.data)
 
-    def run(self, list messages, Py_ssize_t start, bytes tail, long long ordinal, list records):
+    def run(
+        self,
+        list messages,
+        Py_ssize_t start,
+        tuple standing,
+        list records,
+        list ended,
+    ):
         """Encode messages from `start` on, as long as they are of this table and usual.
 
-        Args:
-            messages: of the stream; that at `start` is of this table.
-            start: where to begin.
-            tail: of the records of this table and transaction: from `"source"` to `"ordinal":`.
-            ordinal: of the next record.
-            records: key and value of each are appended.
-
-        Returns:
-            The index of the message that is not encoded, and the bytes of the values.
+        `replicator.speed.RowEncoder.run` tells the arguments and what is returned.
         """
-        cdef Py_ssize_t index = start, last = len(messages), size = 0
+        cdef Py_ssize_t index = start, row, last = len(messages), size = 0
         cdef const char *relation = PyBytes_AS_STRING(<bytes> messages[start]) + 1
-        cdef bytes message
-        cdef const unsigned char *data
+        cdef bint between = False  # two transactions
+        cdef long long ordinal
+        cdef unsigned long long told
+        cdef Begin begin
+        cdef Commit commit
+        cdef bytes tail
+        cdef tuple parts
+        tail, parts, begin.xid, ordinal, told = standing
+        self._tail.size = 0
+        grow(&self._tail, PyBytes_GET_SIZE(tail))
+        put(&self._tail, PyBytes_AS_STRING(tail), PyBytes_GET_SIZE(tail))
         while index < last:
-            message = <bytes> messages[index]
-            data = <const unsigned char *> PyBytes_AS_STRING(message)
-            if not 8 <= PyBytes_GET_SIZE(message) <= LARGE or data[5] != b"N":
+            row = index
+            if between:
+                # Taken in only with a row behind it: else it is left, as if it had not been read.
+                row += 1
+                if row == last or not read_begin(<bytes> messages[index], &begin):
+                    break
+                self._write_tail(parts, &begin)
+            if not self._encode(<bytes> messages[row], relation, ordinal):
                 break
-            if memcmp(data + 1, relation, 4) != 0:
-                break
-            if data[0] != b"I" and not (data[0] == b"U" and self._identified):
-                break
-            if not self._encode(data, PyBytes_GET_SIZE(message), tail, ordinal):
-                break
+            index = row + 1
+            ordinal += 1
+            between = (
+                ended is not None
+                and index < last
+                and read_commit(<bytes> messages[index], &commit)
+            )
+            if between:
+                ended.append((begin.xid, commit.lsn, commit.end, commit.ts_us, ordinal))
+                self._put_positions(told, commit.end)
+                told = commit.end
+                ordinal = 0
+                index += 1
+            put(&self._value, b"}}", 2)
             records.append((
                 PyBytes_FromStringAndSize(self._record_key.data, self._record_key.size),
                 PyBytes_FromStringAndSize(self._value.data, self._value.size),
             ))
             size += self._value.size
-            ordinal += 1
-            index += 1
-        return index, size
+        begun = None if between or not ended else (begin.lsn, begin.ts_us, begin.xid)
+        return index, size, ordinal, begun
 
-    cdef int _encode(
-        self, const unsigned char *data, Py_ssize_t size, bytes tail, long long ordinal
-    ) except -1:
-        """Write key and value of a message; 0: it is none of the usual ones."""
+    cdef int _write_tail(self, tuple parts, const Begin *begin) except -1:
+        """Write what follows the heads of a transaction's rows, up to the ordinal."""
+        cdef Buffer *out = &self._tail
+        cdef bytes start, lsn, ts_ms, end
+        start, lsn, ts_ms, end = parts
+        out.size = 0
+        grow(out, sum(map(len, parts)) + 60)
+        put(out, PyBytes_AS_STRING(start), PyBytes_GET_SIZE(start))
+        put_unsigned(out, begin.xid)
+        put(out, PyBytes_AS_STRING(lsn), PyBytes_GET_SIZE(lsn))
+        put_unsigned(out, begin.lsn)
+        put(out, PyBytes_AS_STRING(ts_ms), PyBytes_GET_SIZE(ts_ms))
+        put_number(out, begin.ts_us // 1000)
+        put(out, PyBytes_AS_STRING(end), PyBytes_GET_SIZE(end))
+        return 0
+
+    cdef void _put_positions(self, unsigned long long told, unsigned long long to) noexcept:
+        """Write into the record of a transaction's last row where it begins and ends."""
+        put(&self._value, b',"from":', 8)
+        put_unsigned(&self._value, told)
+        put(&self._value, b',"to":', 6)
+        put_unsigned(&self._value, to)
+
+    cdef int _encode(self, bytes message, const char *relation, long long ordinal) except -1:
+        """Write key and value of a message, up to the ordinal; 0: it is none of the usual ones."""
+        cdef const unsigned char *data = <const unsigned char *> PyBytes_AS_STRING(message)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(message)
         cdef Buffer *out = &self._value
         cdef Buffer *key = &self._record_key
         cdef const char *kinds = PyBytes_AS_STRING(self._kinds)
@@ -146,10 +238,14 @@ cdef class RowEncoder:
         cdef int column, released = 0
         cdef unsigned char kind
         cdef bytes name
+        if not 8 <= size <= LARGE or data[5] != b"N" or memcmp(data + 1, relation, 4) != 0:
+            return 0
+        if data[0] != b"I" and not (data[0] == b"U" and self._identified):
+            return 0
         if ((<int> data[6]) << 8 | data[7]) != self._columns:
             return 0
         out.size = 0
-        grow(out, 6 * size + self._fixed + PyBytes_GET_SIZE(tail))
+        grow(out, 6 * size + self._fixed + self._tail.size)
         name = self._insert if data[0] == b"I" else self._update
         put(out, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
         for column in range(self._columns):
@@ -201,7 +297,6 @@ cdef class RowEncoder:
             put(key, out.data + starts[released], ends[released] - starts[released])
         put(key, b"]", 1)
         put(out, b"},", 2)
-        put(out, PyBytes_AS_STRING(tail), PyBytes_GET_SIZE(tail))
+        put(out, self._tail.data, self._tail.size)
         put_number(out, ordinal)
-        put(out, b"}}", 2)
         return 1

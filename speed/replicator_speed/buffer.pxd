@@ -30,19 +30,24 @@ cdef inline void put(Buffer *out, const char *data, Py_ssize_t size) noexcept:
     out.size += size
 
 
-cdef inline void put_number(Buffer *out, long long number) noexcept:
-    """Write a number in decimal; there is room for 20 bytes."""
+cdef inline void put_unsigned(Buffer *out, unsigned long long number) noexcept:
+    """Write a number that is not negative in decimal; there is room for 20 bytes."""
     cdef char digits[20]
     cdef int at = 20
-    cdef unsigned long long rest = <unsigned long long> number
-    if number < 0:
-        rest = 0 - rest
-        out.data[out.size] = 45
-        out.size += 1
     while True:
         at -= 1
-        digits[at] = <char> (48 + rest % 10)
-        rest //= 10
-        if rest == 0:
+        digits[at] = <char> (48 + number % 10)
+        number //= 10
+        if number == 0:
             break
     put(out, &digits[at], 20 - at)
+
+
+cdef inline void put_number(Buffer *out, long long number) noexcept:
+    """Write a number in decimal; there is room for 20 bytes."""
+    cdef unsigned long long positive = <unsigned long long> number
+    if number < 0:
+        positive = 0 - positive
+        out.data[out.size] = 45
+        out.size += 1
+    put_unsigned(out, positive)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import psycopg
@@ -98,8 +98,8 @@ class Capture:
     def unknown(self, table: TableName, columns: tuple[str, ...]) -> None:
         self.unknowns.append((table, columns))
 
-    def committed(self, commitment: Commitment) -> None:
-        self.commits.append(commitment)
+    def committed(self, commitments: Sequence[Commitment]) -> None:
+        self.commits += commitments
 
     def message(self, content: bytes, commitment: Commitment) -> None:
         self.contents.append(content)

@@ -1,5 +1,7 @@
 """Transactions get their place in the stream, whatever is taken when, and nothing else leaves."""
 
+from collections.abc import Sequence
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -55,8 +57,8 @@ class Recorder:
     def unknown(self, table: TableName, columns: tuple[str, ...]) -> None:
         self.unknowns.append((table, columns))
 
-    def committed(self, commitment: Commitment) -> None:
-        self.commits.append(commitment)
+    def committed(self, commitments: Sequence[Commitment]) -> None:
+        self.commits += commitments
 
     def message(self, content: bytes, commitment: Commitment) -> None:
         self.messages.append((content, commitment))
@@ -212,6 +214,22 @@ def test_transactions_are_told_with_their_place() -> None:
         [begin_message(200, 7, ts_us), _insert(1), _insert(2), commit_message(200, 240, ts_us)]
     )
     assert recorder.commits == [Commitment(7, Lsn(200), Lsn(240), ts_us, 2, False)]
+
+
+def test_transactions_are_told_in_order_and_before_the_message_behind_them() -> None:
+    class Ordered(Recorder):
+        def message(self, content: bytes, commitment: Commitment) -> None:
+            assert [commit.lsn for commit in self.commits] == [200, 300, 400]
+            assert assembler.told == 408
+            super().message(content, commitment)
+
+    recorder = Ordered()
+    assembler = _assembler(recorder)
+    few = [_transaction(lsn, _insert(lsn)) for lsn in (200, 300)]
+    carrying = _transaction(400, _insert(400), logical_message(b"ours"))
+    assembler.feed([*few[0], *few[1], *carrying, *_transaction(500, _insert(500))])
+    assert [commit.lsn for commit in recorder.commits] == [200, 300, 400, 500]
+    assert len(recorder.messages) == 1
 
 
 def test_only_our_own_transactional_messages_count_and_only_at_the_commit() -> None:

@@ -12,7 +12,7 @@ from replicator.positions import Lsn
 from replicator.requests import KeysRequest, PageRequest, PlanItem, Report, encode
 from replicator.stop import Stop
 from replicator_capture.answer_plan import Refusal, resolve
-from replicator_capture.assemble import Retain
+from replicator_capture.assemble import Commitment, Retain
 from replicator_capture.desk import Desk, Reading, Retention
 from replicator_capture.inbox import WAITING_PER_TARGET, Allowance, Inbox
 from replicator_capture.keeper import Memberships
@@ -20,7 +20,7 @@ from replicator_capture.publication import Relation, lacking_identity
 from replicator_capture.rowtext import parse_line
 from replicator_capture.spool import Spool
 from replicator_capture.table_read import key_text
-from replicator_capture.visibility import Commit, Snapshot, Unseen
+from replicator_capture.visibility import Snapshot, Unseen
 from replicator_capture.worker import Worker
 
 POLL, TAG = TableName("public", "poll"), TableName("public", "tag")
@@ -163,7 +163,7 @@ class Reader:
 class TestDesk:
     def test_a_fetch_meets_the_reader(self) -> None:
         desk, reader, unseen, stop = Desk(), Reader(), Unseen(), Stop()
-        unseen.add(Commit(10, Lsn(1), Lsn(2)))
+        unseen.add([Commitment(10, Lsn(1), Lsn(2), 0)])
         opened: list[Retention] = []
         worker = Worker("fetch", lambda: opened.append(desk.open(frozenset({POLL}), stop)))
         while not opened:

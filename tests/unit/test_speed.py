@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,21 +10,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from replicator.envelope import Mark
+from replicator.errors import BadMessage
 from replicator.log import record_batch
 from replicator.plan import Release, TableName
 from replicator.positions import EpochId, Lsn, RunId
 from replicator.speed import FORM
 from replicator_apply import copytext
 from replicator_capture import assemble, encode
-from replicator_capture.assemble import Assembler, Origin
-from replicator_capture.encode import TableEncoder
-from replicator_capture.pgoutput import Relation, decode
+from replicator_capture.assemble import Assembler, Commitment, Origin
+from replicator_capture.encode import EncodedRow, TableEncoder
+from replicator_capture.pgoutput import POSTGRES_EPOCH_US, UNCHANGED, Relation, decode
 from tests.support.plain_capture import (
     begin_message,
     commit_message,
     delete_message,
     insert_message,
+    logical_message,
     relation_message,
+    truncate_message,
     update_message,
 )
 from tests.unit.test_apply_copytext import cell
@@ -36,6 +41,7 @@ else:
     speed = pytest.importorskip("replicator_speed", reason="the compiled twins are not installed")
 
 TAIL = b'"source":{},"at":{"ordinal":'
+STANDING = TAIL, (b"", b"", b"", b""), 7, 41, Lsn(100)
 RECORDS = st.lists(st.tuples(st.binary(max_size=200), st.binary(max_size=20_000)), max_size=40)
 
 
@@ -55,8 +61,9 @@ def _row_encoder(
 def _run(encoder: TableEncoder, message: bytes) -> list[tuple[bytes, bytes]] | None:
     records: list[tuple[bytes, bytes]] = []
     assert encoder.compiled is not None
-    until, size = encoder.compiled.run([b"", message], 1, TAIL, 41, records)
+    until, size, ordinal, begun = encoder.compiled.run([b"", message], 1, STANDING, records, [])
     assert size == sum(len(value) for _, value in records)
+    assert (ordinal, begun) == (40 + until, None)
     assert len(records) == until - 1
     return records or None
 
@@ -105,9 +112,10 @@ def test_usual_rows_are_not_left_to_the_plain_twin() -> None:
     relation = decode(RELATION)
     assert isinstance(relation, Relation)
     table = _encoder(Case(relation, release, b""))
-    records: list[tuple[bytes, bytes]] = []
     assert table.compiled is not None
-    assert table.compiled.run([*USUAL, commit_message(1, 2)], 0, TAIL, 0, records)[0] == len(USUAL)
+    messages = [*USUAL, commit_message(1, 2)]
+    for ended, until in ((None, len(USUAL)), ([], len(USUAL) + 1)):
+        assert table.compiled.run(messages, 0, STANDING, [], ended)[0] == until
 
 
 def test_a_large_message_is_left_to_the_plain_twin() -> None:
@@ -120,41 +128,205 @@ def test_a_large_message_is_left_to_the_plain_twin() -> None:
     assert _run(table, insert_message([b"1", b"x" * (1 << 19), b"t"])) is not None
 
 
+# Transactions
+
+ORIGIN = Origin("prod", "a%d\N{SNOWMAN}", EpochId("0a1b2c3d"), RunId(90))
+T, U, SECRET = 77, 78, 79
+COLUMNS = [("id", 23, True), ("note", 25, False), ("ok", 16, False)]
+RELEASES = {
+    TableName("public", name): Release(
+        label, TableName("public", name), ("id",), ("id", "note", "ok")
+    )
+    for label, name in (("a.T", "t"), ("a.U", "u"))
+}
+SHAPES = [
+    relation_message(COLUMNS, oid=oid, table=name)
+    for oid, name in ((T, "t"), (U, "u"), (SECRET, "secret"))
+]
+TURNED = relation_message([COLUMNS[0], *reversed(COLUMNS[1:])], oid=T, table="t")
+TYPE = b"Y" + bytes(4) + b"public\0mood\0"
+FOREIGN = b"O" + bytes(8) + b"node\0"
+
+
 @st.composite
-def streams(draw: st.DrawFn) -> list[bytes]:
-    """Whole transactions of rows of one table, and of one that is not released."""
-    messages = [RELATION]
-    for number in range(draw(st.integers(1, 4))):
-        messages.append(begin_message(200 + 10 * number, 7 + number))
-        for _ in range(draw(st.integers(0, 5))):
-            key = b"%d" % draw(st.integers(-5, 5))
-            text = draw(st.one_of(st.none(), st.text().map(lambda t: t.encode(errors="ignore"))))
-            kind = draw(st.sampled_from(["i", "u", "d"]))
-            if kind == "d":
-                messages.append(delete_message([key, None, None], "K"))
-            else:
-                make = insert_message if kind == "i" else update_message
-                messages.append(make([key, text, b"t"]))
-        messages.append(commit_message(200 + 10 * number, 208 + 10 * number))
+def rows(draw: st.DrawFn) -> bytes:
+    """One row message, most often a usual one of the table `t`."""
+    oid = draw(st.sampled_from([T, T, T, U, SECRET]))
+    key = b"%d" % draw(st.integers(-5, 5))
+    text = draw(st.one_of(st.none(), st.text().map(lambda t: t.encode(errors="ignore"))))
+    kind = draw(st.sampled_from(["i", "i", "i", "u", "u", "key", "toast", "d"]))
+    if kind == "d":
+        return delete_message([key, None, None], "K", oid=oid)
+    if kind == "key":
+        return update_message([key, text, b"f"], [b"9", None, None], "K", oid=oid)
+    if kind == "toast":
+        return update_message([key, UNCHANGED, b"f"], oid=oid)
+    make = insert_message if kind == "i" else update_message
+    return make([key, text, b"t"], oid=oid)
+
+
+USUAL_ROWS = st.lists(st.just(insert_message([b"1", b"x", b"t"], T)), min_size=1, max_size=3)
+OTHERS = st.sampled_from(
+    [
+        logical_message(b"ours"),
+        logical_message(b"foreign", prefix="other"),
+        logical_message(b"loose", transactional=False),
+        truncate_message(T, SECRET, U),
+        SHAPES[0],
+        TURNED,
+        TYPE,
+        FOREIGN,
+    ]
+)
+TIMES = st.one_of(
+    st.just(POSTGRES_EPOCH_US + 1_234_567),
+    st.integers(-3_000_000, 3_000_000),
+    st.integers(-1, 1).map(lambda n: POSTGRES_EPOCH_US + n),
+    st.integers(-(1 << 63), (1 << 63) - 1).map(lambda n: POSTGRES_EPOCH_US + n),
+)
+
+
+@st.composite
+def transactions(draw: st.DrawFn) -> list[bytes]:
+    """Whole transactions, most often of usual rows of one table and nothing else."""
+    messages = []
+    lsn = 200
+    for _ in range(draw(st.integers(1, 6))):
+        inside = draw(
+            st.one_of(USUAL_ROWS, USUAL_ROWS, st.lists(st.one_of(rows(), rows(), OTHERS)))
+        )
+        xid = draw(st.one_of(st.integers(3, 9), st.just((1 << 32) - 1)))
+        ts_us = draw(TIMES)
+        messages += [
+            begin_message(lsn, xid, ts_us),
+            *inside,
+            commit_message(lsn, lsn + 8, draw(st.one_of(st.just(ts_us), TIMES))),
+        ]
+        lsn += draw(st.sampled_from([10, 10, 1 << 31, 1 << 60, 1 << 63]))
+        lsn %= (1 << 64) - 16
     return messages
 
 
-@given(streams(), st.integers(1, 9))
-def test_a_stream_is_assembled_alike(messages: list[bytes], step: int) -> None:
-    assert _assembled(messages, step, plain=False) == _assembled(messages, step, plain=True)
+class Reader(Recorder):
+    """Feeds an assembler, appends a mark at each message, and writes down all that can be seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[object] = []
+        self.assembler = Assembler(ORIGIN, RELEASES, Lsn(100), self)
+        self.assembler.feed(SHAPES)
+
+    def unknown(self, table: TableName, columns: tuple[str, ...]) -> None:
+        self.events.append((table, columns))
+
+    def committed(self, commitments: Sequence[Commitment]) -> None:
+        assert commitments
+        self.events += commitments
+
+    def message(self, content: bytes, commitment: Commitment) -> None:
+        marked = self.assembler.append_mark(Mark(content.decode()), commitment)
+        self.events.append((content, commitment, marked, self.assembler.pending))
+
+    def retain(self, row: EncodedRow, table: TableName, xid: int, commit: Lsn) -> None:
+        self.events.append((row, table, xid, commit))
+
+    def feed(self, messages: list[bytes], then: str) -> bool:
+        """Feed and do something; False: the messages are refused."""
+        assembler = self.assembler
+        try:
+            assembler.feed(messages)
+        except BadMessage:
+            self.events.append("refused")
+            return False
+        seen = assembler.told, assembler.open_xid, assembler.size, assembler.pending
+        self.events.append(seen)
+        if then == "take":
+            self.events.append(assembler.take())
+        elif then:
+            assembler.retain = self.retain if then == "retain" else None
+        return True
+
+    def all(self, messages: list[bytes], pieces: list[tuple[int, str]]) -> list[object]:
+        """Feed everything in pieces of these sizes, from the first one again after the last."""
+        at = turn = 0
+        while at < len(messages):
+            size, then = pieces[turn % len(pieces)]
+            if not self.feed(messages[at : at + size], then):
+                return self.events
+            at, turn = at + size, turn + 1
+        return [*self.events, self.assembler.take()]
 
 
-def _assembled(messages: list[bytes], step: int, *, plain: bool) -> tuple[object, ...]:
-    release = Release("a.T", TableName("public", "t"), ("id",), ("id", "note", "ok"))
-    origin = Origin("prod", "app", EpochId("0a1b2c3d"), RunId(90))
-    recorder = Recorder()
+def _seen(messages: list[bytes], pieces: list[tuple[int, str]], *, plain: bool) -> list[object]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encode, "row_encoder", (lambda *_, **__: None) if plain else _row_encoder)
         patch.setattr(assemble, "COMPILED", not plain)
-        assembler = Assembler(origin, {release.table: release}, Lsn(100), recorder)
-        for at in range(0, len(messages), step):
-            assembler.feed(messages[at : at + step])
-        return assembler.size, assembler.pending, assembler.take()
+        return Reader().all(messages, pieces)
+
+
+PIECES = st.one_of(
+    st.integers(1, 30).map(lambda size: [(size, "")]),
+    st.lists(
+        st.tuples(st.integers(1, 12), st.sampled_from(["", "", "take", "retain", "release"])),
+        min_size=1,
+    ),
+)
+
+
+@given(transactions(), PIECES)
+@settings(max_examples=500)
+def test_a_stream_is_assembled_alike(messages: list[bytes], pieces: list[tuple[int, str]]) -> None:
+    assert _seen(messages, pieces, plain=False) == _seen(messages, pieces, plain=True)
+
+
+def test_a_damaged_stream_is_refused_or_assembled_alike() -> None:
+    messages = [
+        message
+        for lsn, row in zip((200, 300, 400), USUAL, strict=True)
+        for message in (begin_message(lsn), row, commit_message(lsn, lsn + 8))
+    ]
+    for at, whole in enumerate(messages):
+        damaged = [
+            [],
+            [whole] * 2,
+            [whole + b"\0"],
+            *([whole[:size]] for size in range(len(whole))),
+            *([b"%c" % letter + whole[1:]] for letter in b"BCIUDRTMOYX"),
+        ]
+        for instead in damaged:
+            stream = [*messages[:at], *instead, *messages[at + 1 :]]
+            assert _seen(stream, [(99, "")], plain=False) == _seen(stream, [(99, "")], plain=True)
+
+
+@pytest.mark.parametrize("count", [1, 10])
+def test_usual_transactions_are_not_left_to_the_plain_twin(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plainly = Assembler._feed_plainly
+    left: list[bytes] = []
+
+    def feed_plainly(assembler: Assembler, messages: list[bytes]) -> None:
+        left.extend(messages)
+        plainly(assembler, messages)
+
+    monkeypatch.setattr(assemble, "COMPILED", True)
+    monkeypatch.setattr(encode, "row_encoder", _row_encoder)
+    monkeypatch.setattr(Assembler, "_feed_plainly", feed_plainly)
+    reader = Reader()
+    left.clear()
+    inside = [USUAL[n % len(USUAL)] for n in range(count)]
+    messages = [
+        message
+        for n in range(200)
+        for message in (begin_message(200 + 10 * n), *inside, commit_message(200 + 10 * n, 209))
+    ]
+    reader.assembler.feed(messages)
+    assert reader.assembler.pending == 200 * count
+    assert left == messages[:1]
+    reader.assembler.feed([*messages, messages[0]])
+    assert left[1:] == [messages[0], messages[0]], "its row may be of another table"
+    reader.assembler.feed(messages[1:])
+    assert left[3:] == []
 
 
 # Record batches
