@@ -6,7 +6,7 @@ back before `join`.
 """
 
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
@@ -43,6 +43,11 @@ class Aside(Generic[Result]):
         """
         work, self._work = self._work, None
         return None if work is None else work.result()
+
+    def wait(self, timeout: float) -> None:
+        """Wait for the work under way, at most `timeout` seconds; `join` gives what it gave."""
+        if self._work is not None:
+            wait([self._work], timeout)
 
     def close(self) -> None:
         """Wait for the work under way, however it ends."""

@@ -23,11 +23,12 @@ from replicator_apply.batch import Batch
 from replicator_apply.bootstrap import first_position
 from replicator_apply.caller import Callers
 from replicator_apply.consume import NewEpoch
+from replicator_apply.pipeline import Applied
 from replicator_apply.plan import TargetPlan
 from replicator_apply.state import Place, StoredPosition, load_position, wanted_subscriptions
 from replicator_apply.subscriptions import load_plan
 from replicator_apply.verify import check_id, compare, end_check, open_checks
-from replicator_apply.worker import HOUSEKEEPING, Applied, Worker
+from replicator_apply.worker import HOUSEKEEPING, Worker
 from replicator_apply.write import Written
 
 
@@ -76,7 +77,7 @@ class Rehearsal(Worker):
             self._applier.empty_stages(cursor)
         return Applied(batch, mine, Written(), 0.0)
 
-    def _begin(self, connection: psycopg.Connection[Any], batch: Batch) -> None:
+    def _begin(self, batch: Batch) -> None:
         """Write nothing."""
 
     def _settle(self, connection: psycopg.Connection[Any], applied: Applied) -> None:
@@ -97,7 +98,7 @@ class Rehearsal(Worker):
         """Ask for what is compared, and nothing else."""
         now = time.monotonic()
         if now >= self._due:
-            self._join(connection)
+            self._pipeline.join()
             self._due = now + HOUSEKEEPING
             with connection.cursor() as cursor:
                 wanted = wanted_subscriptions(cursor, self._place, self._also)

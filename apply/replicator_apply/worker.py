@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,7 +25,6 @@ from replicator.postgres import driver_errors, is_passing
 from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
 from replicator.stop import Stop
 from replicator_apply import metrics
-from replicator_apply.ahead import Aside
 from replicator_apply.arriving import Arriving, GivenUp
 from replicator_apply.asking import Asker
 from replicator_apply.assemble import Transaction
@@ -39,6 +37,7 @@ from replicator_apply.connection import connect_target
 from replicator_apply.consume import Consumer, NewEpoch, consumer_at
 from replicator_apply.lock import try_lock
 from replicator_apply.marks import take_mark
+from replicator_apply.pipeline import Applied, Pipeline
 from replicator_apply.plan import TargetPlan
 from replicator_apply.reports import make_report
 from replicator_apply.state import (
@@ -91,30 +90,11 @@ _LOCKS = (
     psycopg.errors.LockNotAvailable,
 )
 """What a batch meets that waits for other sessions in vain."""
-ASIDE_ROWS = 1_000
-"""Row events from which on a batch is written aside: for fewer, to hand over costs too much."""
 ARRIVES_WITHIN = 2.0
 """Seconds without a record after which a transaction that is written as it arrives is given up:
 what it has written is locked meanwhile."""
 SOON = 0.005
-"""Seconds that the loop waits for more to read while a batch is written aside."""
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """A batch that is written, and what of it is still to be told.
-
-    Attributes:
-        batch: the batch.
-        mine: the answers to this target among its transactions.
-        written: what was written.
-        seconds: how long that took.
-    """
-
-    batch: Batch
-    mine: Sequence[Transaction]
-    written: Written
-    seconds: float
+"""Seconds after which the loop looks for more to read while a batch is written."""
 
 
 class Worker:
@@ -144,7 +124,6 @@ class Worker:
         self._forget = False
         self._report_due = 0.0
         self._quiet_since = self._heard = time.monotonic()
-        self._arriving: Arriving | None = None
         self._kept_whole: Lsn | None = None
 
     def run(self) -> None:
@@ -266,7 +245,9 @@ class Worker:
             )
             self._asker = Asker(writer, place, settings.environment)
             self._consumer = self._consume_from(stored)
-            self._aside = Aside[Applied]()
+            self._pipeline = Pipeline(
+                partial(self._apply, connection), partial(self._settle, connection)
+            )
             self._health.ready(True, "")
             with driver_errors("applying"):
                 with connection.cursor() as cursor:
@@ -339,13 +320,15 @@ class Worker:
         try:
             while not self._stop.is_set():
                 # What arrives has the connection until it is whole.
-                if self._arriving is None and (self._outdated or self._housekeeping(connection)):
+                if not self._pipeline.arriving and (
+                    self._outdated or self._housekeeping(connection)
+                ):
                     break
                 if not self._turn(connection, reader):
                     break
                 self._health.turned()
-            if self._arriving is None:
-                self._join(connection)
+            if not self._pipeline.arriving:
+                self._pipeline.join()
         except Overtaken:
             logger.info("Another worker has applied meanwhile.", extra={"event": "overtaken"})
         except GivenUp:
@@ -354,89 +337,81 @@ class Worker:
                 extra={"event": "kept_whole"},
             )
         finally:
-            self._abandon()
-            # Nobody else uses the connection before the batch that is written aside has ended.
-            self._aside.close()
+            # Nobody else uses the connection before what is under way has ended.
+            self._pipeline.close()
             self._consumer.close()
 
     def _turn(self, connection: psycopg.Connection[Any], reader: LogReader) -> bool:
         """Read and apply what has arrived; False if the stretch ends here."""
-
-        def hand_over() -> None:
-            self._hand_over(connection)
-
-        def begin(batch: Batch) -> Arriving | None:
-            return self._begin(connection, batch)
-
-        consumer, busy = self._consumer, self._aside.busy
-        chunks = reader.poll(SOON if busy else IDLE)
+        consumer, busy = self._consumer, self._pipeline.busy
+        chunks = reader.poll(0.0 if busy else IDLE)
+        if busy and not chunks:
+            self._pipeline.wait(SOON)
         self._listen(chunks)
         self._dry = not chunks and not busy and not consumer.rows and consumer.hole is None
-        for chunk in chunks:
-            try:
-                new_epoch = consumer.feed(chunk, hand_over, begin)
-            except (Stopped, BadRecord):
-                # What came whole before it is not held up.
-                self._finish(connection)
-                raise
-            if new_epoch is not None:
-                self._finish(connection)
-                self._change_epoch(connection, new_epoch)
-                return False
+        if not self._feed(connection, chunks):
+            return False
         hole = consumer.hole
-        if self._arriving is not None and hole is None:
+        if hole is not None:
+            self._finish()
+            if hole is not self._hole:
+                self._tell(connection, hole)
+        elif self._pipeline.arriving:
             # To hand on what had come may have taken long.
             self._heard = time.monotonic() if chunks else self._heard
-            return True
-        quiet = time.monotonic() - self._quiet_since < QUIET_ADVANCE
-        if hole is not None or not (chunks and self._aside.busy):
-            self._finish(connection, quiet=quiet and not hole)
-        if hole is not None and hole is not self._hole:
-            self._tell(connection, hole)
+        else:
+            self._pipeline.proceed()
+            if not self._pipeline.busy:
+                quiet = time.monotonic() - self._quiet_since < QUIET_ADVANCE
+                self._hand_over_what_is_due(quiet=quiet)
         self._hole = hole
         return True
 
-    def _finish(self, connection: psycopg.Connection[Any], *, quiet: bool = False) -> None:
-        """Apply what has come whole, and wait for it; `quiet`: what is not for us can wait.
+    def _feed(self, connection: psycopg.Connection[Any], chunks: Sequence[Chunk]) -> bool:
+        """Have transactions made of what has arrived; False: another epoch has begun."""
+        for chunk in chunks:
+            try:
+                new_epoch = self._consumer.feed(chunk, self._hand_over, self._begin)
+            except (Stopped, BadRecord):
+                # What came whole before it is not held up.
+                self._finish()
+                raise
+            if new_epoch is not None:
+                self._finish()
+                self._change_epoch(connection, new_epoch)
+                return False
+        return True
+
+    def _finish(self) -> None:
+        """Apply what has come whole, and wait for it.
 
         Raises GivenUp if something arrives still.
         """
-        if self._arriving is not None:
+        if self._pipeline.arriving:
             raise GivenUp
+        self._hand_over_what_is_due()
+        self._pipeline.finish()
+
+    def _hand_over_what_is_due(self, *, quiet: bool = False) -> None:
+        """Apply what has come whole; `quiet`: what is not for us can wait."""
         consumer = self._consumer
         # The answer that ends a rule's pages has no rows, and the next rule waits for it.
         due = consumer.rows or any(map(self._is_ours, consumer.answers))
         if consumer.pending and (due or not quiet):
-            self._hand_over(connection)
-        self._join(connection)
+            self._hand_over()
 
-    def _hand_over(self, connection: psycopg.Connection[Any]) -> None:
-        """Apply what has been collected: a large batch aside, while the next one is read.
-
-        Raises what the batch before raised, or this one if it is not written aside.
-        """
+    def _hand_over(self) -> None:
+        """Apply what has been collected: a large batch while the next one is read."""
         answers = [*filter(self._is_ours, self._consumer.answers)]
         batch = self._consumer.take()
         self._quiet_since = time.monotonic()
-        if batch.arriving is not None:
-            batch.arriving.end()
-            self._arriving = None
-            return
         counter(metrics.REQUESTS).labels(*self._place).inc(
             self._asker.ask_ahead(self._applier.plan, answers)
         )
-        with ExitStack() as stack:
-            stack.callback(batch.close)
-            self._applier.collapse(batch)
-            self._join(connection)
-            work = partial(self._apply, connection, batch)
-            if batch.rows < ASIDE_ROWS or batch.spooled:
-                self._settle(connection, work())
-            else:
-                self._aside.begin(work)
-                stack.pop_all()
+        self._applier.collapse(batch)
+        self._pipeline.hand_over(batch)
 
-    def _begin(self, connection: psycopg.Connection[Any], batch: Batch) -> Arriving | None:
+    def _begin(self, batch: Batch) -> Arriving | None:
         """Begin to write a transaction while the rest of it arrives; None: that cannot be done.
 
         Each is tried once.
@@ -447,33 +422,18 @@ class Worker:
         arriving = self._applier.arriving(transaction)
         if arriving is None:
             return None
-        self._join(connection)
-        self._kept_whole = transaction.commit
+        self._kept_whole, batch.arriving = transaction.commit, arriving
+        self._pipeline.begin(batch)
         self._heard = time.monotonic()
-        self._arriving = batch.arriving = arriving
-        self._aside.begin(partial(self._apply, connection, batch))
         return arriving
 
     def _listen(self, chunks: Sequence[Chunk]) -> None:
         """Raise GivenUp, or what has failed, if what arrives cannot go on."""
-        if self._arriving is None:
+        if not self._pipeline.arriving:
             return
-        if self._aside.ended:
-            self._aside.join()
+        self._pipeline.proceed()
         if not chunks and time.monotonic() - self._heard > ARRIVES_WITHIN:
             raise GivenUp
-
-    def _abandon(self) -> None:
-        """Have rolled back what is written of a transaction that arrives still."""
-        if self._arriving is not None:
-            self._arriving.abandon()
-            self._arriving = None
-
-    def _join(self, connection: psycopg.Connection[Any]) -> None:
-        """Wait for the batch that is written aside, if there is one, and tell of it."""
-        applied = self._aside.join()
-        if applied is not None:
-            self._settle(connection, applied)
 
     def _apply(self, connection: psycopg.Connection[Any], batch: Batch) -> Applied:  # noqa: ARG002
         """Write a batch; while that goes on aside, nothing else here uses the connection."""
@@ -604,7 +564,7 @@ class Worker:
         now = time.monotonic()
         if now < self._due:
             return False
-        self._join(connection)
+        self._pipeline.join()
         self._due = now + HOUSEKEEPING
         plan = self._applier.plan
         with connection.cursor() as cursor:

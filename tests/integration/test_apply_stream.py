@@ -15,7 +15,7 @@ from replicator.errors import DatabaseUnavailable, Refused
 from replicator.http import Health
 from replicator.positions import EpochId, Lsn, RunId
 from replicator.requests import KeysRequest, PageRequest, fingerprint
-from replicator_apply import backfill, consume, metrics, worker
+from replicator_apply import backfill, consume, metrics, pipeline, worker
 from replicator_apply.batch import Applier
 from replicator_apply.consume import Consumer
 from replicator_apply.follow import Follower, worker_for
@@ -733,7 +733,7 @@ def test_it_stands_while_a_table_is_not_what_it_was(
 @pytest.fixture
 def aside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write every batch aside, and begin one at every record."""
-    monkeypatch.setattr(worker, "ASIDE_ROWS", 1)
+    monkeypatch.setattr(pipeline, "ASIDE_ROWS", 1)
     monkeypatch.setattr(consume, "BATCH_ROWS", 1)
 
 

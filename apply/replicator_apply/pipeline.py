@@ -1,0 +1,134 @@
+"""Batches in order: one is written, one waits for it, and the next one is read.
+
+Postgres and Python work at the same time then, in place of waiting for each other by turns. Used
+by one thread, which reads; what has to do with the target's connection it does only while nothing
+is written.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from replicator_apply.ahead import Aside
+from replicator_apply.assemble import Transaction
+from replicator_apply.batch import Batch
+from replicator_apply.write import Written
+
+ASIDE_ROWS: Final = 1_000
+"""Row events from which on a batch is written aside: for fewer, to hand over costs too much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A batch that is written, and what of it is still to be told.
+
+    Attributes:
+        batch: the batch.
+        mine: the answers to this target among its transactions.
+        written: what was written.
+        seconds: how long that took.
+    """
+
+    batch: Batch
+    mine: Sequence[Transaction]
+    written: Written
+    seconds: float
+
+
+class Pipeline:
+    """What is between the reader and the target.
+
+    Whatever waits, whichever method, raises what the batch that it waits for raised, and what
+    `settle` raises.
+
+    Args:
+        apply: writes a batch; called in another thread for a large one.
+        settle: called in the caller's thread once a batch is written, before the next one is.
+    """
+
+    def __init__(
+        self, apply: Callable[[Batch], Applied], settle: Callable[[Applied], None]
+    ) -> None:
+        self._apply, self._settle = apply, settle
+        self._aside = Aside[Applied]()
+        self._ready: Batch | None = None
+        self._arriving: Batch | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch is being written, or waits for it to be settled."""
+        return self._aside.busy
+
+    @property
+    def arriving(self) -> bool:
+        """Whether a batch is being written that is not whole yet: `join` would wait for ever."""
+        return self._arriving is not None
+
+    def begin(self, batch: Batch) -> None:
+        """Begin to write a batch that is not whole yet: `hand_over` brings the rest of it."""
+        self.finish()
+        self._arriving = batch
+        self._aside.begin(partial(self._apply, batch))
+
+    def hand_over(self, batch: Batch) -> None:
+        """Take the next batch: it waits while the one before is written.
+
+        Waits itself if one waits already, and until a small one is written.
+        """
+        if batch is self._arriving and batch.arriving is not None:
+            batch.arriving.end()
+            self._arriving = None
+            return
+        if self._ready is not None:
+            try:
+                self.join()
+                self.proceed()
+            except BaseException:
+                batch.close()
+                raise
+        self._ready = batch
+        self.proceed()
+        if batch.rows < ASIDE_ROWS or batch.spooled:
+            self.finish()
+
+    def proceed(self) -> None:
+        """Settle the batch that has been written, and begin with the one that waits."""
+        if self._aside.ended:
+            self.join()
+        if self._ready is None or self._aside.busy:
+            return
+        batch, self._ready = self._ready, None
+        if batch.rows < ASIDE_ROWS or batch.spooled:
+            try:
+                self._settle(self._apply(batch))
+            finally:
+                batch.close()
+        else:
+            self._aside.begin(partial(self._apply, batch))
+
+    def wait(self, timeout: float) -> None:
+        """Wait until the batch under way is written, at most `timeout` seconds."""
+        self._aside.wait(timeout)
+
+    def join(self) -> None:
+        """Wait until the batch under way is written, and settle it: the connection is free."""
+        applied = self._aside.join()
+        if applied is not None:
+            self._settle(applied)
+
+    def finish(self) -> None:
+        """Wait until all is written and settled."""
+        self.join()
+        self.proceed()
+        self.join()
+
+    def close(self) -> None:
+        """Give up what is not whole, and what waits; wait for what is under way."""
+        if self._arriving is not None and self._arriving.arriving is not None:
+            self._arriving.arriving.abandon()
+        self._arriving = None
+        if self._ready is not None:
+            self._ready.close()
+            self._ready = None
+        self._aside.close()
