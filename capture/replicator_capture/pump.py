@@ -18,6 +18,9 @@ BUSY_ROWS: Final = 500
 """Records that wait to be appended when the input runs dry, of a stream that will go on."""
 LINGER_S: Final = 0.005
 """Seconds that they may wait for more."""
+LATE_S: Final = 0.25
+LATE_LINGER_S: Final = 0.03
+"""A stream that is this many seconds behind may wait for so many: it wants large appends."""
 _LOG_PAUSE_S: Final = 0.002
 _FULL_PAUSE_S: Final = 0.2
 
@@ -31,6 +34,7 @@ class Pump:
         publisher: where those go.
         unseen: gives the commit LSN of the first transaction that snapshots do not see yet;
             nothing beyond it is confirmed. None: all are seen.
+        lag: age of the last commit that was read, seconds.
     """
 
     def __init__(
@@ -39,9 +43,10 @@ class Pump:
         assembler: Assembler,
         publisher: Publisher,
         unseen: Callable[[], Lsn | None] = lambda: None,
+        lag: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._stream, self._assembler, self._publisher = stream, assembler, publisher
-        self._unseen = unseen
+        self._unseen, self._lag = unseen, lag
         self._busy_since: float | None = None
 
     def turn(self, timeout: float) -> int:
@@ -79,7 +84,7 @@ class Pump:
             return False
         if self._busy_since is None:
             self._busy_since = now
-        return now - self._busy_since < LINGER_S
+        return now - self._busy_since < (LATE_LINGER_S if self._lag() > LATE_S else LINGER_S)
 
     def confirm(self) -> None:
         """Let the slot forget what is stored in the log and seen by every snapshot."""

@@ -79,7 +79,13 @@ class Run:
         origin = _origin(task, site, start)
         self._assembler = Assembler(origin, releases, confirmed, self, names.by_table)
         self._publisher = Publisher(self._assembler, writer, self._between)
-        self._pump = Pump(self._stream, self._assembler, self._publisher, self._unseen.first)
+        self._pump = Pump(
+            self._stream,
+            self._assembler,
+            self._publisher,
+            self._unseen.first,
+            lambda: time.time() - self._newest_ts,
+        )
         self._settled: Snapshot | None = None
         self._newest_ts = time.time()
         self._beat_seen, self._ready = time.monotonic(), True
