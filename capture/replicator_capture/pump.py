@@ -18,9 +18,9 @@ BUSY_ROWS: Final = 500
 """Records that wait to be appended when the input runs dry, of a stream that will go on."""
 LINGER_S: Final = 0.005
 """Seconds that they may wait for more."""
-LATE_S: Final = 0.25
+LATE_S: Final = 0.1
 LATE_LINGER_S: Final = 0.03
-"""A stream that is this many seconds behind may wait for so many: it wants large appends."""
+"""A stream that is so many seconds behind may wait this many: it wants large appends."""
 _LOG_PAUSE_S: Final = 0.002
 _FULL_PAUSE_S: Final = 0.2
 
