@@ -8,6 +8,7 @@ to it is in the same answer.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
@@ -18,6 +19,20 @@ NO_TABLE = b"?"
 """No record's key of ours begins so; stands for the table of a key that names none."""
 
 _collapse_events: Callable[..., int] | None = twin("collapse_events", None)
+
+
+class Made(NamedTuple):
+    """What is sent to Postgres for many changes of a table.
+
+    Attributes:
+        born: COPY text of new rows, and of their receipts of each subscription; none: few rows.
+        changed: COPY text of changed rows; empty: few.
+        gone: deleted keys, as arrays in SQL; empty: few.
+    """
+
+    born: Sequence[bytes]
+    changed: bytes
+    gone: str
 
 
 @dataclass(slots=True)
@@ -35,7 +50,7 @@ class TableChanges:
         fleeting: how many of `gone` need not be here: they were created in the batch as well, or
             an answer tells of them, which repeats what the stream has told.
         truncated: the table was emptied before all that is in `born`, `changed`, `gone`.
-        lines: what the fast path copies for `born`, if it was made ahead.
+        made: what the fast path sends for these, if it was made ahead.
     """
 
     reader: EventReader
@@ -46,7 +61,7 @@ class TableChanges:
     read: set[bytes] = field(default_factory=set)
     fleeting: int = 0
     truncated: bool = False
-    lines: Sequence[bytes] = ()
+    made: "Made | None" = None
 
     def add(self, key: bytes, event: Event) -> None:
         """Take the table's next event."""

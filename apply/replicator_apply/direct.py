@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from replicator.plan import TableName
-from replicator_apply.collapse import TableChanges, key_cells
+from replicator_apply.collapse import Made, TableChanges, key_cells
 from replicator_apply.copytext import (
     DELIMITER,
     chunk,
@@ -66,14 +66,19 @@ class DirectWriter:
         if len(rows) <= SMALL:
             self._insert_few(cursor, rows, sequences)
         else:
-            made, changes.lines = changes.lines, ()
-            self._insert_many(cursor, rows, made)
+            self._insert_many(cursor, rows, changes.made.born if changes.made else ())
             sequences.follow_rows(cursor, self.table, rows)
 
     def prepare(self, changes: TableChanges) -> None:
-        """Make ahead, without the connection, what is copied for many new rows."""
-        if self.table.direct and len(changes.born) > SMALL:
-            changes.lines = self._lines(changes.born.values())
+        """Make ahead, without the connection, what is sent for many rows."""
+        if self.table.direct:
+            # Most of what was read is new here: see `enter`.
+            many_changed = len(changes.changed) > SMALL and not changes.read
+            changes.made = Made(
+                self._lines(changes.born.values()) if len(changes.born) > SMALL else (),
+                self._lines_of_changed(changes) if many_changed else b"",
+                self._arrays_of_gone(changes) if len(changes.gone) > SMALL else "",
+            )
 
     def _insert_few(self, cursor: Cursor, rows: Collection[Row], sequences: Sequences) -> None:
         """Send all of it in one round trip."""
@@ -122,8 +127,15 @@ class DirectWriter:
         if len(rows) <= SMALL:
             return [self.sql.insert_changed + values(rows, self._fields, (True,))]
         with cursor.copy(self.sql.copy_changed) as copy:
-            copy.write(chunk(rows, self._fields, self._line, f"true{DELIMITER}"))
+            copy.write((changes.made and changes.made.changed) or self._lines_of_changed(changes))
         return []
+
+    def _lines_of_changed(self, changes: TableChanges) -> bytes:
+        return chunk(changes.changed.values(), self._fields, self._line, f"true{DELIMITER}")
+
+    def _arrays_of_gone(self, changes: TableChanges) -> str:
+        columns = zip(*map(key_cells, changes.gone), strict=True)
+        return self.sql.arrays(self.table.key, columns)
 
     def _stage_gone(self, cursor: Cursor, changes: TableChanges) -> list[str]:
         """Bring the deleted keys into the staging table, or give the statement that does."""
@@ -207,9 +219,8 @@ class DirectWriter:
     def delete(self, cursor: Cursor, changes: TableChanges) -> int:
         """Delete the rows that are gone, and their receipts; give the number of rows."""
         if len(changes.gone) > SMALL and not self.table.hooks:
-            columns = zip(*map(key_cells, changes.gone), strict=True)
             begin, end = self.sql.delete_many
-            arrays = self.sql.arrays(self.table.key, columns)
+            arrays = (changes.made and changes.made.gone) or self._arrays_of_gone(changes)
             with by_index(cursor, many=True):
                 return cursor.execute(begin + arrays + end, prepare=False).rowcount
         staged = self._stage_gone(cursor, changes)
@@ -333,7 +344,7 @@ def _entering(changes: TableChanges) -> TableChanges:
     """Take new rows for such as may be here."""
     if not changes.born:
         return changes
-    return replace(changes, born={}, changed={**changes.changed, **changes.born})
+    return replace(changes, born={}, changed={**changes.changed, **changes.born}, made=None)
 
 
 def _write_steady(cursor: Cursor, writer: DirectWriter, found: Sorted, sieve: Sieve) -> int:

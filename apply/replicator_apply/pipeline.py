@@ -94,8 +94,9 @@ class Pipeline:
 
     def proceed(self) -> None:
         """Settle the batch that has been written, and begin with the one that waits."""
-        if self._aside.ended:
-            self.join()
+        applied = self._aside.join() if self._aside.ended else None
+        if applied is not None:
+            self._settle(applied)
         if self._ready is None or self._aside.busy:
             return
         batch, self._ready = self._ready, None
@@ -105,6 +106,7 @@ class Pipeline:
             finally:
                 batch.close()
         else:
+            # To free what is applied takes a while: it comes after this.
             self._aside.begin(partial(self._apply, batch))
 
     def wait(self, timeout: float) -> None:
