@@ -25,7 +25,6 @@ MESSAGES_PER_TRANSACTION: Final = 16
 """Anyone may emit messages under any prefix; more than this in one transaction are not ours."""
 
 _ROWS, _IGNORED = frozenset(b"IUD"), frozenset(b"OY")
-_FIRST = frozenset({b"I", b"U"})
 _CONTROL = TableName("", "")
 
 _dumps = msgspec.json.Encoder().encode
@@ -194,7 +193,7 @@ class Assembler:
         index, count = 0, len(messages)
         while index < count:
             message = messages[index]
-            if message[:1] in _FIRST and self._retaining is None:
+            if message and message[0] in _ROWS and self._retaining is None:
                 relation = message[1:5]
                 place = self._places.get(relation) or self._place(relation)
                 if place is not None and place.encoder.compiled is not None:

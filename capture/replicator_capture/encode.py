@@ -36,7 +36,7 @@ EncodedRow = tuple[bytes, bytes]
 EncodedRows = tuple[EncodedRow, ...]
 """What one row message makes: one row event, or two if the primary key changed."""
 
-_KINDS = {"number": 1, "bool": 2, "text": 3}
+_KINDS, _IDENTITY = {"number": 1, "bool": 2, "text": 3}, 4
 """As the compiled twin has them."""
 _NEW, _OLD_KEY, _OLD = ord("N"), ord("K"), ord("O")
 _INSERT_TUPLE: Final = 6
@@ -161,17 +161,17 @@ class TableEncoder:
         """The method for each kind of row message, by its first byte."""
 
     def _compile(self, relation: Relation, released: Collection[str]) -> RowEncoder | None:
-        """Make the compiled twin of `insert` and `update`, which knows the usual messages."""
+        """Make the compiled twin of these methods, which knows the usual messages."""
         kinds = [
-            _KINDS[json_kind(column.type)] if column.name in released else 0
+            (_KINDS[json_kind(column.type)] if column.name in released else 0)
+            + (_IDENTITY if column.key else 0)
             for column in relation.columns
         ]
-        names = [_dumps(name) + b":" for name in self._shape.columns]
         return row_encoder(
             bytes(kinds),
             self._shape.key_places,
             self._shape.key_start,
-            [names[0], *(b"," + name for name in names[1:])],
+            [_dumps(name) + b":" for name in self._shape.columns],
             identified=self._key_in_identity,
         )
 

@@ -86,12 +86,13 @@ def row_encoder(
     """Make an encoder of a table's row messages; None: there is none.
 
     Args:
-        kinds: of each column of the relation: 0 is not released, 1 a number, 2 a bool, 3 a text.
+        kinds: of each column of the relation: 0 is not released, 1 a number, 2 a bool, 3 a text;
+            and 4 more if it is part of the replica identity.
         key: places of the key's columns among the released ones.
         key_start: the record's key up to the comma before its first value.
-        names: of each released column, as JSON with its colon, and a comma before all but the
-            first.
-        identified: whether an update without an old row has not changed the key.
+        names: of each released column, as JSON with its colon.
+        identified: whether the key is part of the replica identity: an update without an old row
+            has not changed it, and a deleted row shows it.
     """
     if _module is None:
         return None

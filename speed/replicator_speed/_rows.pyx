@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Row messages of pgoutput → records: the compiled twin of `replicator_capture.encode`.
 
-Knows new rows (inserts, and updates whose old row was not sent) of which every value was sent, and
-Commit and Begin between such rows of one table: `replicator_capture.assemble` is the twin of this.
-At whatever else it stops, and the caller goes on.
+Knows new rows (inserts, and updates whose old row was not sent) of which every value was sent,
+deleted rows of which the key was, and Commit and Begin between such rows of one table:
+`replicator_capture.assemble` is the twin of this. At whatever else it stops, and the caller goes on.
 
 Format: https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
 """
@@ -19,11 +19,15 @@ cdef enum:
     SKIPPED = 0
     NUMBER = 1
     TEXT = 3
+    IDENTITY = 4  # a flag beside one of them: part of the replica identity
     LONGEST = 1600  # columns of a table of Postgres
     LARGE = 1 << 20  # bytes of a message for which no memory is kept
     BEGIN_SIZE = 21
     COMMIT_SIZE = 26
 
+cdef bytes INSERT = b'{"op":"c","before":null,"after":{'
+cdef bytes UPDATE = b'{"op":"u","before":null,"after":{'
+cdef bytes DELETE = b'{"op":"d","before":{'
 cdef char *HEX = b"0123456789abcdef"
 cdef long long POSTGRES_EPOCH_US = 946_684_800_000_000  # it counts from 2000 on, Unix from 1970
 cdef long long LATEST_US = 1LL << 62  # of a time that is usual, so that sums have room
@@ -123,7 +127,7 @@ cdef int put_text(Buffer *out, const unsigned char *text, Py_ssize_t size) excep
 cdef class RowEncoder:
     """Encodes the row messages of one table; `replicator.speed.row_encoder` tells the arguments."""
 
-    cdef bytes _kinds, _key_start, _insert, _update
+    cdef bytes _kinds, _key_start
     cdef list _names, _key
     cdef int _columns
     cdef bint _identified
@@ -135,9 +139,7 @@ cdef class RowEncoder:
             raise ValueError("too many columns")
         self._kinds, self._key, self._key_start = kinds, key, key_start
         self._names, self._columns, self._identified = names, len(kinds), identified
-        self._insert = b'{"op":"c","before":null,"after":{'
-        self._update = b'{"op":"u","before":null,"after":{'
-        self._fixed = sum(map(len, names)) + 200
+        self._fixed = sum(map(len, names)) + len(names) + 200
 
     def __dealloc__(self):
         free(self._value.data)
@@ -235,19 +237,31 @@ cdef class RowEncoder:
         cdef Py_ssize_t ends[LONGEST]
         cdef Py_ssize_t at = 8, begin
         cdef unsigned int length
-        cdef int column, released = 0
-        cdef unsigned char kind
-        cdef bytes name
-        if not 8 <= size <= LARGE or data[5] != b"N" or memcmp(data + 1, relation, 4) != 0:
+        cdef int column, released = 0, shown = 0
+        cdef unsigned char kind, letter, type_
+        cdef bint deletes
+        cdef bytes name, head
+        if not 8 <= size <= LARGE or memcmp(data + 1, relation, 4) != 0:
             return 0
-        if data[0] != b"I" and not (data[0] == b"U" and self._identified):
+        letter = data[0]
+        if letter != b"I" and not self._identified:
+            return 0
+        if letter == b"I":
+            head = INSERT
+        elif letter == b"U":
+            head = UPDATE
+        elif letter == b"D":
+            head = DELETE
+        else:
+            return 0
+        deletes = letter == b"D"
+        if not (data[5] == b"K" if deletes else data[5] == b"N"):
             return 0
         if ((<int> data[6]) << 8 | data[7]) != self._columns:
             return 0
         out.size = 0
         grow(out, 6 * size + self._fixed + self._tail.size)
-        name = self._insert if data[0] == b"I" else self._update
-        put(out, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+        put(out, PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head))
         for column in range(self._columns):
             if at >= size:
                 return 0
@@ -262,18 +276,27 @@ cdef class RowEncoder:
                     return 0
             elif kind != b"n":
                 return 0
-            if kinds[column] == SKIPPED:
+            type_ = kinds[column] & ~IDENTITY
+            if type_ == SKIPPED:
                 if kind == b"t":
                     at += length
                 continue
+            if deletes and not kinds[column] & IDENTITY:
+                if kind == b"t":
+                    return 0
+                released += 1
+                continue
+            if shown:
+                put(out, b",", 1)
+            shown += 1
             name = <bytes> self._names[released]
             put(out, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
             begin = out.size
             if kind == b"n":
                 put(out, b"null", 4)
-            elif kinds[column] == NUMBER:
+            elif type_ == NUMBER:
                 put(out, <const char *> data + at, length)
-            elif kinds[column] == TEXT:
+            elif type_ == TEXT:
                 if not put_text(out, data + at, length):
                     return 0
             elif length == 1 and data[at] == b"t":
@@ -296,7 +319,10 @@ cdef class RowEncoder:
             put(key, b",", 1)
             put(key, out.data + starts[released], ends[released] - starts[released])
         put(key, b"]", 1)
-        put(out, b"},", 2)
+        if deletes:
+            put(out, b'},"after":null,', 15)
+        else:
+            put(out, b"},", 2)
         put(out, self._tail.data, self._tail.size)
         put_number(out, ordinal)
         return 1

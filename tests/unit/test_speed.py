@@ -93,7 +93,9 @@ def test_a_damaged_row_is_left_to_the_plain_twin_or_encoded_alike(
     message = case.message[:cut] + data.draw(st.binary(max_size=6))
     table = _encoder(case)
     # The stream gives it only messages that begin as a row does.
-    found = _run(table, message) if message[:1] in (b"I", b"U") and len(message) >= 5 else None
+    found = (
+        _run(table, message) if message[:1] in (b"I", b"U", b"D") and len(message) >= 5 else None
+    )
     if found is not None:
         ((key, head),) = table.by_letter[message[0]](message)
         assert found == [(key, b"%b%b41}}" % (head, TAIL))]
@@ -104,6 +106,7 @@ USUAL = [
     insert_message([b"1", b'a "b" \\ \x01\n', b"t"]),
     insert_message([b"2", None, b"f"]),
     update_message([b"-3", "Zürich ☃".encode(), None]),
+    delete_message([b"7", None, None], "K"),
 ]
 
 
@@ -282,7 +285,7 @@ def test_a_stream_is_assembled_alike(messages: list[bytes], pieces: list[tuple[i
 def test_a_damaged_stream_is_refused_or_assembled_alike() -> None:
     messages = [
         message
-        for lsn, row in zip((200, 300, 400), USUAL, strict=True)
+        for lsn, row in zip((200, 300, 400, 500), USUAL, strict=True)
         for message in (begin_message(lsn), row, commit_message(lsn, lsn + 8))
     ]
     for at, whole in enumerate(messages):
