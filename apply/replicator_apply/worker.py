@@ -343,6 +343,7 @@ class Worker:
 
     def _turn(self, connection: psycopg.Connection[Any], reader: LogReader) -> bool:
         """Read and apply what has arrived; False if the stretch ends here."""
+        self._pipeline.proceed()
         consumer, busy = self._consumer, self._pipeline.busy
         chunks = reader.poll(0.0 if busy else IDLE)
         if busy and not chunks:
