@@ -1,7 +1,6 @@
 """The target's commands; `replicator.cli.commands` says how they are called."""
 
 import sys
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager

@@ -24,12 +24,10 @@ from replicator.errors import (
 from replicator.positions import Lsn
 from replicator.session import Session
 from replicator_capture.frames import (
-    HEADER,
-    WAL_DATA,
     KeepAlive,
     parse_keep_alive,
-    parse_wal_end,
     status_update,
+    take_frames,
 )
 
 STATUS_EVERY_S: Final = 1.0
@@ -39,7 +37,7 @@ SILENCE_S: Final = 300.0
 """Seconds without one, though asked, after which the connection is given up. A server that works
 through a large transaction looks at what it is asked every wal_sender_timeout / 2 or so."""
 SHUTDOWN_ASKS: Final = 50
-RECEIVE_MESSAGES: Final = 1_000
+RECEIVE_MESSAGES: Final = 3_000
 RECEIVE_BYTES: Final = 1_000_000
 
 _SLOT_BUSY = "55006"
@@ -159,33 +157,30 @@ class WalStream:
             BadMessage: a frame is neither WAL data nor a keep-alive.
         """
         messages: list[bytes] = []
-        take = self._pgconn.get_copy_data
-        frame, size, refilled = b"", 0, False
+        left, heard, refilled = RECEIVE_BYTES, False, False
         try:
-            while len(messages) < RECEIVE_MESSAGES and size < RECEIVE_BYTES:
-                length, data = take(1)
-                if length > 0:
-                    frame = bytes(data)
-                    if frame[0] == WAL_DATA:
-                        messages.append(frame[HEADER:])
-                        size += length
-                    else:
-                        self._keep_alive(parse_keep_alive(frame))
-                    refilled = False
+            while len(messages) < RECEIVE_MESSAGES and left > 0:
+                length, other, size, end = take_frames(
+                    self._pgconn.get_copy_data, messages, RECEIVE_MESSAGES, left
+                )
+                left -= size
+                if size or other:
+                    heard, refilled = True, False
+                    self._received = max(self._received, Lsn(end))
+                if other:
+                    self._keep_alive(parse_keep_alive(other))
                 elif length < 0:
                     raise self._ended()
-                elif refilled:
+                elif length == 0 and refilled:
                     break
-                else:
+                elif length == 0:
                     self._pgconn.consume_input()
                     refilled = True
         except OperationalError as error:
             raise stream_error("", str(error)) from error
         if messages:
             self._asked = 0
-        self._notice_silence(heard=bool(frame))
-        if frame[:1] == b"w":
-            self._received = max(self._received, parse_wal_end(frame))
+        self._notice_silence(heard=heard)
         return messages
 
     def wait(self, timeout: float) -> bool:

@@ -1,6 +1,7 @@
 """Compiled twins of the hottest steps of Replicator; it works without them, more slowly."""
 
 from replicator_speed._events import collapse_events, take_events
+from replicator_speed._frames import take_frames
 from replicator_speed._lines import copy_lines
 from replicator_speed._records import decode_records, encode_records
 from replicator_speed._rows import RowEncoder
@@ -16,4 +17,5 @@ __all__ = [
     "decode_records",
     "encode_records",
     "take_events",
+    "take_frames",
 ]

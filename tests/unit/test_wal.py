@@ -1,6 +1,7 @@
 """Frames of the replication stream, byte for byte; what a session's errors mean."""
 
 import struct
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,14 @@ from replicator.errors import (
     ReplicatorError,
 )
 from replicator.positions import Lsn
-from replicator_capture.frames import KeepAlive, parse_keep_alive, parse_wal_end, status_update
+from replicator_capture.frames import (
+    KeepAlive,
+    Take,
+    parse_keep_alive,
+    status_update,
+    take_frames,
+    take_frames_plainly,
+)
 from replicator_capture.pgoutput import POSTGRES_EPOCH_US
 from replicator_capture.wal import SlotBusy, start_command, stream_error
 
@@ -44,12 +52,52 @@ def test_keep_alive(reply: int) -> None:
             parse_keep_alive(wrong)
 
 
-def test_wal_end() -> None:
-    frame = b"w" + struct.pack("!QQq", 70, 90, 5)
-    assert parse_wal_end(frame + b"B") == 90
-    assert parse_wal_end(b"w" + struct.pack("!QQq", 70, 0, 5)) == 70
+def data(start: int, end: int, message: bytes) -> bytes:
+    return b"w" + struct.pack("!QQq", start, end, 5) + message
+
+
+def arrived(*frames: bytes, ended: bool = False) -> Take:
+    """Give frames as psycopg does, and then nothing."""
+    left = [*frames]
+
+    def take(_: int) -> tuple[int, memoryview]:
+        if not left:
+            return -1 if ended else 0, memoryview(b"")
+        frame = left.pop(0)
+        return len(frame), memoryview(frame)
+
+    return take
+
+
+TAKES = pytest.mark.parametrize("taker", {take_frames, take_frames_plainly})
+
+
+@TAKES
+def test_frames_are_taken_until_none_is_there(taker: Any) -> None:
+    messages: list[bytes] = [b"before"]
+    take = arrived(data(70, 90, b"Bxy"), data(95, 0, b""))
+    assert taker(take, messages, 10, 100) == (0, b"", 53, 95)
+    assert messages == [b"before", b"Bxy", b""]
+    assert taker(arrived(ended=True), messages, 10, 100) == (-1, b"", 0, 0)
+
+
+@TAKES
+def test_no_more_frames_are_taken_than_are_enough(taker: Any) -> None:
+    take, messages = arrived(*(data(n, n, b"abc") for n in range(9))), list[bytes]()
+    assert taker(take, messages, 2, 1_000) == (1, b"", 56, 1)
+    assert taker(take, messages, 9, 29) == (1, b"", 56, 3)
+    assert len(messages) == 4
+
+
+@TAKES
+@pytest.mark.parametrize("other", [b"k" + bytes(17), b"w" + bytes(23), b"w", b"Z" + bytes(40)])
+def test_another_frame_is_given_as_it_is(taker: Any, other: bytes) -> None:
+    messages: list[bytes] = []
+    take = arrived(data(1, 1, b"a"), other, data(2, 2, b"b"))
+    assert taker(take, messages, 10, 100) == (len(other), other, 26, 1)
+    assert taker(take, messages, 10, 100) == (0, b"", 26, 2)
     with pytest.raises(BadMessage):
-        parse_wal_end(frame[:-1])
+        parse_keep_alive(other[:17])
 
 
 def test_start_command_quotes_its_names() -> None:
