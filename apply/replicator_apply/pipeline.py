@@ -66,8 +66,10 @@ class Pipeline:
         return self._arriving is not None
 
     def begin(self, batch: Batch) -> None:
-        """Begin to write a batch that is not whole yet: `hand_over` brings the rest of it."""
-        self.finish()
+        """Begin to write a batch that is not whole yet; all before it must be finished.
+
+        `hand_over` of the same batch says that it is whole.
+        """
         self._arriving = batch
         self._aside.begin(partial(self._apply, batch))
 

@@ -420,6 +420,8 @@ class Worker:
         (transaction,) = batch.transactions
         if transaction.commit == self._kept_whole:
             return None
+        # What lies before it may leave rows unsettled.
+        self._pipeline.finish()
         arriving = self._applier.arriving(transaction)
         if arriving is None:
             return None

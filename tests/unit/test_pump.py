@@ -1,12 +1,13 @@
 """A stream that runs dry for a moment: small changes go at once, many wait a little for more."""
 
+from collections.abc import Callable
 from typing import cast
 
 import pytest
 
 from replicator_capture import pump as pump_module
 from replicator_capture.publish import Publisher
-from replicator_capture.pump import BUSY_ROWS, LINGER_S, Pump
+from replicator_capture.pump import BUSY_ROWS, LATE_LINGER_S, LATE_S, LINGER_S, Pump
 from replicator_capture.wal import WalStream
 from tests.support.recording_writer import RecordingWriter
 from tests.unit.test_publish import _assembler, _rows, _transaction
@@ -40,10 +41,10 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return clock
 
 
-def pumping() -> tuple[Pump, Stream, RecordingWriter]:
+def pumping(lag: Callable[[], float] = lambda: 0.0) -> tuple[Pump, Stream, RecordingWriter]:
     stream, writer, assembler = Stream(), RecordingWriter(), _assembler()
     publisher = Publisher(assembler, writer, between=lambda: None)
-    return Pump(cast(WalStream, stream), assembler, publisher), stream, writer
+    return Pump(cast(WalStream, stream), assembler, publisher, lag=lag), stream, writer
 
 
 def test_small_changes_are_appended_as_soon_as_the_input_is_dry(now: list[float]) -> None:
@@ -83,3 +84,16 @@ def test_each_pause_of_a_busy_stream_is_waited_out(now: list[float]) -> None:
         now[0] += 2 * LINGER_S
         pump.turn(1)
         assert len(writer.records) == burst * BUSY_ROWS
+
+
+def test_a_stream_that_is_late_waits_longer_for_more(now: list[float]) -> None:
+    pump, stream, writer = pumping(lambda: LATE_S + 0.01)
+    stream.coming = [_transaction(200, *_rows(BUSY_ROWS))]
+    pump.turn(1)
+    pump.turn(1)
+    now[0] += LINGER_S
+    pump.turn(1)
+    assert not writer.records
+    now[0] += LATE_LINGER_S
+    pump.turn(1)
+    assert len(writer.records) == BUSY_ROWS
