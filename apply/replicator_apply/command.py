@@ -61,8 +61,6 @@ NO_TARGET = (
     "'dataset': …}], or run `replicator subscribe` first."
 )
 """What to do where a target's command runs in an environment that has no subscriptions."""
-SWITCH_S = 0.0005
-"""Seconds after which a thread lets another one run."""
 LOOK_EVERY = 2.0
 """Seconds between looks for streams that commands have subscribed to."""
 
@@ -85,8 +83,6 @@ def apply_all(settings: ReplicatorSettings, stop: Stop, health: Health) -> None:
         ConfigurationError: there is nothing to apply.
         ReplicatorError: what ended one of them; the others are stopped.
     """
-    # Who writes waits for Postgres, and then for the thread that reads: 5 ms each time by default.
-    sys.setswitchinterval(SWITCH_S)
     failures: list[Exception] = []
     threads: dict[Place, threading.Thread] = {}
     try:

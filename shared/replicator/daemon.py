@@ -19,7 +19,7 @@ GARBAGE_AFTER = 200_000
 """Containers made, less those freed, after which the collector looks for cycles. A batch makes tens
 of thousands that live for a moment and hold none; at Python's 700 it costs as much as the work."""
 
-SWITCH_AFTER = 0.002
+SWITCH_AFTER = 0.0005
 """Seconds that a thread of apply may hold the interpreter while another one waits for it: the one
 that talks to Postgres wants it a few times a batch, for a moment each, and Python's 5 ms are as
 long as Postgres' own work. Capture's threads gain nothing by it, and each switch costs."""
