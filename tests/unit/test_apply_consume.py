@@ -1,5 +1,7 @@
 """Chunks in, batches out: which marks count."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -176,6 +178,43 @@ def test_records_that_are_taken_together_are_taken_as_any_other(
     records: list[tuple[bytes, bytes]], rows: int
 ) -> None:
     assert batches(records, rows, plain=False) == batches(records, rows, plain=True)
+
+
+@pytest.mark.skipif(assemble._take_events is None, reason="the compiled twins are not installed")
+@pytest.mark.parametrize("rows", [1, 3])
+def test_usual_transactions_are_not_left_to_the_plain_twin(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, since = list[tuple[bytes, bytes]](), 100
+    for number in range(30):
+        for ordinal in range(rows):
+            ends = (Lsn(since), Lsn(since + 10)) if ordinal == rows - 1 else (None, None)
+            at = At(1, EPOCH, RunId(1), ordinal, *ends)
+            op = "cud"[number % 3]
+            row = {"id": ordinal, "note": "x"}
+            images = (row, None) if op == "d" else (None, row)
+            source = Source(
+                "1", "replicator", "prod", "app", "public", "a", number, Lsn(since + 5), 5, "false"
+            )
+            records.append(
+                (encode_key("public.a", [ordinal]), encode(Record(op, source, at, *images)))  # type: ignore[arg-type]
+            )
+        since += 10
+    one_by_one: list[int] = []
+    take = Consumer._take
+
+    def noted(consumer: Consumer, chunk: Chunk, index: int, *arguments: Any) -> Any:
+        one_by_one.append(index)
+        return take(consumer, chunk, index, *arguments)
+
+    monkeypatch.setattr(Consumer, "_take", noted)
+    consumer = consumer_at(StoredPosition(Position(EPOCH, Lsn(100)), Offset(7)), READERS)
+    consumer.feed(Chunk(range(len(records)), records, Offset(999), 0), lambda: None)
+    assert one_by_one == [0]
+    batch = consumer.take()
+    assert sum(each.count for each in batch.transactions) == 30
+    assert len(batch.transactions) == (2 if rows == 1 else 1)
+    consumer.close()
 
 
 def test_most_records_of_a_transaction_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
