@@ -8,7 +8,7 @@ back, and the transaction is read again from the log and kept until it is whole.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from replicator_apply.collapse import Round
@@ -27,6 +27,8 @@ class GivenUp(Exception):
 
 class Arriving:
     """Rounds of one transaction, from the thread that reads to the one that writes.
+
+    Whoever writes calls `close` in the end, however it ends: else the reader waits for ever.
 
     Args:
         collapse: makes a round of events.
@@ -48,13 +50,16 @@ class Arriving:
         Raises:
             GivenUp: nobody writes them any more.
         """
-        made = self._collapse(events)
+        self.put_round(self._collapse(events), len(events))
+
+    def put_round(self, made: Round, events: int) -> None:
+        """As `put`, of events that are collapsed already."""
         with self._changed:
             self._changed.wait_for(lambda: self._over or len(self._rounds) < WAITING)
             if self._over:
                 raise GivenUp
             self._rounds.append(made)
-            self.count += len(events)
+            self.count += events
             self._changed.notify_all()
 
     def end(self) -> None:
@@ -69,20 +74,21 @@ class Arriving:
             self._over = self._over or not self._whole
             self._changed.notify_all()
 
-    def rounds(self) -> Generator[Round, None, None]:
-        """Give all rounds, and wait for them. To be closed by who does not take all.
+    def close(self) -> None:
+        """Say that no more is written, and forget what waits."""
+        with self._changed:
+            self._over = True
+            self._rounds.clear()
+            self._changed.notify_all()
+
+    def rounds(self) -> Iterator[Round]:
+        """Give all rounds, and wait for them.
 
         Raises:
             GivenUp: the rest will not come.
         """
-        try:
-            while (made := self._next()) is not None:
-                yield made
-        finally:
-            with self._changed:
-                self._over = True
-                self._rounds.clear()
-                self._changed.notify_all()
+        while (made := self._next()) is not None:
+            yield made
 
     def _next(self) -> Round | None:
         with self._changed:

@@ -1,8 +1,8 @@
 """Records in, whole transactions out: in order, each once, or a Hole. Pure, but for its spool.
 
 Fragments are collected per run, by ordinal, so that two captures, or a fragment and its repeat,
-cannot mix. The events of a transaction that grows large are kept as bytes in a temporary file;
-small ones stay in memory as parsed.
+cannot mix. The events of a transaction that grows large are handed on as they come (`arriving`), or
+kept as bytes in a temporary file; small ones stay in memory as parsed.
 """
 
 import re
@@ -140,8 +140,9 @@ class Transaction:
             self.spool.close()
 
 
-Begin = Callable[[Transaction], Arriving | None]
-"""Called with what has come of a large transaction: to write it while the rest arrives, or not."""
+OnLarge = Callable[[Transaction], Arriving | None]
+"""Called with what has come of a large transaction: takes it, to write it while the rest arrives;
+None: it is to be kept until it is whole."""
 
 
 @dataclass(slots=True)
@@ -151,7 +152,7 @@ class _Fragments:
     run: RunId
     commit: Lsn
     first: Offset
-    begin: Begin
+    on_large: OnLarge
     next_ordinal: int = 0
     size: int = 0
     events: list[Parsed] = field(default_factory=list)
@@ -178,9 +179,11 @@ class _Fragments:
         if self.large is None and event.answer is None:
             ts_ms = event.source.ts_ms
             so_far = self.transaction(self.commit, ts_ms, None, self.first)
-            so_far.arriving = self.begin(so_far)
+            so_far.arriving = self.on_large(so_far)
             if so_far.arriving is not None:
                 self.large = so_far
+                self.events, self.size, so_far.events, so_far.weight = [], 0, [], 0
+                return
         if self.large is None:
             self.spool = Spool()
         else:
@@ -195,7 +198,7 @@ class _Fragments:
 
     def hand_on(self) -> None:
         """Give away the events that have come since this was called last."""
-        if self.large is not None and self.large.arriving is not None:
+        if self.events and self.large is not None and self.large.arriving is not None:
             self.large.arriving.put(self.events)
             self.large.events = self.events = []
             self.large.weight = self.size = 0
@@ -268,11 +271,11 @@ class Assembler:
     Attributes:
         epoch: the epoch that it reads; records of others are skipped.
         position: everything with a commit LSN below it has come out.
-        begin: what may have large transactions written before all of them has come.
+        on_large: asked whether a large transaction is written before all of it has come.
     """
 
-    def __init__(self, position: Position, begin: Begin = lambda _: None) -> None:
-        self.begin = begin
+    def __init__(self, position: Position, on_large: OnLarge = lambda _: None) -> None:
+        self.on_large = on_large
         self.epoch: EpochId = position.epoch
         self.position: Lsn = position.next
         self._open: dict[RunId, _Fragments] = {}
@@ -301,7 +304,7 @@ class Assembler:
         if _take_events is None or form is None or reader.decode_head is None:
             return index, None
         run = form.at.run
-        parts = self._open.get(run) or _Fragments(run, _NONE, Offset(0), self.begin)
+        parts = self._open.get(run) or _Fragments(run, _NONE, Offset(0), self.on_large)
         if parts.spool is not None or not isinstance(chunk.records, list):
             return index, None
         most, most_bytes = parts.limits
@@ -327,7 +330,7 @@ class Assembler:
                 commit, self.position, ms, events, None, None, Offset(0), run, size, count=count
             )
             self._open.pop(run, None)
-            parts = _Fragments(run, _NONE, Offset(0), self.begin, events=parts.events[whole:])
+            parts = _Fragments(run, _NONE, Offset(0), self.on_large, events=parts.events[whole:])
         commit, ordinal, size, first = going
         if commit != _NONE:
             if parts.commit == _NONE:
@@ -430,7 +433,7 @@ class Assembler:
             self._open.pop(at.run).close()
         if at.ordinal != 0:
             return None
-        parts = _Fragments(at.run, commit, offset, self.begin)
+        parts = _Fragments(at.run, commit, offset, self.on_large)
         if at.to is None:
             self._open[at.run] = parts
         return parts

@@ -159,7 +159,7 @@ class Applier:
 
         So it can be done while the batch before is written.
         """
-        if batch.spooled or batch.rows > ROUND or batch.collapsed is not None:
+        if batch.spooled or batch.rows > ROUND or batch.collapsed is not None or batch.arriving:
             return
         batch.collapsed = self._round_of(self._events(batch))
 
@@ -192,10 +192,14 @@ class Applier:
         self._receipts.note(written.rows)
         return written
 
-    def arriving(self, transaction: Transaction) -> Arriving | None:
-        """Begin to take rounds of a transaction that goes on; None: its rows need verdicts."""
+    def begin_rounds(self, transaction: Transaction) -> Arriving | None:
+        """Take what has come of a transaction as a first round; None: its rows need verdicts."""
         first = self._round_of(transaction.events)
-        return Arriving(self._round_of) if self._is_direct(first) else None
+        if not self._is_direct(first):
+            return None
+        arriving = Arriving(self._round_of)
+        arriving.put_round(first, len(transaction.events))
+        return arriving
 
     def _round_of(self, events: Iterable[Parsed]) -> Round:
         """Collapse events, and make ahead what is copied."""
@@ -255,8 +259,7 @@ class Applier:
             yield only
             return
         if batch.arriving is not None:
-            with closing(batch.arriving.rounds()) as rounds:
-                yield rounds
+            yield batch.arriving.rounds()
             return
         rounds = one_ahead(self._rounds(self._events(batch), batch.transactions))
         # Two readers must not meet in one spool.

@@ -151,7 +151,7 @@ def _guard(
 ) -> None:
     """Apply one stream, again when a service was away; a failure stops the others."""
     try:
-        supervise(lambda: Worker(settings, place, stop, health).run(), stop)
+        supervise(Worker(settings, place, stop, health).run, stop)
     except Exception as error:  # noqa: BLE001 (a thread's top frame: raised again by `apply_all`)
         failed(error)
         stop.set()

@@ -27,6 +27,8 @@ def connect_target(settings: ReplicatorSettings) -> psycopg.Connection[Any]:
             # values.
             connection.execute("SET temp_buffers = '32MB'; SET default_statistics_target = 5")
             connection.execute('SET search_path = "$user", public')
+            # Between two rounds of a large transaction that arrives; the worker itself gives it up.
+            connection.execute("SET idle_in_transaction_session_timeout = 0")
     except BaseException:
         connection.close()
         raise

@@ -1,4 +1,4 @@
-"""Chunks of the log → batches of whole transactions. Pure, but for the assembler's spool.
+"""Chunks of the log → batches of whole transactions. Pure, but for the spool and for who is called.
 
 Sorts the records: rows of held tables are parsed whole, all others only for their place in the
 stream. Marks and epochs are noticed on the way.
@@ -86,7 +86,7 @@ class Consumer:
         self,
         chunk: Chunk,
         hand_over: Callable[[], None],
-        begin: Callable[[Batch], Arriving | None] = lambda _: None,
+        on_large: Callable[[Batch], Arriving | None] = lambda _: None,
     ) -> NewEpoch | None:
         """Take a chunk's records.
 
@@ -94,8 +94,8 @@ class Consumer:
 
         Args:
             chunk: of the log.
-            hand_over: called whenever a batch is full, and before `begin`.
-            begin: called with a transaction that is too large for memory, as a batch that is not
+            hand_over: called whenever a batch is full, and before `on_large`.
+            on_large: called with a transaction that is too large for memory, as a batch that is not
                 whole yet: gives what takes its rounds, if they can be written as they come. The
                 next batch that is taken is this one then, whole.
 
@@ -103,7 +103,7 @@ class Consumer:
             BadRecord, Stopped: as the readers.
             GivenUp: what was begun cannot go on.
         """
-        self.assembler.begin = partial(self._begin, hand_over, begin)
+        self.assembler.on_large = partial(self._begin, hand_over, on_large)
         goes_on, records = self.assembler.goes_on, chunk.records
         index, prefix, reader = 0, NO_TABLE, None
         while index < len(records):
@@ -162,7 +162,7 @@ class Consumer:
     def _begin(
         self,
         hand_over: Callable[[], None],
-        begin: Callable[[Batch], Arriving | None],
+        on_large: Callable[[Batch], Arriving | None],
         so_far: Transaction,
     ) -> Arriving | None:
         """Have a transaction written before all of it has come, if that can be done."""
@@ -171,7 +171,7 @@ class Consumer:
         if self.pending:
             hand_over()
         batch = Batch([so_far], self.stored, so_far.next, so_far.resume, 0)
-        batch.arriving = begin(batch)
+        batch.arriving = on_large(batch)
         if batch.arriving is not None:
             self._large = batch
         return batch.arriving

@@ -6,11 +6,13 @@ is written.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from replicator_apply.ahead import Aside
+from replicator_apply.arriving import GivenUp
 from replicator_apply.assemble import Transaction
 from replicator_apply.batch import Batch
 from replicator_apply.write import Written
@@ -39,8 +41,7 @@ class Applied:
 class Pipeline:
     """What is between the reader and the target.
 
-    Whatever waits, whichever method, raises what the batch that it waits for raised, and what
-    `settle` raises.
+    Who waits for a batch raises what that batch raised, and what `settle` raises; but for `close`.
 
     Args:
         apply: writes a batch; called in another thread for a large one.
@@ -65,13 +66,37 @@ class Pipeline:
         """Whether a batch is being written that is not whole yet: `join` would wait for ever."""
         return self._arriving is not None
 
+    @property
+    def arrived(self) -> int:
+        """Row events that have come of that batch."""
+        batch = self._arriving
+        return batch.arriving.count if batch is not None and batch.arriving is not None else 0
+
     def begin(self, batch: Batch) -> None:
         """Begin to write a batch that is not whole yet; all before it must be finished.
 
         `hand_over` of the same batch says that it is whole.
         """
         self._arriving = batch
-        self._aside.begin(partial(self._apply, batch))
+        self._aside.begin(partial(self._write_arriving, batch))
+
+    def _write_arriving(self, batch: Batch) -> Applied:
+        try:
+            return self._apply(batch)
+        finally:
+            if batch.arriving is not None:
+                batch.arriving.close()
+
+    def give_up(self) -> None:
+        """Have rolled back what is written of the batch that is not whole, and wait for that.
+
+        Raises what its writing raised, unless that is GivenUp as well.
+        """
+        if self._arriving is not None and self._arriving.arriving is not None:
+            self._arriving.arriving.abandon()
+            self._arriving = None
+            with suppress(GivenUp):
+                self.join()
 
     def hand_over(self, batch: Batch) -> None:
         """Take the next batch: it waits while the one before is written.
@@ -131,7 +156,7 @@ class Pipeline:
         """Give up what is not whole, and what waits; wait for what is under way."""
         if self._arriving is not None and self._arriving.arriving is not None:
             self._arriving.arriving.abandon()
-        self._arriving = None
+            self._arriving = None
         if self._ready is not None:
             self._ready.close()
             self._ready = None

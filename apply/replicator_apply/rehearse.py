@@ -77,7 +77,7 @@ class Rehearsal(Worker):
             self._applier.empty_stages(cursor)
         return Applied(batch, mine, Written(), 0.0)
 
-    def _begin(self, batch: Batch) -> None:
+    def _begin_large(self, batch: Batch) -> None:
         """Write nothing."""
 
     def _settle(self, connection: psycopg.Connection[Any], applied: Applied) -> None:

@@ -91,7 +91,7 @@ _LOCKS = (
 )
 """What a batch meets that waits for other sessions in vain."""
 ARRIVES_WITHIN = 2.0
-"""Seconds without a record after which a transaction that is written as it arrives is given up:
+"""Seconds without rows of ours after which a transaction that is written as it arrives is given up:
 what it has written is locked meanwhile."""
 SOON = 0.005
 """Seconds after which the loop looks for more to read while a batch is written."""
@@ -123,8 +123,9 @@ class Worker:
         self._dry = False
         self._forget = False
         self._report_due = 0.0
-        self._quiet_since = self._heard = time.monotonic()
-        self._kept_whole: Lsn | None = None
+        self._quiet_since = time.monotonic()
+        self._tried: Lsn | None = None
+        self._arrived, self._arrived_at = 0, 0.0
 
     def run(self) -> None:
         """Apply until stopped; a stream that stands is tried again until it goes on.
@@ -318,6 +319,17 @@ class Worker:
         self._hole = None
         self._due, self._outdated, self._dry = 0.0, False, False
         try:
+            self._turn_on(connection, reader)
+        except Overtaken:
+            logger.info("Another worker has applied meanwhile.", extra={"event": "overtaken"})
+        finally:
+            # Nobody else uses the connection before what is under way has ended.
+            self._pipeline.close()
+            self._consumer.close()
+
+    def _turn_on(self, connection: psycopg.Connection[Any], reader: LogReader) -> None:
+        """Turn until something changes, or it is told to stop."""
+        try:
             while not self._stop.is_set():
                 # What arrives has the connection until it is whole.
                 if not self._pipeline.arriving and (
@@ -329,17 +341,13 @@ class Worker:
                 self._health.turned()
             if not self._pipeline.arriving:
                 self._pipeline.join()
-        except Overtaken:
-            logger.info("Another worker has applied meanwhile.", extra={"event": "overtaken"})
         except GivenUp:
+            # Whatever ended the writing is what is to be told, if anything did.
+            self._pipeline.give_up()
             logger.info(
                 "A large transaction is read again, and kept until all of it is here.",
                 extra={"event": "kept_whole"},
             )
-        finally:
-            # Nobody else uses the connection before what is under way has ended.
-            self._pipeline.close()
-            self._consumer.close()
 
     def _turn(self, connection: psycopg.Connection[Any], reader: LogReader) -> bool:
         """Read and apply what has arrived; False if the stretch ends here."""
@@ -348,7 +356,7 @@ class Worker:
         chunks = reader.poll(0.0 if busy else IDLE)
         if busy and not chunks:
             self._pipeline.wait(SOON)
-        self._listen(chunks)
+        self._watch_arriving()
         self._dry = not chunks and not busy and not consumer.rows and consumer.hole is None
         if not self._feed(connection, chunks):
             return False
@@ -357,10 +365,7 @@ class Worker:
             self._finish()
             if hole is not self._hole:
                 self._tell(connection, hole)
-        elif self._pipeline.arriving:
-            # To hand on what had come may have taken long.
-            self._heard = time.monotonic() if chunks else self._heard
-        else:
+        elif not self._pipeline.arriving:
             self._pipeline.proceed()
             if not self._pipeline.busy:
                 quiet = time.monotonic() - self._quiet_since < QUIET_ADVANCE
@@ -372,7 +377,7 @@ class Worker:
         """Have transactions made of what has arrived; False: another epoch has begun."""
         for chunk in chunks:
             try:
-                new_epoch = self._consumer.feed(chunk, self._hand_over, self._begin)
+                new_epoch = self._consumer.feed(chunk, self._hand_over, self._begin_large)
             except (Stopped, BadRecord):
                 # What came whole before it is not held up.
                 self._finish()
@@ -412,30 +417,33 @@ class Worker:
         self._applier.collapse(batch)
         self._pipeline.hand_over(batch)
 
-    def _begin(self, batch: Batch) -> Arriving | None:
+    def _begin_large(self, batch: Batch) -> Arriving | None:
         """Begin to write a transaction while the rest of it arrives; None: that cannot be done.
 
         Each is tried once.
         """
         (transaction,) = batch.transactions
-        if transaction.commit == self._kept_whole:
+        if transaction.commit == self._tried:
             return None
-        # What lies before it may leave rows unsettled.
+        # What lies before it may leave rows unsettled, or have subscriptions changed.
         self._pipeline.finish()
-        arriving = self._applier.arriving(transaction)
+        arriving = None if self._outdated else self._applier.begin_rounds(transaction)
         if arriving is None:
             return None
-        self._kept_whole, batch.arriving = transaction.commit, arriving
+        self._tried, batch.arriving = transaction.commit, arriving
+        self._arrived, self._arrived_at = 0, time.monotonic()
         self._pipeline.begin(batch)
-        self._heard = time.monotonic()
         return arriving
 
-    def _listen(self, chunks: Sequence[Chunk]) -> None:
+    def _watch_arriving(self) -> None:
         """Raise GivenUp, or what has failed, if what arrives cannot go on."""
         if not self._pipeline.arriving:
             return
         self._pipeline.proceed()
-        if not chunks and time.monotonic() - self._heard > ARRIVES_WITHIN:
+        now, arrived = time.monotonic(), self._pipeline.arrived
+        if arrived > self._arrived:
+            self._arrived, self._arrived_at = arrived, now
+        elif now - self._arrived_at > ARRIVES_WITHIN:
             raise GivenUp
 
     def _apply(self, connection: psycopg.Connection[Any], batch: Batch) -> Applied:  # noqa: ARG002

@@ -15,6 +15,7 @@ cdef enum:
     DIGITS = 18  # of a number, so that it fits into 63 bits
     ZERO = 48
     NINE = 57
+    LIST_END = 93
 
 
 cdef struct Place:
@@ -130,6 +131,8 @@ def take_events(
         data = PyBytes_AS_STRING(value)
         if not read_place(data, PyBytes_GET_SIZE(value), before_xid, before_ordinal, &place):
             break
+        if data[place.head - 1] == LIST_END:
+            break  # some columns are unchanged: the row is not whole
         if commit < 0:
             if place.ordinal != 0 or place.commit < position:
                 break

@@ -1,11 +1,14 @@
 """Apply alone: a large transaction that is written while the rest of it arrives."""
 
+import time
 from collections.abc import Sequence
+from typing import Any
 
+import psycopg
 import pytest
 
 from replicator.positions import Lsn, RunId
-from replicator_apply import assemble, worker
+from replicator_apply import assemble, batch, worker
 from tests.integration.conftest import StartTarget
 from tests.support.published import Change, Published
 from tests.support.target import Target, change
@@ -40,7 +43,11 @@ def begin(target: Target, published: Published, records: Sequence[tuple[bytes, b
 
 def kept_whole(caplog: pytest.LogCaptureFixture) -> int:
     """Count the transactions that were given up and read again."""
-    return sum(getattr(record, "event", "") == "kept_whole" for record in caplog.records)
+    return events(caplog).count("kept_whole")
+
+
+def events(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [getattr(record, "event", "") for record in caplog.records]
 
 
 def test_it_becomes_visible_whole(start: StartTarget, caplog: pytest.LogCaptureFixture) -> None:
@@ -172,3 +179,101 @@ def test_a_lock_that_is_not_given_is_waited_for_again(
 
 
 WAITING = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+
+
+def test_another_worker_may_have_applied_meanwhile(
+    start: StartTarget, caplog: pytest.LogCaptureFixture
+) -> None:
+    target, published = start("pages")
+    target.reach(published.transaction(*tags(100)))
+    target.execute("UPDATE replicator_streamposition SET next_lsn = next_lsn + 1")
+    published.transaction(*tags(*range(20)))
+    target.until(lambda: "overtaken" in events(caplog), "it is noticed, whoever waits")
+
+
+def test_what_cannot_even_begin_is_tried_again(
+    start: StartTarget, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[bool] = []
+    fence = batch.fence
+
+    def locked(*arguments: Any) -> Any:
+        tries.append(True)
+        if len(tries) == 2:
+            raise psycopg.errors.LockNotAvailable
+        return fence(*arguments)
+
+    target, published = start("pages")
+    monkeypatch.setattr(batch, "fence", locked)
+    target.reach(published.transaction(*tags(100)))
+    target.reach(published.transaction(*tags(*range(20))))
+    assert target.rows(NAMES) == named(*range(20), 100)
+    assert kept_whole(caplog) == 1
+
+
+@pytest.mark.parametrize("which", [1, 2, 4])
+def test_what_fails_in_the_writer_is_what_is_raised(
+    start: StartTarget, monkeypatch: pytest.MonkeyPatch, which: int
+) -> None:
+    rounds: list[bool] = []
+    write = batch.Applier._write_round
+
+    def broken(applier: batch.Applier, *arguments: Any) -> Any:
+        rounds.append(True)
+        if len(rounds) == which:
+            time.sleep(0.2)  # the reader waits for it
+            raise ZeroDivisionError
+        return write(applier, *arguments)
+
+    monkeypatch.setattr(batch.Applier, "_write_round", broken)
+    target, published = start("pages")
+    published.transaction(*tags(*range(20)))
+    with pytest.raises(ZeroDivisionError):
+        target.until(lambda: False, "it fails")
+    assert target.rows(NAMES) == []
+    target.failures.clear()
+
+
+def test_it_waits_for_rows_of_its_own_only_so_long(
+    start: StartTarget, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "ARRIVES_WITHIN", 0.3)
+    target, published = start("pages")
+    others = [Change("c", "public.nobodys", (n,), {"id": n}) for n in range(2_000)]
+    records = published.records(*tags(*range(9)), *others, *tags(9))
+    begin(target, published, records[:9])
+    for at in range(9, 1_000, 50):
+        published.append(records[at : at + 50])
+        time.sleep(0.05)
+    target.until(lambda: not target.rows(WRITING), "it is rolled back")
+    published.append(records[1_009:])
+    target.reach(published.commit)
+    assert target.rows(NAMES) == named(*range(10))
+    assert kept_whole(caplog) == 1
+
+
+def test_what_has_become_outdated_is_begun_anew_first(
+    start: StartTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle, load = worker.Worker._settle, worker.Worker._load_plan
+    loaded, used = list[Any](), list[Any]()
+
+    def outdating(self: worker.Worker, connection: Any, applied: Any) -> None:
+        settle(self, connection, applied)
+        self._outdated = not used
+        used.append(self._applier.plan)
+
+    def noted(self: worker.Worker, connection: Any) -> Any:
+        loaded.append(load(self, connection))
+        return loaded[-1]
+
+    monkeypatch.setattr(worker.Worker, "_settle", outdating)
+    monkeypatch.setattr(worker.Worker, "_load_plan", noted)
+    target, published = start("pages")
+    before, large = published.records(*tags(100)), published.records(*tags(*range(20)))
+    published.append([*before, *large[:9]])
+    target.until(lambda: len(loaded) == 2, "it begins anew")
+    published.append(large[9:])
+    target.reach(published.commit)
+    assert target.rows(NAMES) == named(*range(20), 100)
+    assert [plan is loaded[0] for plan in used] == [True, False]

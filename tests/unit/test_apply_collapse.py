@@ -4,13 +4,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from replicator.envelope import At, encode_key
 from replicator.positions import EpochId, Lsn, RunId
+from replicator_apply import collapse as collapse_module
 from replicator_apply.collapse import TableChanges, collapse, key_cells
-from replicator_apply.decode import Event, EventReader, Origin, Skimmed
+from replicator_apply.decode import Event, EventReader, Origin, Parsed, Skimmed
 
 COLUMNS = ("id", "a", "b")
 READER = EventReader("public.thing", COLUMNS, ("id",))
@@ -121,6 +123,48 @@ def test_a_created_row_is_born_unless_its_key_was_known_before() -> None:
     assert outcome("d", "c") == outcome("u", "c") == outcome("r", "c") == "changed"
     assert outcome("t", "c") == outcome("c", "d", "c") == outcome("c", "r") == "changed"
     assert outcome("c", "d") == "gone"
+
+
+READERS = {b'["public.thing"': READER, b'["public.other"': OTHER}
+_one = st.tuples(
+    st.sampled_from("cccuuudrt"),
+    st.integers(1, 4),
+    st.integers(0, 9),
+    st.none() | st.integers(0, 9),
+    st.booleans(),
+)
+
+
+@pytest.mark.skipif(
+    collapse_module._collapse_events is None, reason="the compiled twins are not installed"
+)
+@given(st.lists(st.tuples(_one, st.sampled_from(["thing", "thing", "other", "nobodys"]))))
+def test_events_are_collapsed_alike(sequence: list[tuple[Step, str]]) -> None:
+    events: list[Parsed] = []
+    for step, table in sequence:
+        key = [] if step[0] == "t" else [step[1]]
+        events.append((encode_key(f"public.{table}", key), event_of(step)))
+    found: list[Any] = []
+    for way in (collapse_module._collapse_plainly, collapse_module._collapse_compiled):
+        changes: dict[bytes, TableChanges] = {}
+        way(events, changes, lambda p: TableChanges(READERS[p]) if p in READERS else None)
+        found.append(
+            [
+                (prefix, [*each.born.items()], [*each.changed.items()], [*each.gone], each)
+                for prefix, each in changes.items()
+            ]
+        )
+    assert found[0] == found[1]
+
+
+def test_usual_events_are_not_left_to_the_plain_twin() -> None:
+    twin = collapse_module._collapse_events
+    if twin is None:
+        pytest.skip("the compiled twins are not installed")
+    changes = TableChanges(READER)
+    events = [(key_of(s), event_of(s)) for s in [("c", 1, 1, 1, False), ("u", 1, 2, 2, False)] * 9]
+    held = changes.born, changes.changed, changes.gone
+    assert twin(events, 0, b'["public.thing"', READER.row_type, *held) == len(events)
 
 
 def test_events_find_their_tables() -> None:

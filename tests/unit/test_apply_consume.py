@@ -1,6 +1,7 @@
 """Chunks in, batches out: which marks count."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -10,8 +11,10 @@ from replicator.envelope import At, Mark, Record, Source, encode, encode_key
 from replicator.log import Chunk
 from replicator.positions import EpochId, Lsn, Offset, Position, RunId
 from replicator_apply import assemble, consume
+from replicator_apply.arriving import GivenUp
+from replicator_apply.batch import Batch
 from replicator_apply.consume import Consumer, consumer_at
-from replicator_apply.decode import Event, EventReader
+from replicator_apply.decode import Event, EventReader, Parsed, Skimmed
 from replicator_apply.state import StoredPosition
 
 EPOCH = EpochId("0a1b2c3d")
@@ -131,37 +134,76 @@ def test_a_record_that_goes_on_is_taken_as_any_other(
     assert taken(records, spool_after, plain=False) == taken(records, spool_after, plain=True)
 
 
-def batches(records: list[tuple[bytes, bytes]], rows: int, *, plain: bool) -> list[object]:
+class Taking:
+    """What takes the parts of a large transaction, and notes them."""
+
+    def __init__(self) -> None:
+        self.parts: list[list[object]] = []
+        self.count = 0
+
+    def put(self, events: Sequence[Parsed]) -> None:
+        self.parts.append([shown(key, event) for key, event in events])
+        self.count += len(events)
+
+
+def shown(key: bytes, event: Event | Skimmed) -> tuple[object, ...]:
+    row = () if isinstance(event, Skimmed) else (str(event.before), str(event.after))
+    return key, event.op, *row, event.source
+
+
+class Limits(NamedTuple):
+    """Of what is kept in memory, and of batches; whether large transactions are taken early."""
+
+    rows: int
+    small: bool
+    early: bool
+
+
+def batches(
+    records: list[tuple[bytes, bytes]], cut: int, limits: Limits, *, plain: bool
+) -> list[object]:
     """Give the batches that come out, whatever transactions are put together in them."""
     found: list[object] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assemble, "SPOOL_AFTER", 5)
-        patch.setattr(consume, "BATCH_ROWS", rows)
+        patch.setattr(assemble, "PART_EVENTS", 3)
+        if limits.small:
+            patch.setattr(assemble, "SPOOL_BYTES", 1_200)
+            patch.setattr(assemble, "PART_BYTES", 700)
+            patch.setattr(consume, "BATCH_BYTES", 900)
+        patch.setattr(consume, "BATCH_ROWS", limits.rows)
         if plain:
             patch.setattr(assemble, "_take_events", None)
         consumer = consumer_at(StoredPosition(Position(EPOCH, Lsn(100)), Offset(7)), READERS)
 
         def take() -> None:
             batch = consumer.take()
-            events = [
-                (key, event.op, str(event.before), str(event.after), event.unchanged, event.source)
-                for each in batch.transactions
-                for key, event in each.events
-                if isinstance(event, Event)
-            ]
+            events = [shown(*each) for some in batch.transactions for each in some.events]
             spooled = [[*each.spool.records()] for each in batch.transactions if each.spool]
             number = sum(each.count for each in batch.transactions)
             weight = sum(each.weight for each in batch.transactions)
+            parts = getattr(batch.arriving, "parts", None)
             place = batch.next, batch.offset, batch.stored, batch.committed_ms, batch.new_run
-            found.append((number, batch.rows, weight, events, spooled, place))
+            found.append((number, batch.rows, weight, events, spooled, parts, place))
             batch.close()
 
-        half = len(records) // 2
-        for some in (range(half), range(half, len(records))):
-            chunk = Chunk([7 + n for n in some], [records[n] for n in some], Offset(9_999), 0)
-            consumer.feed(chunk, take)
-        if consumer.pending:
-            take()
+        def on_large(batch: Batch) -> Any:
+            if not limits.early:
+                return None
+            (so_far,) = batch.transactions
+            taking = Taking()
+            taking.put(so_far.events)
+            found.append((so_far.commit, so_far.committed_ms, batch.stored, so_far.size))
+            return taking
+
+        try:
+            for some in (range(cut), range(cut, len(records))):
+                chunk = Chunk([7 + n for n in some], [records[n] for n in some], Offset(9_999), 0)
+                consumer.feed(chunk, take, on_large)
+            if consumer.pending:
+                take()
+        except GivenUp:
+            found.append("given up")
         open_parts = [
             (p.run, p.commit, p.first, p.next_ordinal, p.size, len(p.events))
             for p in consumer.assembler._open.values()
@@ -172,12 +214,18 @@ def batches(records: list[tuple[bytes, bytes]], rows: int, *, plain: bool) -> li
 
 
 @pytest.mark.skipif(assemble._take_events is None, reason="the compiled twins are not installed")
-@given(logs(), st.sampled_from([1, 3, 10_000]))
+@given(
+    logs(),
+    st.integers(0, 20),
+    st.builds(Limits, st.sampled_from([1, 3, 10_000]), st.booleans(), st.booleans()),
+)
 @settings(max_examples=1_000)
 def test_records_that_are_taken_together_are_taken_as_any_other(
-    records: list[tuple[bytes, bytes]], rows: int
+    records: list[tuple[bytes, bytes]], cut: int, limits: Limits
 ) -> None:
-    assert batches(records, rows, plain=False) == batches(records, rows, plain=True)
+    cut = min(cut, len(records))
+    together = batches(records, cut, limits, plain=False)
+    assert together == batches(records, cut, limits, plain=True)
 
 
 @pytest.mark.skipif(assemble._take_events is None, reason="the compiled twins are not installed")

@@ -45,14 +45,13 @@ def test_who_reads_waits_for_who_writes() -> None:
 
     thread = reader(read)
     assert not through.wait(0.1)
-    rounds = arriving.rounds()
-    next(rounds)
+    next(arriving.rounds())
     assert through.wait(10)
     thread.join()
-    rounds.close()
 
 
-def test_who_reads_learns_that_nobody_writes_any_more() -> None:
+@pytest.mark.parametrize("begun", [True, False])
+def test_who_reads_learns_that_nobody_writes_any_more(begun: bool) -> None:
     arriving = Arriving(made)
     failed = threading.Event()
 
@@ -64,9 +63,9 @@ def test_who_reads_learns_that_nobody_writes_any_more() -> None:
             failed.set()
 
     thread = reader(read)
-    rounds = arriving.rounds()
-    next(rounds)
-    rounds.close()
+    if begun:
+        next(arriving.rounds())
+    arriving.close()
     assert failed.wait(10)
     thread.join()
 
