@@ -166,7 +166,7 @@ class Consumer:
         so_far: Transaction,
     ) -> Arriving | None:
         """Have a transaction written before all of it has come, if that can be done."""
-        if self._large is not None:
+        if self._large is not None or self.hole is not None:
             return None
         if self.pending:
             hand_over()

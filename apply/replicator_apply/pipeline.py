@@ -121,9 +121,9 @@ class Pipeline:
 
     def proceed(self) -> None:
         """Settle the batch that has been written, and begin with the one that waits."""
-        applied = self._aside.join() if self._aside.ended else None
-        if applied is not None:
-            self._settle(applied)
+        applied = None
+        if self._aside.ended:
+            applied = self._settled()
         if self._ready is None or self._aside.busy:
             return
         batch, self._ready = self._ready, None
@@ -133,8 +133,9 @@ class Pipeline:
             finally:
                 batch.close()
         else:
-            # To free what is applied takes a while: it comes after this.
             self._aside.begin(partial(self._apply, batch))
+        # To free it takes a while, in which the next one is written already.
+        del applied
 
     def wait(self, timeout: float) -> None:
         """Wait until the batch under way is written, at most `timeout` seconds."""
@@ -142,9 +143,23 @@ class Pipeline:
 
     def join(self) -> None:
         """Wait until the batch under way is written, and settle it: the connection is free."""
-        applied = self._aside.join()
-        if applied is not None:
-            self._settle(applied)
+        self._settled()
+
+    def _settled(self) -> Applied | None:
+        try:
+            applied = self._aside.join()
+            if applied is not None:
+                self._settle(applied)
+        except BaseException:
+            # What waits comes behind what has failed.
+            self._drop()
+            raise
+        return applied
+
+    def _drop(self) -> None:
+        if self._ready is not None:
+            self._ready.close()
+            self._ready = None
 
     def finish(self) -> None:
         """Wait until all is written and settled."""
@@ -157,7 +172,5 @@ class Pipeline:
         if self._arriving is not None and self._arriving.arriving is not None:
             self._arriving.arriving.abandon()
             self._arriving = None
-        if self._ready is not None:
-            self._ready.close()
-            self._ready = None
+        self._drop()
         self._aside.close()

@@ -124,7 +124,7 @@ class Worker:
         self._forget = False
         self._report_due = 0.0
         self._quiet_since = time.monotonic()
-        self._tried: Lsn | None = None
+        self._tried = set[Lsn]()
         self._arrived, self._arrived_at = 0, 0.0
 
     def run(self) -> None:
@@ -423,14 +423,16 @@ class Worker:
         Each is tried once.
         """
         (transaction,) = batch.transactions
-        if transaction.commit == self._tried:
+        self._tried = {commit for commit in self._tried if commit >= batch.stored.position.next}
+        if transaction.commit in self._tried:
             return None
         # What lies before it may leave rows unsettled, or have subscriptions changed.
         self._pipeline.finish()
         arriving = None if self._outdated else self._applier.begin_rounds(transaction)
         if arriving is None:
             return None
-        self._tried, batch.arriving = transaction.commit, arriving
+        self._tried.add(transaction.commit)
+        batch.arriving = arriving
         self._arrived, self._arrived_at = 0, time.monotonic()
         self._pipeline.begin(batch)
         return arriving
