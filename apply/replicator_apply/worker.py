@@ -241,6 +241,7 @@ class Worker:
             if stored is None:
                 return
             reader.seek(stored.offset)
+            self._tried = {commit for commit in self._tried if commit >= stored.position.next}
             self._applier = Applier(
                 connection, place, settings.environment, plan, self._health.turned
             )
@@ -423,7 +424,6 @@ class Worker:
         Each is tried once.
         """
         (transaction,) = batch.transactions
-        self._tried = {commit for commit in self._tried if commit >= batch.stored.position.next}
         if transaction.commit in self._tried:
             return None
         # What lies before it may leave rows unsettled, or have subscriptions changed.

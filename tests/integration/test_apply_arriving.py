@@ -276,4 +276,33 @@ def test_what_has_become_outdated_is_begun_anew_first(
     published.append(large[9:])
     target.reach(published.commit)
     assert target.rows(NAMES) == named(*range(20), 100)
-    assert [plan is loaded[0] for plan in used] == [True, False]
+    first, *others = (plan is loaded[0] for plan in used)
+    assert first
+    assert not any(others)
+
+
+def test_each_is_tried_once_whatever_stands_behind_it(
+    start: StartTarget, caplog: pytest.LogCaptureFixture
+) -> None:
+    target, published = start("pages")
+    # Each of them ends with a row that needs all of it, and is whole before that is found out.
+    records = [
+        published.records(
+            *tags(*range(at, at + 12)), change("u", "pages_tag", at + 50, name=f"late {at}")
+        )
+        for at in range(100, 700, 100)
+    ]
+    published.append([record for some in records for record in some])
+    target.reach(published.commit)
+    assert len(target.rows(NAMES)) == 6 * 13
+    assert kept_whole(caplog) == 6
+
+
+def test_a_hole_before_several_large_transactions_is_told(start: StartTarget) -> None:
+    target, published = start("pages")
+    lost = published.records(*tags(1))
+    assert lost
+    for at in range(100, 400, 100):
+        published.transaction(*tags(*range(at, at + 12)))
+    target.until_stopped("Records are missing from the log")
+    assert target.rows(NAMES) == []
