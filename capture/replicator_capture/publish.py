@@ -28,9 +28,6 @@ from replicator_capture.spool import Block
 
 FLUSH_ROWS: Final = 5_000
 FLUSH_BYTES: Final = 2_500_000
-FIRST_ROWS: Final = 500
-"""Rows that are enough for the first append of a busy stretch; twice as many for each after it, up
-to FLUSH_ROWS. So whoever stands behind begins to work at once."""
 IN_FLIGHT: Final = 4
 _PAUSE_S: Final = 0.2
 
@@ -52,7 +49,6 @@ class Publisher:
     ) -> None:
         self._assembler, self._writer, self._between = assembler, writer, between
         self._acknowledged: Lsn | None = None
-        self._enough = FIRST_ROWS
 
     def has_room(self) -> bool:
         """Say whether more may be read: fewer than 4 appends are in flight."""
@@ -70,12 +66,8 @@ class Publisher:
         assembler = self._assembler
         if not assembler.pending:
             return
-        enough = assembler.pending >= self._enough or assembler.size >= FLUSH_BYTES
+        enough = assembler.pending >= FLUSH_ROWS or assembler.size >= FLUSH_BYTES
         if enough or (dry and not self._writer.in_flight()):
-            if not dry:
-                self._enough = min(2 * self._enough, FLUSH_ROWS)
-            elif assembler.pending < FIRST_ROWS:
-                self._enough = FIRST_ROWS
             records, until = assembler.take()
             if records:
                 self._writer.append(records, until)

@@ -11,7 +11,6 @@ from replicator.positions import EpochId, Lsn, RunId
 from replicator_capture.assemble import Assembler, Commitment, Origin
 from replicator_capture.pgoutput import POSTGRES_EPOCH_US
 from replicator_capture.publish import (
-    FIRST_ROWS,
     FLUSH_BYTES,
     FLUSH_ROWS,
     IN_FLIGHT,
@@ -70,7 +69,7 @@ def test_a_dry_input_flushes_only_when_nothing_is_in_flight() -> None:
     assert [until for _, until in writer.appends] == [208, 308]
 
 
-@pytest.mark.parametrize(("rows", "text"), [(FIRST_ROWS, b"x"), (3, b"x" * (FLUSH_BYTES // 3))])
+@pytest.mark.parametrize(("rows", "text"), [(FLUSH_ROWS, b"x"), (3, b"x" * (FLUSH_BYTES // 3))])
 def test_enough_rows_or_bytes_are_flushed_at_once(rows: int, text: bytes) -> None:
     assembler, writer = _assembler(), RecordingWriter(at_once=False)
     publisher = _publisher(assembler, writer)
@@ -81,28 +80,6 @@ def test_enough_rows_or_bytes_are_flushed_at_once(rows: int, text: bytes) -> Non
     publisher.flush(dry=False)
     [(records, until)] = writer.appends
     assert (len(records), until) == (rows, 308)
-
-
-def test_the_appends_of_a_busy_stretch_grow() -> None:
-    assembler, writer = _assembler(), RecordingWriter()
-    publisher = _publisher(assembler, writer)
-
-    def stretch(first: int) -> list[int]:
-        writer.appends.clear()
-        for n in range(150):
-            assembler.feed(_transaction(first + 10 * n, *_rows(100)))
-            publisher.flush(dry=False)
-        sizes = [len(records) for records, _ in writer.appends]
-        publisher.wait(0)
-        publisher.flush(dry=True)
-        assert not assembler.pending
-        return sizes
-
-    assert stretch(1_000) == [500, 1_000, 2_000, 4_000, 5_000]
-    assert stretch(3_000) == [5_000] * 3
-    assembler.feed(_transaction(5_000, *_rows(1)))
-    publisher.flush(dry=True)
-    assert stretch(6_000) == [500, 1_000, 2_000, 4_000, 5_000]
 
 
 def test_nothing_is_confirmed_before_it_is_stored() -> None:
