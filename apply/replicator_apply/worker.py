@@ -93,6 +93,9 @@ _LOCKS = (
 ARRIVES_WITHIN = 2.0
 """Seconds without rows of ours after which a transaction that is written as it arrives is given up:
 what it has written is locked meanwhile."""
+ARRIVING_PAUSE = 60.0
+"""Seconds after one that was given up in which none is begun: to read again costs half a second,
+and where one needs verdicts others will."""
 SOON = 0.005
 """Seconds after which the loop looks for more to read while a batch is written."""
 
@@ -124,7 +127,7 @@ class Worker:
         self._forget = False
         self._report_due = 0.0
         self._quiet_since = time.monotonic()
-        self._tried = set[Lsn]()
+        self._tried, self._none_before = set[Lsn](), 0.0
         self._arrived, self._arrived_at = 0, 0.0
 
     def run(self) -> None:
@@ -343,6 +346,7 @@ class Worker:
             if not self._pipeline.arriving:
                 self._pipeline.join()
         except GivenUp:
+            self._none_before = time.monotonic() + ARRIVING_PAUSE
             # Whatever ended the writing is what is to be told, if anything did.
             self._pipeline.give_up()
             logger.info(
@@ -424,7 +428,7 @@ class Worker:
         Each is tried once.
         """
         (transaction,) = batch.transactions
-        if transaction.commit in self._tried:
+        if transaction.commit in self._tried or time.monotonic() < self._none_before:
             return None
         # What lies before it may leave rows unsettled, or have subscriptions changed.
         self._pipeline.finish()

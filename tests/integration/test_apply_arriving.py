@@ -281,9 +281,15 @@ def test_what_has_become_outdated_is_begun_anew_first(
     assert not any(others)
 
 
-def test_each_is_tried_once_whatever_stands_behind_it(
-    start: StartTarget, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("pause", "times"), [(0.0, 6), (60.0, 1)])
+def test_each_is_tried_once_and_none_for_a_while_after_it(
+    start: StartTarget,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    pause: float,
+    times: int,
 ) -> None:
+    monkeypatch.setattr(worker, "ARRIVING_PAUSE", pause)
     target, published = start("pages")
     # Each of them ends with a row that needs all of it, and is whole before that is found out.
     records = [
@@ -295,7 +301,7 @@ def test_each_is_tried_once_whatever_stands_behind_it(
     published.append([record for some in records for record in some])
     target.reach(published.commit)
     assert len(target.rows(NAMES)) == 6 * 13
-    assert kept_whole(caplog) == 6
+    assert kept_whole(caplog) == times
 
 
 def test_a_hole_before_several_large_transactions_is_told(start: StartTarget) -> None:
