@@ -257,6 +257,8 @@ class _Form(NamedTuple):
 
 
 _NONE = Lsn(-1)
+_MOST_PASSES = 63
+"""Records that are not offered to the compiled twin after it did not know several of them."""
 _FORM = re.compile(
     rb'(,"source":\{[^{}]*"txId":)\d+,"lsn":\d+,"ts_ms":\d+'
     rb'(,"snapshot":"false"\},"at":\{[^{}]*"ordinal":)\d+(?:,"from":\d+,"to":\d+)?\}\}'
@@ -281,6 +283,7 @@ class Assembler:
         self._open: dict[RunId, _Fragments] = {}
         self._going: _Going | None = None
         self._forms: dict[bytes, _Form] = {}
+        self._vain = self._passes = 0
 
     def take_all(
         self, chunk: Chunk, index: int, prefix: bytes, reader: EventReader, room: tuple[int, int]
@@ -300,6 +303,9 @@ class Assembler:
             The index of the first record that is not taken; and the transactions that are whole
             now, put together, if there are any.
         """
+        if self._passes:
+            self._passes -= 1
+            return index, None
         form = self._forms.get(prefix)
         if _take_events is None or form is None or reader.decode_head is None:
             return index, None
@@ -321,7 +327,11 @@ class Assembler:
             (room[0], most - 1, min(room[1], most_bytes - parts.size), parts.large is None),
         )
         if until == index:
+            # In an answer it will not know the next one either.
+            self._vain = min(2 * self._vain + 1, _MOST_PASSES)
+            self._passes = self._vain
             return index, None
+        self._vain = 0
         self._going = done = None
         if count:
             commit, self.position, ms, size = closed

@@ -407,9 +407,12 @@ class Worker:
         """Apply what has come whole; `quiet`: what is not for us can wait."""
         consumer = self._consumer
         # The answer that ends a rule's pages has no rows, and the next rule waits for it.
-        due = consumer.rows or any(map(self._is_ours, consumer.answers))
-        if consumer.pending and (due or not quiet):
+        answered = any(map(self._is_ours, consumer.answers))
+        if consumer.pending and (consumer.rows or answered or not quiet):
             self._hand_over()
+            if answered:
+                # What comes next is asked for once it is settled.
+                self._pipeline.finish()
 
     def _hand_over(self) -> None:
         """Apply what has been collected: a large batch while the next one is read."""
