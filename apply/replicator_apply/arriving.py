@@ -7,6 +7,7 @@ back, and the transaction is read again from the log and kept until it is whole.
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
@@ -35,6 +36,7 @@ class Arriving:
 
     Attributes:
         count: row events that were put in.
+        put_at: when the last round was, by the monotonic clock.
     """
 
     def __init__(self, collapse: Callable[[Sequence[Parsed]], Round]) -> None:
@@ -42,7 +44,7 @@ class Arriving:
         self._changed = threading.Condition()
         self._rounds: deque[Round] = deque()
         self._whole = self._over = False
-        self.count = 0
+        self.count, self.put_at = 0, time.monotonic()
 
     def put(self, events: Sequence[Parsed]) -> None:
         """Add the next events; waits while enough are waiting.
@@ -59,7 +61,7 @@ class Arriving:
             if self._over:
                 raise GivenUp
             self._rounds.append(made)
-            self.count += events
+            self.count, self.put_at = self.count + events, time.monotonic()
             self._changed.notify_all()
 
     def end(self) -> None:

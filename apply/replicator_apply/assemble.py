@@ -19,7 +19,7 @@ from replicator.log import Chunk
 from replicator.positions import EpochId, Lsn, Offset, Position, RunId, format_lsn
 from replicator.speed import twin
 from replicator_apply.arriving import PART_BYTES, PART_EVENTS, Arriving
-from replicator_apply.decode import Event, EventReader, Origin, Parsed, Skimmed
+from replicator_apply.decode import Event, EventReader, Origin, Parsed, Skimmed, prefix_of
 
 _SOURCE = b'"source":'
 SPOOL_AFTER = 20_000
@@ -140,9 +140,9 @@ class Transaction:
             self.spool.close()
 
 
-OnLarge = Callable[[Transaction], Arriving | None]
-"""Called with what has come of a large transaction: takes it, to write it while the rest arrives;
-None: it is to be kept until it is whole."""
+OnLarge = Callable[[Transaction], bool]
+"""Called with what has come of a large transaction: sets its `arriving` and takes its events, to
+write it while the rest comes; or says that it is to be kept until it is whole."""
 
 
 @dataclass(slots=True)
@@ -176,18 +176,21 @@ class _Fragments:
 
     def _overflow(self, event: Event | Skimmed) -> None:
         """Have what has come written, or let the rest go to disk."""
-        if self.large is None and event.answer is None:
-            ts_ms = event.source.ts_ms
-            so_far = self.transaction(self.commit, ts_ms, None, self.first)
-            so_far.arriving = self.on_large(so_far)
-            if so_far.arriving is not None:
-                self.large = so_far
-                self.events, self.size, so_far.events, so_far.weight = [], 0, [], 0
-                return
-        if self.large is None:
-            self.spool = Spool()
-        else:
+        if self.large is not None:
             self.hand_on()
+        elif event.answer is None and self._is_taken(event.source.ts_ms):
+            self.events, self.size = [], 0
+        else:
+            self.spool = Spool()
+
+    def _is_taken(self, ts_ms: int) -> bool:
+        """Offer what has come to be written at once."""
+        so_far = self.transaction(self.commit, ts_ms, None, self.first)
+        if not self.on_large(so_far):
+            return False
+        so_far.events, so_far.weight = [], 0
+        self.large = so_far
+        return True
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -200,8 +203,7 @@ class _Fragments:
         """Give away the events that have come since this was called last."""
         if self.events and self.large is not None and self.large.arriving is not None:
             self.large.arriving.put(self.events)
-            self.large.events = self.events = []
-            self.large.weight = self.size = 0
+            self.events, self.size = [], 0
 
     def transaction(
         self, following: Lsn, ts_ms: int, answer: Answer | None, resume: Offset
@@ -276,7 +278,7 @@ class Assembler:
         on_large: asked whether a large transaction is written before all of it has come.
     """
 
-    def __init__(self, position: Position, on_large: OnLarge = lambda _: None) -> None:
+    def __init__(self, position: Position, on_large: OnLarge = lambda _: False) -> None:
         self.on_large = on_large
         self.epoch: EpochId = position.epoch
         self.position: Lsn = position.next
@@ -429,7 +431,7 @@ class Assembler:
         """Note the form of a table's records for the compiled twin."""
         if _take_events is None or event.answer is not None or not isinstance(event, Event):
             return
-        prefix = key[: key.find(b'"', 2) + 1]
+        prefix = prefix_of(key)
         known = self._forms.get(prefix)
         if known is None or known.at.run != event.at.run:
             found = _FORM.fullmatch(value, value.rfind(_SOURCE) - 1)

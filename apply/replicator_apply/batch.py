@@ -24,7 +24,7 @@ from replicator_apply.arriving import Arriving, GivenUp
 from replicator_apply.assemble import Transaction
 from replicator_apply.choice import Choice, choices_of
 from replicator_apply.collapse import Round, TableChanges, collapse
-from replicator_apply.decode import Parsed
+from replicator_apply.decode import Parsed, prefix_of
 from replicator_apply.direct import (
     DirectWriter,
     Unexpected,
@@ -68,8 +68,9 @@ class Batch:
         mark: the newest mark among them.
         new_run: whether capture has started again before the last of them.
         collapsed: its changes by table, once they are.
-        arriving: set if the rest of its only transaction still comes. Then `next`, `offset`,
-            `rows`, `mark` and `new_run` count only once it is whole: see `become`.
+
+    If the rest of its only transaction still comes, `next`, `offset`, `rows`, `mark` and `new_run`
+    count only once it is whole: see `become`.
     """
 
     transactions: Sequence[Transaction]
@@ -80,7 +81,11 @@ class Batch:
     mark: Mark | None = None
     new_run: bool = False
     collapsed: Round | None = None
-    arriving: Arriving | None = None
+
+    @property
+    def arriving(self) -> Arriving | None:
+        """What takes the rounds of its only transaction, if it is written as it arrives."""
+        return self.transactions[0].arriving
 
     def become(self, whole: "Batch") -> None:
         """Take over what is known now that the transaction is whole."""
@@ -177,7 +182,15 @@ class Applier:
                 self._staging.prepare(table)
         self._alive()
         if batch.arriving is not None:
-            return self._apply_arriving(batch, finish)
+            written = self._try_directly(batch, None, finish)
+            if written is None:
+                raise GivenUp
+        else:
+            written = self._apply_whole(batch, finish)
+        self._receipts.note(written.rows)
+        return written
+
+    def _apply_whole(self, batch: Batch, finish: Finish) -> Written:
         self.collapse(batch)
         if batch.collapsed is not None:
             first, only = batch.collapsed, [batch.collapsed]
@@ -187,19 +200,16 @@ class Applier:
         direct = not retry_kept and not self._choosing(batch) and self._is_direct(first)
         del first
         written = self._try_directly(batch, only, finish) if direct else None
-        if written is None:
-            written = self._write_by_rules(batch, only, finish)
-        self._receipts.note(written.rows)
-        return written
+        return self._write_by_rules(batch, only, finish) if written is None else written
 
-    def begin_rounds(self, transaction: Transaction) -> Arriving | None:
-        """Take what has come of a transaction as a first round; None: its rows need verdicts."""
+    def begin_rounds(self, transaction: Transaction) -> bool:
+        """Take what has come of a transaction as a first round; False: its rows need verdicts."""
         first = self._round_of(transaction.events)
         if not self._is_direct(first):
-            return None
-        arriving = Arriving(self._round_of)
-        arriving.put_round(first, len(transaction.events))
-        return arriving
+            return False
+        transaction.arriving = Arriving(self._round_of)
+        transaction.arriving.put_round(first, len(transaction.events))
+        return True
 
     def _round_of(self, events: Iterable[Parsed]) -> Round:
         """Collapse events, and make ahead what is copied."""
@@ -210,13 +220,6 @@ class Applier:
             if writer is not None:
                 writer.prepare(part)
         return changes
-
-    def _apply_arriving(self, batch: Batch, finish: Finish) -> Written:
-        written = self._try_directly(batch, None, finish)
-        if written is None:
-            raise GivenUp
-        self._receipts.note(written.rows)
-        return written
 
     def _try_directly(
         self, batch: Batch, only: list[Round] | None, finish: Finish
@@ -298,7 +301,7 @@ class Applier:
         if transaction.spool is None:
             return
         for key, value in transaction.spool.records():
-            table = tables.get(key[: key.find(b'"', 2) + 1])
+            table = tables.get(prefix_of(key))
             if table is not None:
                 self._unspooled += len(value)
                 yield key, table.reader.read(value)

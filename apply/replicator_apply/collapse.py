@@ -13,10 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from replicator.speed import twin
-from replicator_apply.decode import Cell, Event, EventReader, Parsed, Row
-
-NO_TABLE = b"?"
-"""No record's key of ours begins so; stands for the table of a key that names none."""
+from replicator_apply.decode import NO_TABLE, Cell, Event, EventReader, Parsed, Row, prefix_of
 
 _collapse_events: Callable[..., int] | None = twin("collapse_events", None)
 
@@ -156,7 +153,7 @@ def _collapse_plainly(
     prefix, table = NO_TABLE, None
     for key, event in events:
         if not key.startswith(prefix):  # mostly it is the table of the event before
-            prefix = key[: key.find(b'"', 2) + 1] or NO_TABLE
+            prefix = prefix_of(key)
             table = _changes_of(prefix, changes, open_table)
         if table is not None and isinstance(event, Event):
             table.add(key, event)
@@ -170,8 +167,7 @@ def _collapse_compiled(
     """As `_collapse_plainly`: runs of usual events by the compiled twin, all others one by one."""
     index = 0
     while index < len(events):
-        key, event = events[index]
-        prefix = key[: key.find(b'"', 2) + 1] or NO_TABLE
+        prefix = prefix_of(events[index][0])
         table = _changes_of(prefix, changes, open_table)
         until = index
         if table is not None and not table.truncated and _collapse_events is not None:
@@ -180,8 +176,7 @@ def _collapse_compiled(
                 events, index, prefix, kind, table.born, table.changed, table.gone
             )
         if until == index:
-            if table is not None and isinstance(event, Event):
-                table.add(key, event)
+            _collapse_plainly([events[index]], changes, open_table)
             until += 1
         index = until
 

@@ -12,11 +12,10 @@ from replicator.envelope import Answer, EpochStart, Mark
 from replicator.errors import Hole
 from replicator.log import Chunk
 from replicator.positions import EpochId, Offset, RunId
-from replicator_apply.arriving import Arriving, GivenUp
+from replicator_apply.arriving import GivenUp
 from replicator_apply.assemble import Assembler, Transaction
 from replicator_apply.batch import Batch
-from replicator_apply.collapse import NO_TABLE
-from replicator_apply.decode import Event, EventReader, Skimmed, skim
+from replicator_apply.decode import NO_TABLE, Event, EventReader, Skimmed, prefix_of, skim
 from replicator_apply.state import StoredPosition
 
 _HASHED = b'{"op":"h"'
@@ -86,7 +85,7 @@ class Consumer:
         self,
         chunk: Chunk,
         hand_over: Callable[[], None],
-        on_large: Callable[[Batch], Arriving | None] = lambda _: None,
+        on_large: Callable[[Batch], bool] = lambda _: False,
     ) -> NewEpoch | None:
         """Take a chunk's records.
 
@@ -96,8 +95,8 @@ class Consumer:
             chunk: of the log.
             hand_over: called whenever a batch is full, and before `on_large`.
             on_large: called with a transaction that is too large for memory, as a batch that is not
-                whole yet: gives what takes its rounds, if they can be written as they come. The
-                next batch that is taken is this one then, whole.
+                whole yet: sets what takes its rounds, if they can be written as they come, and says
+                so. The next batch that is taken is this one then, whole.
 
         Raises:
             BadRecord, Stopped: as the readers.
@@ -109,7 +108,7 @@ class Consumer:
         while index < len(records):
             key, value = records[index]
             if not key.startswith(prefix):  # mostly it is the table of the record before
-                prefix = key[: key.find(b'"', 2) + 1] or NO_TABLE
+                prefix = prefix_of(key)
                 reader = self.readers.get(prefix)
             if reader is not None:
                 room = BATCH_ROWS - self._rows, BATCH_BYTES - self._bytes
@@ -162,19 +161,18 @@ class Consumer:
     def _begin(
         self,
         hand_over: Callable[[], None],
-        on_large: Callable[[Batch], Arriving | None],
+        on_large: Callable[[Batch], bool],
         so_far: Transaction,
-    ) -> Arriving | None:
+    ) -> bool:
         """Have a transaction written before all of it has come, if that can be done."""
         if self._large is not None or self.hole is not None:
-            return None
+            return False
         if self.pending:
             hand_over()
         batch = Batch([so_far], self.stored, so_far.next, so_far.resume, 0)
-        batch.arriving = on_large(batch)
-        if batch.arriving is not None:
+        if on_large(batch):
             self._large = batch
-        return batch.arriving
+        return self._large is not None
 
     def _collect(self, done: Transaction, resume: Offset, hand_over: Callable[[], None]) -> None:
         """Take a whole transaction in, and hand the batch over if it is full with it."""

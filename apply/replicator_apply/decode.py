@@ -76,6 +76,15 @@ class Skimmed(msgspec.Struct, gc=False):
 Parsed = tuple[bytes, Event | Skimmed]
 """A record's key and its event."""
 
+NO_TABLE = b"?"
+"""No record's key of ours begins so; stands for the table of a key that names none."""
+
+
+def prefix_of(key: bytes) -> bytes:
+    """Give how the keys of a record's table begin, `["schema.table"`; NO_TABLE: it names none."""
+    return key[: key.find(b'"', 2) + 1] or NO_TABLE
+
+
 _skim = msgspec.json.Decoder(Skimmed).decode
 
 

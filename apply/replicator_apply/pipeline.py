@@ -12,7 +12,7 @@ from functools import partial
 from typing import Final
 
 from replicator_apply.ahead import Aside
-from replicator_apply.arriving import GivenUp
+from replicator_apply.arriving import Arriving, GivenUp
 from replicator_apply.assemble import Transaction
 from replicator_apply.batch import Batch
 from replicator_apply.write import Written
@@ -54,7 +54,7 @@ class Pipeline:
         self._apply, self._settle = apply, settle
         self._aside = Aside[Applied]()
         self._ready: Batch | None = None
-        self._arriving: Batch | None = None
+        self._arriving: Arriving | None = None
 
     @property
     def busy(self) -> bool:
@@ -62,22 +62,16 @@ class Pipeline:
         return self._aside.busy
 
     @property
-    def arriving(self) -> bool:
-        """Whether a batch is being written that is not whole yet: `join` would wait for ever."""
-        return self._arriving is not None
-
-    @property
-    def arrived(self) -> int:
-        """Row events that have come of that batch."""
-        batch = self._arriving
-        return batch.arriving.count if batch is not None and batch.arriving is not None else 0
+    def arriving(self) -> Arriving | None:
+        """What takes the batch that is written but not whole yet: `join` would wait for ever."""
+        return self._arriving
 
     def begin(self, batch: Batch) -> None:
         """Begin to write a batch that is not whole yet; all before it must be finished.
 
         `hand_over` of the same batch says that it is whole.
         """
-        self._arriving = batch
+        self._arriving = batch.arriving
         self._aside.begin(partial(self._write_arriving, batch))
 
     def _write_arriving(self, batch: Batch) -> Applied:
@@ -87,23 +81,26 @@ class Pipeline:
             if batch.arriving is not None:
                 batch.arriving.close()
 
+    def _abandon(self) -> None:
+        if self._arriving is not None:
+            self._arriving.abandon()
+            self._arriving = None
+
     def give_up(self) -> None:
         """Have rolled back what is written of the batch that is not whole, and wait for that.
 
         Raises what its writing raised, unless that is GivenUp as well.
         """
-        if self._arriving is not None and self._arriving.arriving is not None:
-            self._arriving.arriving.abandon()
-            self._arriving = None
-            with suppress(GivenUp):
-                self.join()
+        self._abandon()
+        with suppress(GivenUp):
+            self.join()
 
     def hand_over(self, batch: Batch) -> None:
         """Take the next batch: it waits while the one before is written.
 
         Waits itself if one waits already, and until a small one is written.
         """
-        if batch is self._arriving and batch.arriving is not None:
+        if batch.arriving is not None:
             batch.arriving.end()
             self._arriving = None
             return
@@ -116,7 +113,7 @@ class Pipeline:
                 raise
         self._ready = batch
         self.proceed()
-        if batch.rows < ASIDE_ROWS or batch.spooled:
+        if not _goes_aside(batch):
             self.finish()
 
     def proceed(self) -> None:
@@ -127,13 +124,13 @@ class Pipeline:
         if self._ready is None or self._aside.busy:
             return
         batch, self._ready = self._ready, None
-        if batch.rows < ASIDE_ROWS or batch.spooled:
+        if _goes_aside(batch):
+            self._aside.begin(partial(self._apply, batch))
+        else:
             try:
                 self._settle(self._apply(batch))
             finally:
                 batch.close()
-        else:
-            self._aside.begin(partial(self._apply, batch))
         # To free it takes a while, in which the next one is written already.
         del applied
 
@@ -169,8 +166,10 @@ class Pipeline:
 
     def close(self) -> None:
         """Give up what is not whole, and what waits; wait for what is under way."""
-        if self._arriving is not None and self._arriving.arriving is not None:
-            self._arriving.arriving.abandon()
-            self._arriving = None
+        self._abandon()
         self._drop()
         self._aside.close()
+
+
+def _goes_aside(batch: Batch) -> bool:
+    return batch.rows >= ASIDE_ROWS and not batch.spooled

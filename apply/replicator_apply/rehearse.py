@@ -77,8 +77,9 @@ class Rehearsal(Worker):
             self._applier.empty_stages(cursor)
         return Applied(batch, mine, Written(), 0.0)
 
-    def _begin_large(self, batch: Batch) -> None:
+    def _begin_large(self, batch: Batch) -> bool:  # noqa: ARG002 (the worker's)
         """Write nothing."""
+        return False
 
     def _settle(self, connection: psycopg.Connection[Any], applied: Applied) -> None:
         applied.batch.close()

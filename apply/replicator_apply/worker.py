@@ -25,7 +25,7 @@ from replicator.postgres import driver_errors, is_passing
 from replicator.settings import ReplicatorSettings, requests_topic, stream_topic
 from replicator.stop import Stop
 from replicator_apply import metrics
-from replicator_apply.arriving import Arriving, GivenUp
+from replicator_apply.arriving import GivenUp
 from replicator_apply.asking import Asker
 from replicator_apply.assemble import Transaction
 from replicator_apply.backfill import next_selecting, tell_begun, turn_pages
@@ -128,7 +128,6 @@ class Worker:
         self._report_due = 0.0
         self._quiet_since = time.monotonic()
         self._tried, self._none_before = set[Lsn](), 0.0
-        self._arrived, self._arrived_at = 0, 0.0
 
     def run(self) -> None:
         """Apply until stopped; a stream that stands is tried again until it goes on.
@@ -425,35 +424,29 @@ class Worker:
         self._applier.collapse(batch)
         self._pipeline.hand_over(batch)
 
-    def _begin_large(self, batch: Batch) -> Arriving | None:
-        """Begin to write a transaction while the rest of it arrives; None: that cannot be done.
+    def _begin_large(self, batch: Batch) -> bool:
+        """Begin to write a transaction while the rest of it arrives; False: that cannot be done.
 
         Each is tried once.
         """
         (transaction,) = batch.transactions
         if transaction.commit in self._tried or time.monotonic() < self._none_before:
-            return None
+            return False
         # What lies before it may leave rows unsettled, or have subscriptions changed.
         self._pipeline.finish()
-        arriving = None if self._outdated else self._applier.begin_rounds(transaction)
-        if arriving is None:
-            return None
+        if self._outdated or not self._applier.begin_rounds(transaction):
+            return False
         self._tried.add(transaction.commit)
-        batch.arriving = arriving
-        self._arrived, self._arrived_at = 0, time.monotonic()
         self._pipeline.begin(batch)
-        return arriving
+        return True
 
     def _watch_arriving(self) -> None:
         """Raise GivenUp, or what has failed, if what arrives cannot go on."""
-        if not self._pipeline.arriving:
-            return
-        self._pipeline.proceed()
-        now, arrived = time.monotonic(), self._pipeline.arrived
-        if arrived > self._arrived:
-            self._arrived, self._arrived_at = arrived, now
-        elif now - self._arrived_at > ARRIVES_WITHIN:
-            raise GivenUp
+        arriving = self._pipeline.arriving
+        if arriving is not None:
+            self._pipeline.proceed()
+            if time.monotonic() - arriving.put_at > ARRIVES_WITHIN:
+                raise GivenUp
 
     def _apply(self, connection: psycopg.Connection[Any], batch: Batch) -> Applied:  # noqa: ARG002
         """Write a batch; while that goes on aside, nothing else here uses the connection."""

@@ -27,6 +27,13 @@ cdef struct Place:
     Py_ssize_t head  # bytes before the comma before `"source"`
 
 
+cdef inline bint starts_with(bytes text, bytes prefix) noexcept:
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(prefix)
+    return PyBytes_GET_SIZE(text) >= size and memcmp(
+        PyBytes_AS_STRING(text), PyBytes_AS_STRING(prefix), size
+    ) == 0
+
+
 cdef inline bint back_text(const char *data, Py_ssize_t *end, bytes text) noexcept:
     """Step back over a text; False: another one stands there."""
     cdef Py_ssize_t size = PyBytes_GET_SIZE(text)
@@ -122,9 +129,7 @@ def take_events(
         if whole >= whole_room or PyList_GET_SIZE(events) - whole >= open_room:
             break
         key, value = <tuple> records[index]
-        if PyBytes_GET_SIZE(key) < PyBytes_GET_SIZE(prefix) or memcmp(
-            PyBytes_AS_STRING(key), PyBytes_AS_STRING(prefix), PyBytes_GET_SIZE(prefix)
-        ):
+        if not starts_with(key, prefix):
             break
         if size + PyBytes_GET_SIZE(value) >= bytes_room:
             break
@@ -191,9 +196,7 @@ def collapse_events(
     cdef str op
     while index < last:
         key, event = <tuple> events[index]
-        if PyBytes_GET_SIZE(key) < PyBytes_GET_SIZE(prefix) or memcmp(
-            PyBytes_AS_STRING(key), PyBytes_AS_STRING(prefix), PyBytes_GET_SIZE(prefix)
-        ):
+        if not starts_with(key, prefix):
             break
         op = event.op
         if op == "c":

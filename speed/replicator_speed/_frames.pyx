@@ -8,16 +8,10 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.list cimport PyList_GET_SIZE
 
+from replicator_speed.buffer cimport read_long
+
 cdef enum:
     HEADER = 25
-
-
-cdef inline unsigned long long read_long(const unsigned char *at) noexcept:
-    cdef unsigned long long number = 0
-    cdef int n
-    for n in range(8):
-        number = number << 8 | at[n]
-    return number
 
 
 def take_frames(take, list messages not None, Py_ssize_t most, Py_ssize_t most_bytes):

@@ -13,7 +13,7 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdlib cimport free
 from libc.string cimport memcmp
 
-from replicator_speed.buffer cimport Buffer, grow, put, put_number, put_unsigned
+from replicator_speed.buffer cimport Buffer, grow, put, put_number, put_unsigned, read_long, read_size
 
 cdef enum:
     SKIPPED = 0
@@ -43,14 +43,6 @@ cdef struct Commit:
     unsigned long long lsn
     unsigned long long end
     long long ts_us
-
-
-cdef inline unsigned int read_size(const unsigned char *at) noexcept:
-    return (<unsigned int> at[0] << 24) | (at[1] << 16) | (at[2] << 8) | at[3]
-
-
-cdef inline unsigned long long read_long(const unsigned char *at) noexcept:
-    return (<unsigned long long> read_size(at) << 32) | read_size(at + 4)
 
 
 cdef inline int read_time(const unsigned char *at, long long *ts_us) noexcept:

@@ -1,5 +1,6 @@
 # cython: language_level=3
-"""Bytes that grow: where a record or a line is written before it becomes an object of Python."""
+"""Bytes that grow: where a record or a line is written before it becomes an object of Python. And the
+numbers of Postgres' protocol."""
 
 from libc.stdlib cimport realloc
 from libc.string cimport memcpy
@@ -51,3 +52,13 @@ cdef inline void put_number(Buffer *out, long long number) noexcept:
         out.data[out.size] = 45
         out.size += 1
     put_unsigned(out, positive)
+
+
+cdef inline unsigned int read_size(const unsigned char *at) noexcept:
+    """Read a number of four bytes, the highest first."""
+    return (<unsigned int> at[0] << 24) | (at[1] << 16) | (at[2] << 8) | at[3]
+
+
+cdef inline unsigned long long read_long(const unsigned char *at) noexcept:
+    """Read one of eight."""
+    return (<unsigned long long> read_size(at) << 32) | read_size(at + 4)

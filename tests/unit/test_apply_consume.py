@@ -1,7 +1,7 @@
 """Chunks in, batches out: which marks count."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +11,7 @@ from replicator.envelope import At, Mark, Record, Source, encode, encode_key
 from replicator.log import Chunk
 from replicator.positions import EpochId, Lsn, Offset, Position, RunId
 from replicator_apply import assemble, consume
-from replicator_apply.arriving import GivenUp
+from replicator_apply.arriving import Arriving, GivenUp
 from replicator_apply.batch import Batch
 from replicator_apply.consume import Consumer, consumer_at
 from replicator_apply.decode import Event, EventReader, Parsed, Skimmed
@@ -187,14 +187,15 @@ def batches(
             found.append((number, batch.rows, weight, events, spooled, parts, place))
             batch.close()
 
-        def on_large(batch: Batch) -> Any:
+        def on_large(batch: Batch) -> bool:
             if not limits.early:
-                return None
+                return False
             (so_far,) = batch.transactions
             taking = Taking()
             taking.put(so_far.events)
             found.append((so_far.commit, so_far.committed_ms, batch.stored, so_far.size))
-            return taking
+            so_far.arriving = cast(Arriving, taking)
+            return True
 
         try:
             for some in (range(cut), range(cut, len(records))):
