@@ -593,7 +593,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "kept rows are not tried again",
         (
             (
-                "replicator_apply.batch:Applier.apply",
+                "replicator_apply.batch:Applier._apply_whole",
                 "retry_kept = self.kept and",
                 "retry_kept = False and",
             ),
