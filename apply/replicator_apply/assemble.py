@@ -235,12 +235,14 @@ class _Going(NamedTuple):
 
     Attributes:
         parts: what has come.
-        tail: how their values end, up to the ordinal.
+        tail: what follows their heads, up to the ordinal.
+        end: what follows that.
         last: one of them.
     """
 
     parts: _Fragments
     tail: bytes
+    end: bytes
     last: Event
 
 
@@ -259,14 +261,15 @@ class _Form(NamedTuple):
 
 
 _NONE = Lsn(-1)
-_MOST_PASSES = 63
-"""Records that are not offered to the compiled twin after it did not know several of them."""
 _FORM = re.compile(
     rb'(,"source":\{[^{}]*"txId":)\d+,"lsn":\d+,"ts_ms":\d+'
     rb'(,"snapshot":"false"\},"at":\{[^{}]*"ordinal":)\d+(?:,"from":\d+,"to":\d+)?\}\}'
 )
 
+_ORDINAL = b'"ordinal":'
+
 _take_events: Callable[..., Any] | None = twin("take_events", None)
+_go_on: Callable[..., Any] | None = twin("go_on", None)
 
 
 class Assembler:
@@ -285,7 +288,6 @@ class Assembler:
         self._open: dict[RunId, _Fragments] = {}
         self._going: _Going | None = None
         self._forms: dict[bytes, _Form] = {}
-        self._vain = self._passes = 0
 
     def take_all(
         self, chunk: Chunk, index: int, prefix: bytes, reader: EventReader, room: tuple[int, int]
@@ -305,9 +307,8 @@ class Assembler:
             The index of the first record that is not taken; and the transactions that are whole
             now, put together, if there are any.
         """
-        if self._passes:
-            self._passes -= 1
-            return index, None
+        if self._going is not None and self._going.last.answer is not None:
+            return self._go_on(chunk, index, prefix, reader), None
         form = self._forms.get(prefix)
         if _take_events is None or form is None or reader.decode_head is None:
             return index, None
@@ -329,11 +330,7 @@ class Assembler:
             (room[0], most - 1, min(room[1], most_bytes - parts.size), parts.large is None),
         )
         if until == index:
-            # In an answer it will not know the next one either.
-            self._vain = min(2 * self._vain + 1, _MOST_PASSES)
-            self._passes = self._vain
             return index, None
-        self._vain = 0
         self._going = done = None
         if count:
             commit, self.position, ms, size = closed
@@ -355,6 +352,27 @@ class Assembler:
             done.resume = self._following(Offset(chunk.offsets[last] + 1))
         return until, done
 
+    def _go_on(self, chunk: Chunk, index: int, prefix: bytes, reader: EventReader) -> int:
+        """Take records as long as `goes_on` would, by the compiled twin; say up to where."""
+        if _go_on is None or self._going is None or reader.decode_head is None:
+            return index
+        parts, tail, end, last = self._going
+        if parts.spool is not None or not isinstance(chunk.records, list):
+            return index
+        most, most_bytes = parts.limits
+        until, parts.next_ordinal, size = _go_on(
+            chunk.records,
+            index,
+            prefix,
+            (tail, end, last.source, last.at, last.answer),
+            parts.next_ordinal,
+            reader.decode_head,
+            parts.events,
+            (most - 1, most_bytes - parts.size),
+        )
+        parts.size += size
+        return until  # type: ignore[no-any-return]
+
     def goes_on(self, key: bytes, value: bytes, reader: EventReader) -> bool:
         """Take a record that is the next one of the same transaction and table, and not its last.
 
@@ -368,15 +386,15 @@ class Assembler:
         """
         if self._going is None:
             return False
-        parts, tail, last = self._going
-        end = b"%b%d}}" % (tail, parts.next_ordinal)
-        if not value.endswith(end):
+        parts, tail, end, last = self._going
+        place = b"%b%d%b" % (tail, parts.next_ordinal, end)
+        if not value.endswith(place):
             return False
         if parts.spool is None:
-            event = reader.read_head(value[: -len(end) - 1] + b"}")
+            event = reader.read_head(value[: -len(place) - 1] + b"}")
             if event is None:
                 return False
-            event.source, event.at = last.source, last.at
+            event.source, event.at, event.answer = last.source, last.at, last.answer
             parts.add(key, value, event)
         else:
             parts.spool.append(key, value)
@@ -422,10 +440,12 @@ class Assembler:
 
     def _expect(self, parts: _Fragments, value: bytes, event: Event) -> None:
         """Note how the records end that go on where this one does."""
-        end = b"%d}}" % event.at.ordinal
-        if value.endswith(end):  # not in an answer
-            tail = value[value.rfind(_SOURCE) : -len(end)]
-            self._going = _Going(parts, tail, event)
+        start = value.rfind(_SOURCE)
+        before, ordinal, behind = value[start:].rpartition(_ORDINAL)
+        number = b"%d" % event.at.ordinal
+        if ordinal and behind.startswith(number + b"}"):
+            tail, end = before + ordinal, behind.removeprefix(number)
+            self._going = _Going(parts, tail, end, event)
 
     def _learn(self, key: bytes, value: bytes, event: Event | Skimmed) -> None:
         """Note the form of a table's records for the compiled twin."""

@@ -173,7 +173,14 @@ def _collapse_compiled(
         if table is not None and not table.truncated and _collapse_events is not None:
             kind = table.reader.row_type
             until = _collapse_events(
-                events, index, prefix, kind, table.born, table.changed, table.gone
+                events,
+                index,
+                prefix,
+                kind,
+                table.born,
+                table.changed,
+                table.gone,
+                table.read,
             )
         if until == index:
             _collapse_plainly([events[index]], changes, open_table)

@@ -6,7 +6,7 @@ on nothing. What else there is to know of a transaction goes to a `Listener`, sy
 begun, so an answer or a mark appended from there stands exactly at that commit.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -15,7 +15,7 @@ from replicator.envelope import VERSION, Answer, Mark, encode_key
 from replicator.errors import BadMessage
 from replicator.plan import Release, TableName
 from replicator.positions import EpochId, Lsn, RunId
-from replicator.speed import COMPILED, Ended, RowEncoder, TailParts
+from replicator.speed import COMPILED, Ended, RowEncoder, TailParts, twin
 from replicator_capture.encode import EncodedRow, EncodedRows, TableEncoder, unknown_columns
 from replicator_capture.pgoutput import Begin, Commit, Message, Relation, Truncate, decode
 from replicator_capture.rowtext import NameOf
@@ -266,14 +266,10 @@ class Assembler:
     def _append(self, key: bytes, head: bytes, tail: bytes, end: bytes) -> None:
         self._append_all([(key, head)], tail, end)
 
-    def _append_all(self, rows: Iterable[EncodedRow], tail: bytes, end: bytes) -> None:
-        records, ordinal, size = self._records, self._ordinal, self.size
-        for key, head in rows:
-            value = b"%b%b%d}%b" % (head, tail, ordinal, end)
-            records.append((key, value))
-            size += len(value)
-            ordinal += 1
-        self._ordinal, self.size = ordinal, size
+    def _append_all(self, rows: list[EncodedRow], tail: bytes, end: bytes) -> None:
+        before = len(self._records)
+        self.size += _append_placed(rows, tail, self._ordinal, b"}" + end, self._records)
+        self._ordinal += len(self._records) - before
 
     def _close(self, to: Lsn, end: bytes) -> None:
         """Let the last record close its transaction; it ends in `}` (of `at`) and `end`."""
@@ -383,6 +379,36 @@ class Assembler:
         self._open()
 
 
+def place_plainly(
+    rows: list[EncodedRow],
+    tail: bytes,
+    ordinal: int,
+    end: bytes,
+    records: list[KeyedValue],
+) -> int:
+    """Append the records of rows, each with its place in the stream.
+
+    Args:
+        rows: key and head of each.
+        tail: what follows the heads, up to the ordinal.
+        ordinal: the first one's.
+        end: what follows that, from its brace on.
+        records: the records are appended.
+
+    Returns:
+        The bytes of the values.
+    """
+    placed = [
+        (key, b"%b%b%d%b" % (head, tail, number, end))
+        for number, (key, head) in enumerate(rows, ordinal)
+    ]
+    records += placed
+    return sum(len(value) for _, value in placed)
+
+
+_append_placed = twin("place_records", place_plainly)
+
+
 class AnswerWriter:
     """Appends the records of one answer; made by `Assembler.begin_answer`.
 
@@ -396,7 +422,7 @@ class AnswerWriter:
         self._end = b',"answer":%b}' % _dumps(bare)
         self._tails: dict[tuple[TableName, bool], bytes] = {}
 
-    def rows(self, rows: Iterable[EncodedRow], table: TableName, *, read: bool) -> None:
+    def rows(self, rows: list[EncodedRow], table: TableName, *, read: bool) -> None:
         """Append row events of the answer; `read`: found or missed by reading, not repeated."""
         tail = self._tails.get((table, read))
         if tail is None:

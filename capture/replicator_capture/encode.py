@@ -15,7 +15,7 @@ import msgspec
 from replicator.envelope import encode_key
 from replicator.errors import BadMessage, Refused
 from replicator.plan import Release, TableName
-from replicator.speed import RowEncoder, row_encoder
+from replicator.speed import RowEncoder, line_encoder, row_encoder
 from replicator.words import SCHEMA_CHANGE
 from replicator_capture.pgoutput import Relation
 from replicator_capture.rowtext import (
@@ -64,6 +64,7 @@ class Shape:
     def __init__(self, table: TableName, columns: Sequence[str], key: Sequence[str]) -> None:
         self.columns = tuple(columns)
         self.all = (1 << len(self.columns)) - 1
+        self.names = [_dumps(name) + b":" for name in self.columns]
         positions = self.key_places = [self.columns.index(name) for name in key]
         self.key = sum(1 << position for position in positions)
         self.key_of: Callable[[JsonTexts], bytes | JsonTexts] = itemgetter(*positions)
@@ -171,7 +172,7 @@ class TableEncoder:
             bytes(kinds),
             self._shape.key_places,
             self._shape.key_start,
-            [_dumps(name) + b":" for name in self._shape.columns],
+            self._shape.names,
             identified=self._key_in_identity,
         )
 
@@ -284,6 +285,12 @@ class ReadEncoder:
         self._shape = Shape(release.table, release.columns, release.key)
         self._head = self._shape.head_template("r", _NOTHING, self._shape.all)
         self._gone = Shape(release.table, release.key, release.key)
+        self._compiled = line_encoder(
+            bytes(_KINDS[json_kind(oid)] for oid in types),
+            self._shape.key_places,
+            self._shape.key_start,
+            self._shape.names,
+        )
 
     def rows(self, block: bytes) -> list[EncodedRow]:
         """Encode rows as `r`.
@@ -298,6 +305,8 @@ class ReadEncoder:
         """
         if not block.isascii():
             _demand_utf8(block)
+        if self._compiled is not None and (rows := self._compiled.rows(block)) is not None:
+            return rows
         key, key_of, head = self._shape.key_template, self._shape.key_of, self._head
         lines = block[:-1].split(b"\n")
         return [(key % key_of(values), head % values) for values in map(self._read, lines)]

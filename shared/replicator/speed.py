@@ -13,7 +13,7 @@ from replicator.positions import Lsn
 
 F = TypeVar("F")
 
-FORM = 2
+FORM = 3
 """Of the twins that this code knows."""
 
 
@@ -58,6 +58,16 @@ class RowEncoder(Protocol):
         """
 
 
+class LineEncoder(Protocol):
+    """Encodes the rows of one table that a fetch read; see `replicator_speed`."""
+
+    def rows(self, block: bytes) -> list[tuple[bytes, bytes]] | None:
+        """Give key and head of the record of each line of COPY's text format, UTF-8.
+
+        None: a line does not fit the columns.
+        """
+
+
 def _find() -> ModuleType | None:
     if os.environ.get("REPLICATOR_SPEED", "") == "off":
         return None
@@ -97,4 +107,21 @@ def row_encoder(
     if _module is None:
         return None
     found: RowEncoder = _module.RowEncoder(kinds, key, key_start, names, identified)
+    return found
+
+
+def line_encoder(
+    kinds: bytes, key: list[int], key_start: bytes, names: list[bytes]
+) -> LineEncoder | None:
+    """Make an encoder of a table's rows as COPY gives them; None: there is none.
+
+    Args:
+        kinds: of each column: 1 a number, 2 a bool, 3 a text.
+        key: places of the key's columns among them.
+        key_start: the record's key up to the comma before its first value.
+        names: of each column, as JSON with its colon.
+    """
+    if _module is None:
+        return None
+    found: LineEncoder = _module.LineEncoder(kinds, key, key_start, names)
     return found

@@ -172,11 +172,66 @@ def take_events(
     )
 
 
+def go_on(
+    list records not None, Py_ssize_t index, bytes prefix not None, tuple going not None,
+    long long ordinal, decode, list events not None, tuple room not None
+):
+    """Take the records from `index` on that are of one table and transaction, each the next one.
+
+    Args:
+        records: key and value of each.
+        index: where to begin.
+        prefix: how the table's keys begin.
+        going: what follows the heads of their values, up to the ordinal; what follows that; and
+            `source`, `at` and `answer` that all their events get.
+        ordinal: the first one's.
+        decode: reads a value without its place.
+        events: those that are taken are appended.
+        room: events, and bytes, from which on no more is taken.
+
+    Returns:
+        The index of the first record that is not taken, its ordinal, and the bytes taken.
+    """
+    cdef Py_ssize_t last = PyList_GET_SIZE(records), size = 0, end
+    cdef Py_ssize_t most = room[0], most_bytes = room[1]
+    cdef bytes key, value, head, tail = going[0], behind = going[1]
+    cdef object event, source = going[2], at = going[3], answer = going[4]
+    cdef const char *data
+    cdef long long found = 0
+    while index < last and PyList_GET_SIZE(events) < most:
+        key, value = <tuple> records[index]
+        if not starts_with(key, prefix) or size + PyBytes_GET_SIZE(value) >= most_bytes:
+            break
+        data, end = PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value)
+        if not (
+            back_text(data, &end, behind)
+            and back_number(data, &end, &found)
+            and found == ordinal
+            and back_text(data, &end, tail)
+            and end > 0
+        ):
+            break
+        head = PyBytes_FromStringAndSize(data, end)
+        PyBytes_AS_STRING(head)[end - 1] = b"}"
+        try:
+            event = decode(head)
+        except Exception:
+            break  # whatever it is, the plain twin tells
+        event.source = source
+        event.at = at
+        event.answer = answer
+        events.append((key, event))
+        size += PyBytes_GET_SIZE(value)
+        ordinal += 1
+        index += 1
+    return index, ordinal, size
+
+
 def collapse_events(
     list events not None, Py_ssize_t index, bytes prefix not None, row_type,
-    dict born not None, dict changed not None, dict gone not None,
+    dict born not None, dict changed not None, dict gone not None, set read not None,
 ):
-    """Add the events from `index` on that are of one table and create or update rows.
+    """Add the events from `index` on that are of one table and create, update or have read rows.
 
     Not what follows a change of the same key that is no update; it is left to the plain twin.
 
@@ -185,7 +240,7 @@ def collapse_events(
         index: where to begin.
         prefix: how the table's keys begin.
         row_type: of rows that have all columns.
-        born, changed, gone: of `replicator_apply.collapse.TableChanges`, not truncated.
+        born, changed, gone, read: of `replicator_apply.collapse.TableChanges`, not truncated.
 
     Returns:
         The index of the first event that is not added.
@@ -211,6 +266,11 @@ def collapse_events(
                 born[key] = row
             else:
                 changed[key] = row
+        elif op == "r":
+            if key in gone or key in born:
+                break
+            changed[key] = event.after
+            read.add(key)
         else:
             break
         index += 1

@@ -14,6 +14,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcmp
 
 from replicator_speed.buffer cimport Buffer, grow, put, put_number, put_unsigned, read_long, read_size
+from replicator_speed.json cimport is_escaped, put_escape
 
 cdef enum:
     SKIPPED = 0
@@ -28,7 +29,6 @@ cdef enum:
 cdef bytes INSERT = b'{"op":"c","before":null,"after":{'
 cdef bytes UPDATE = b'{"op":"u","before":null,"after":{'
 cdef bytes DELETE = b'{"op":"d","before":{'
-cdef char *HEX = b"0123456789abcdef"
 cdef long long POSTGRES_EPOCH_US = 946_684_800_000_000  # it counts from 2000 on, Unix from 1970
 cdef long long LATEST_US = 1LL << 62  # of a time that is usual, so that sums have room
 
@@ -82,30 +82,11 @@ cdef int put_text(Buffer *out, const unsigned char *text, Py_ssize_t size) excep
     for n in range(size):
         c = text[n]
         high |= c
-        if c >= 0x20 and c != 0x22 and c != 0x5C:
+        if not is_escaped(c):
             to[0] = <char> c
             to += 1
             continue
-        to[0] = b"\\"
-        to += 2
-        if c == 0x22 or c == 0x5C:
-            to[-1] = <char> c
-        elif c == 0x0A:
-            to[-1] = b"n"
-        elif c == 0x0D:
-            to[-1] = b"r"
-        elif c == 0x09:
-            to[-1] = b"t"
-        elif c == 0x08:
-            to[-1] = b"b"
-        elif c == 0x0C:
-            to[-1] = b"f"
-        else:
-            to[-1] = b"u"
-            to[0] = to[1] = b"0"
-            to[2] = HEX[c >> 4]
-            to[3] = HEX[c & 15]
-            to += 4
+        to = put_escape(to, c)
     to[0] = b'"'
     out.size = to + 1 - out.data
     if high >= 0x80:

@@ -163,7 +163,8 @@ def test_usual_events_are_not_left_to_the_plain_twin() -> None:
         pytest.skip("the compiled twins are not installed")
     changes = TableChanges(READER)
     events = [(key_of(s), event_of(s)) for s in [("c", 1, 1, 1, False), ("u", 1, 2, 2, False)] * 9]
-    held = changes.born, changes.changed, changes.gone
+    events += [(key_of(s), event_of(s)) for s in [("r", n, 2, 2, False) for n in (2, 3, 2)]]
+    held = changes.born, changes.changed, changes.gone, changes.read
     assert twin(events, 0, b'["public.thing"', READER.row_type, *held) == len(events)
 
 

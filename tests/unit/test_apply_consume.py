@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replicator.envelope import At, Mark, Record, Source, encode, encode_key
+from replicator.envelope import Answer, At, Mark, Record, Source, encode, encode_key
 from replicator.log import Chunk
 from replicator.positions import EpochId, Lsn, Offset, Position, RunId
 from replicator_apply import assemble, consume
@@ -69,25 +70,31 @@ READERS = {
 
 @st.composite
 def logs(draw: st.DrawFn) -> list[tuple[bytes, bytes]]:
-    """Records of transactions of two runs, some of them missing or repeated."""
+    """Records of transactions of two runs and of answers, some of them missing or repeated."""
     records: list[tuple[bytes, bytes]] = []
     since = 100
     for _ in range(draw(st.integers(1, 4))):
         commit, rows = since + 10, draw(st.integers(1, 8))
         run = RunId(draw(st.integers(1, 2)))
+        answer = draw(st.sampled_from([None, None, Answer("stage", "page-1", "5f")]))
         for ordinal in range(rows):
             ends = (Lsn(since), Lsn(commit + 5)) if ordinal == rows - 1 else (None, None)
             at = At(1, EPOCH, run, ordinal, *ends)
-            table, op = draw(st.sampled_from("aab")), draw(st.sampled_from("cud"))
+            table, op = (
+                draw(st.sampled_from("aab")),
+                draw(st.sampled_from("cud" if answer is None else "rrd")),
+            )
             row = {"id": draw(st.integers(0, 9)), "note": draw(st.sampled_from(TEXTS))}
             if op == "u" and draw(st.booleans()):
                 row.pop("note")
-            source = Source(
-                "1", "replicator", "prod", "app", "public", table, 7, commit, 5, "false"
-            )
+            read = "false" if answer is None else draw(st.sampled_from(["true", "true", "false"]))
+            source = Source("1", "replicator", "prod", "app", "public", table, 7, commit, 5, read)
+            told = answer
+            if told is not None and ordinal == rows - 1:
+                told = msgspec.structs.replace(told, last_key=('"ordinal":1}', row["id"]))
             images = (row, None) if op == "d" else (None, row)
             unchanged = () if len(row) == len(COLUMNS) else ("note",)
-            record = Record(op, source, at, *images, unchanged=unchanged)  # type: ignore[arg-type]
+            record = Record(op, source, at, *images, unchanged=unchanged, answer=told)  # type: ignore[arg-type]
             records.append((encode_key(f"public.{table}", [row["id"]]), encode(record)))
         since = commit + 5
     for _ in range(draw(st.integers(0, 3))):
@@ -109,18 +116,20 @@ def taken(records: list[tuple[bytes, bytes]], spool_after: int, *, plain: bool) 
         if plain:
             patch.setattr(assemble.Assembler, "goes_on", lambda *_: False)
         patch.setattr(assemble, "_take_events", None)
+        patch.setattr(assemble, "_go_on", None)
         consumer = consumer_at(StoredPosition(Position(EPOCH, Lsn(100)), Offset(7)), READERS)
         chunk = Chunk(range(7, 7 + len(records)), records, Offset(7 + len(records)), 0)
         consumer.feed(chunk, lambda: None)
         found: list[object] = [str(consumer.hole)]
         for each in consumer.take().transactions if consumer.pending else ():
             events = [
-                (key, event.op, str(event.before), str(event.after), event.unchanged, event.source)
+                (*shown(key, event), event.unchanged)
                 for key, event in each.events
                 if isinstance(event, Event)
             ]
             spooled = [] if each.spool is None else list(each.spool.records())
-            found.append((each.commit, each.next, each.resume, each.committed_ms, events, spooled))
+            places = each.commit, each.next, each.resume, each.committed_ms
+            found.append((places, events, spooled, each.answer))
             each.close()
         consumer.close()
         return found
@@ -148,7 +157,7 @@ class Taking:
 
 def shown(key: bytes, event: Event | Skimmed) -> tuple[object, ...]:
     row = () if isinstance(event, Skimmed) else (str(event.before), str(event.after))
-    return key, event.op, *row, event.source
+    return key, event.op, *row, event.source, event.answer
 
 
 class Limits(NamedTuple):
@@ -174,6 +183,7 @@ def batches(
         patch.setattr(consume, "BATCH_ROWS", limits.rows)
         if plain:
             patch.setattr(assemble, "_take_events", None)
+            patch.setattr(assemble, "_go_on", None)
         consumer = consumer_at(StoredPosition(Position(EPOCH, Lsn(100)), Offset(7)), READERS)
 
         def take() -> None:
@@ -183,8 +193,9 @@ def batches(
             number = sum(each.count for each in batch.transactions)
             weight = sum(each.weight for each in batch.transactions)
             parts = getattr(batch.arriving, "parts", None)
+            answers = [each.answer for each in batch.transactions if each.answer]
             place = batch.next, batch.offset, batch.stored, batch.committed_ms, batch.new_run
-            found.append((number, batch.rows, weight, events, spooled, parts, place))
+            found.append((number, batch.rows, weight, events, spooled, parts, place, answers))
             batch.close()
 
         def on_large(batch: Batch) -> bool:
@@ -263,6 +274,33 @@ def test_usual_transactions_are_not_left_to_the_plain_twin(
     batch = consumer.take()
     assert sum(each.count for each in batch.transactions) == 30
     assert len(batch.transactions) == (2 if rows == 1 else 1)
+    consumer.close()
+
+
+@pytest.mark.skipif(assemble._go_on is None, reason="the compiled twins are not installed")
+def test_most_rows_of_an_answer_are_not_left_to_the_plain_twin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = Source("1", "replicator", "prod", "app", "public", "a", 7, Lsn(110), 5, "true")
+    answer = Answer("stage", "page-1", "5f")
+    records = []
+    for n in range(30):
+        at = At(1, EPOCH, RunId(1), n, *((Lsn(100), Lsn(120)) if n == 29 else (None, None)))
+        record = Record("r", source, at, None, {"id": n, "note": "x"}, answer=answer)
+        records.append((encode_key("public.a", [n]), encode(record)))
+    one_by_one: list[int] = []
+    take = Consumer._take
+
+    def noted(consumer: Consumer, chunk: Chunk, index: int, *arguments: Any) -> Any:
+        one_by_one.append(index)
+        return take(consumer, chunk, index, *arguments)
+
+    monkeypatch.setattr(Consumer, "_take", noted)
+    consumer = consumer_at(StoredPosition(Position(EPOCH, Lsn(100)), Offset(7)), READERS)
+    consumer.feed(Chunk(range(7, 37), records, Offset(37), 0), lambda: None)
+    assert one_by_one == [0, 1, 29]
+    (transaction,) = consumer.take().transactions
+    assert [event.answer for _, event in transaction.events] == [answer] * 30
     consumer.close()
 
 

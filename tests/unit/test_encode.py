@@ -21,7 +21,7 @@ from tests.support.plain_capture import (
 )
 
 _INT8, _INT4, _BOOL, _TEXT, _NUMERIC, _BYTEA = 20, 23, 16, 25, 1700, 17
-_TABLE = TableName("public", "t")
+TABLE = TableName("public", "t")
 
 
 def _relation(columns: Sequence[tuple[str, int, bool]], identity: str = "d") -> Relation:
@@ -33,7 +33,7 @@ def _relation(columns: Sequence[tuple[str, int, bool]], identity: str = "d") -> 
 def _release(
     *columns: str, key: tuple[str, ...] = ("id",), excluded: tuple[str, ...] = ()
 ) -> Release:
-    return Release("app.T", _TABLE, key, columns, excluded)
+    return Release("app.T", TABLE, key, columns, excluded)
 
 
 _PLAIN = [("id", _INT4, True), ("body", _TEXT, False), ("ok", _BOOL, False)]
@@ -220,7 +220,7 @@ def cases(draw: st.DrawFn) -> Case:
     relation = _relation(list(zip(names, types, flags, strict=True)), identity)
     key = draw(st.permutations(names))[: draw(st.integers(1, len(names)))]
     released = [name for name in names if name in key or draw(st.booleans())]
-    release = Release("app.T", _TABLE, tuple(key), tuple(released))
+    release = Release("app.T", TABLE, tuple(key), tuple(released))
     return Case(relation, release, draw(_messages(relation)))
 
 
@@ -310,7 +310,7 @@ def test_a_line_of_copy_is_read_as_its_plain_twin_reads_it(
     row: tuple[list[int], list[bytes | None]],
 ) -> None:
     types, texts = row
-    line = b"\t".join(map(_copied, texts))
+    line = b"\t".join(map(copied, texts))
     assert generate_line_reader(tuple(types))(line) == plain_line(types, line)
     assert plain_line(types, line) == tuple(map(json_text, types, texts))
 
@@ -320,7 +320,7 @@ def test_a_damaged_line_is_refused_if_it_has_not_the_columns(
     row: tuple[list[int], list[bytes | None]], noise: bytes, data: st.DataObject
 ) -> None:
     types, texts = row
-    whole = b"\t".join(map(_copied, texts))
+    whole = b"\t".join(map(copied, texts))
     cut = data.draw(st.integers(0, len(whole)))
     line = whole[:cut] + noise + whole[cut:]
     try:
@@ -330,7 +330,7 @@ def test_a_damaged_line_is_refused_if_it_has_not_the_columns(
     assert len(values) == len(types) == line.count(b"\t") + 1
 
 
-def _copied(text: bytes | None) -> bytes:
+def copied(text: bytes | None) -> bytes:
     """Write a value as COPY does."""
     if text is None:
         return b"\\N"
@@ -362,7 +362,7 @@ def _named(identity: str = "d") -> TableEncoder:
     kinds = TableName("public", "django_content_type")
     release = Release(
         "app.T",
-        _TABLE,
+        TABLE,
         ("id",),
         ("id", "kind", "body"),
         foreign_keys=(ForeignKey(("kind",), kinds, ("id",), nullable=True, natural=True),),

@@ -33,7 +33,7 @@ from tests.support.plain_capture import (
 )
 from tests.unit.test_apply_copytext import cell
 from tests.unit.test_assemble import Recorder
-from tests.unit.test_encode import Case, cases
+from tests.unit.test_encode import TABLE, Case, cases, copied, copied_rows
 
 if os.environ.get("REPLICATOR_TEST_SPEED"):
     speed: Any = importlib.import_module("replicator_speed")
@@ -330,6 +330,66 @@ def test_usual_transactions_are_not_left_to_the_plain_twin(
     assert left[1:] == [messages[0], messages[0]], "its row may be of another table"
     reader.assembler.feed(messages[1:])
     assert left[3:] == []
+
+
+# Rows that a fetch read
+
+
+def _read(types: list[int]) -> encode.ReadEncoder:
+    columns = tuple(f"c%{n}" for n in range(len(types)))
+    return encode.ReadEncoder(Release("app.T", TABLE, columns[-2:], columns), types)
+
+
+def _read_plainly(encoder: encode.ReadEncoder, block: bytes) -> list[EncodedRow]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoder, "_compiled", None)
+        return encoder.rows(block)
+
+
+@given(copied_rows(), st.integers(1, 3))
+@settings(max_examples=600)
+def test_rows_that_were_read_are_encoded_alike(
+    row: tuple[list[int], list[bytes | None]], count: int
+) -> None:
+    types, texts = row
+    block = (b"\t".join(map(copied, texts)) + b"\n") * count
+    encoder = _read(types)
+    assert encoder._compiled is not None
+    rows = encoder._compiled.rows(block)
+    assert rows == _read_plainly(encoder, block)
+    assert rows is not None
+    assert len(rows) == count
+
+
+@given(copied_rows(), st.sampled_from([b"", b"\t", b"\\", b"\\N", b"\x00", b"\n"]), st.data())
+@settings(max_examples=600)
+def test_a_damaged_block_is_refused_or_encoded_alike(
+    row: tuple[list[int], list[bytes | None]], noise: bytes, data: st.DataObject
+) -> None:
+    types, texts = row
+    whole = b"\t".join(map(copied, texts)) + b"\n"
+    cut = data.draw(st.integers(0, len(whole)))
+    keep = data.draw(st.sampled_from([0, cut]))
+    block = whole[:cut] + noise + whole[keep:]
+    encoder = _read(types)
+    found: list[object] = []
+    for read in (encoder.rows, lambda b: _read_plainly(encoder, b)):
+        try:
+            found.append(read(block) if block.endswith(b"\n") else None)
+        except BadMessage:
+            found.append("refused")
+    assert found[0] == found[1]
+
+
+@given(RECORDS, st.integers(0, 2**40), st.sampled_from([b"}}", b'},"answer":{}}']))
+def test_records_of_an_answer_get_their_places_alike(
+    rows: list[tuple[bytes, bytes]], ordinal: int, end: bytes
+) -> None:
+    found: list[tuple[bytes, bytes]] = [(b"before", b"")]
+    expected = [*found]
+    size = speed.place_records(rows, TAIL, ordinal, end, found)
+    assert size == assemble.place_plainly(rows, TAIL, ordinal, end, expected)
+    assert found == expected
 
 
 # Record batches
