@@ -62,6 +62,11 @@ class Pipeline:
         return self._aside.busy
 
     @property
+    def full(self) -> bool:
+        """Whether a batch waits, so that `hand_over` would wait."""
+        return self._ready is not None
+
+    @property
     def arriving(self) -> Arriving | None:
         """What takes the batch that is written but not whole yet: `join` would wait for ever."""
         return self._arriving

@@ -357,7 +357,8 @@ class Worker:
         """Read and apply what has arrived; False if the stretch ends here."""
         self._pipeline.proceed()
         consumer, busy = self._consumer, self._pipeline.busy
-        chunks = reader.poll(0.0 if busy else IDLE)
+        # What was read while a batch was written is not kept waiting for more.
+        chunks = reader.poll(0.0 if busy or consumer.rows else IDLE)
         if busy and not chunks:
             self._pipeline.wait(SOON)
         self._watch_arriving()
@@ -374,6 +375,9 @@ class Worker:
             if not self._pipeline.busy:
                 quiet = time.monotonic() - self._quiet_since < QUIET_ADVANCE
                 self._hand_over_what_is_due(quiet=quiet)
+            elif self._answered and not self._pipeline.full:
+                # The page behind it is asked for now, and read while this one waits.
+                self._hand_over()
         self._hole = hole
         return True
 
@@ -406,12 +410,13 @@ class Worker:
         """Apply what has come whole; `quiet`: what is not for us can wait."""
         consumer = self._consumer
         # The answer that ends a rule's pages has no rows, and the next rule waits for it.
-        answered = any(map(self._is_ours, consumer.answers))
-        if consumer.pending and (consumer.rows or answered or not quiet):
+        if consumer.pending and (consumer.rows or self._answered or not quiet):
             self._hand_over()
-            if answered:
-                # What comes next is asked for once it is settled.
-                self._pipeline.finish()
+
+    @property
+    def _answered(self) -> bool:
+        """Whether an answer to this target has come and was not handed over."""
+        return any(map(self._is_ours, self._consumer.answers))
 
     def _hand_over(self) -> None:
         """Apply what has been collected: a large batch while the next one is read."""

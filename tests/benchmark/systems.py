@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -102,19 +102,24 @@ class Replicator:
         whole = environment(conninfo, {"LOG": self._broker.url, **settings})
         return {**whole, "PYTHONPATH": _PATH}
 
-    def _begin(self, site: Site, target: str) -> None:
-        for name in ("capture", "apply"):
+    def _begin(self, site: Site, target: str, names: Sequence[str] = ("capture", "apply")) -> None:
+        for name in names:
             command = [sys.executable, "-m", "replicator", name]
             log = self._folder / f"{name}-{target}.log"
             self._running[name] = Process(command, log, env=self._environment(name, site, target))
 
     @contextmanager
     def newcomer(self) -> Iterator[Site]:
-        """Let it run with a target that has nothing yet, in place of the other one."""
+        """Let it run with a target that has nothing yet, in place of the other one.
+
+        Capture runs already when the target begins to ask.
+        """
         home = self.site
         self.site = Site(home.source, self._services.target_database(f"newcomer_{self.name}"))
         try:
-            self._begin(self.site, "newcomer")
+            self._begin(self.site, "newcomer", ["capture"])
+            wait_until(lambda: bool(self.processes()["walsender"]), READY, "capture reads")
+            self._begin(self.site, "newcomer", ["apply"])
             with open_connection(self.site.target) as connection:
                 wait_until(lambda: bool(self._runs(connection)), READY, "it begins")
             yield self.site
@@ -158,8 +163,7 @@ class Replicator:
         """See `System.processes`."""
         pids = self._broker.pid
         return {
-            "capture": (self._running["capture"].pid,),
-            "apply": (self._running["apply"].pid,),
+            **{name: (process.pid,) for name, process in self._running.items()},
             "walsender": _backends(self.site.source, "backend_type = 'walsender'"),
             "apply backend": _backends(self.site.target, "application_name = 'replicator apply'"),
             "broker": () if pids is None else (pids,),
