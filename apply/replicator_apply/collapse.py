@@ -25,11 +25,27 @@ class Made(NamedTuple):
         born: COPY text of new rows, and of their receipts of each subscription; none: few rows.
         changed: COPY text of changed rows; empty: few.
         gone: deleted keys, as arrays in SQL; empty: few.
+        entering: of rows that may be here or not, in place of `born` and `changed`; None: few.
     """
 
     born: Sequence[bytes]
     changed: bytes
     gone: str
+    entering: "Entering | None" = None
+
+
+class Entering(NamedTuple):
+    """What is sent for rows that may be here already.
+
+    Attributes:
+        keys: their record keys.
+        query: asks for the numbers, from 1, of those that are not.
+        lines: COPY text of all of them, and of their receipts of each subscription.
+    """
+
+    keys: Sequence[bytes]
+    query: str
+    lines: Sequence[bytes]
 
 
 @dataclass(slots=True)

@@ -62,6 +62,12 @@ def chunk_plainly(rows: Iterable[Row], fields: Sequence[str], line: Line, start:
     return "".join(start + escaped_line(row) for row in cells).encode()
 
 
+def picked(text: bytes, numbers: Iterable[int]) -> bytes:
+    """Give some lines of COPY text by their numbers, from 0: a newline in a value is escaped."""
+    lines = text.split(b"\n")
+    return b"".join([lines[number] + b"\n" for number in numbers])
+
+
 def numbered_chunk(rows: Iterable[Row], fields: Sequence[str], line: Line, start: str) -> bytes:
     """As `chunk`, with a cell between `start` and the row's own: the row's number, from 0."""
     lines = [line(row, f"{start}{n}{DELIMITER}") for n, row in enumerate(rows)]

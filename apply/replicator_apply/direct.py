@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from replicator.plan import TableName
-from replicator_apply.collapse import Made, TableChanges, key_cells
+from replicator_apply.collapse import Entering, Made, TableChanges, key_cells
 from replicator_apply.copytext import (
     DELIMITER,
     chunk,
@@ -23,6 +23,7 @@ from replicator_apply.copytext import (
     escaped_line,
     line_function,
     numbered_chunk,
+    picked,
 )
 from replicator_apply.decode import EventReader, Row
 from replicator_apply.plan import Membership, Table
@@ -71,13 +72,18 @@ class DirectWriter:
 
     def prepare(self, changes: TableChanges) -> None:
         """Make ahead, without the connection, what is sent for many rows."""
-        if self.table.direct:
-            # Most of what was read is new here: see `enter`.
-            many_changed = len(changes.changed) > SMALL and not changes.read
+        if not self.table.direct:
+            return
+        gone = self._arrays_of_gone(changes) if len(changes.gone) > SMALL else ""
+        if changes.read and self.table.enters_alone:
+            rows = _entering(changes).changed
+            entering = self._entering_of(rows) if len(rows) > SMALL else None
+            changes.made = Made((), b"", gone, entering)
+        else:
             changes.made = Made(
                 self._lines(changes.born.values()) if len(changes.born) > SMALL else (),
-                self._lines_of_changed(changes) if many_changed else b"",
-                self._arrays_of_gone(changes) if len(changes.gone) > SMALL else "",
+                self._lines_of_changed(changes) if len(changes.changed) > SMALL else b"",
+                gone,
             )
 
     def _insert_few(self, cursor: Cursor, rows: Collection[Row], sequences: Sequences) -> None:
@@ -165,28 +171,42 @@ class DirectWriter:
 
         Gives how many were created, and how many changed.
         """
-        rows, held, new = changes.changed, changes, list[bytes]()
-        if len(rows) > SMALL:
-            new = self._nobodys(cursor, rows)
-            held = TableChanges(changes.reader, changed={k: rows[k] for k in rows.keys() - new})
+        rows = changes.changed
+        if len(rows) <= SMALL:
+            changed, created = self._enter(cursor, changes)
+        else:
+            changed, created = self._enter_many(cursor, changes)
+        sequences.follow_rows(cursor, self.table, rows.values())
+        return created, changed
+
+    def _enter_many(self, cursor: Cursor, changes: TableChanges) -> tuple[int, int]:
+        """As `_enter`; what is new here, as most of a page, goes straight into the table."""
+        rows = changes.changed
+        entering = (changes.made and changes.made.entering) or self._entering_of(rows)
+        numbers = self._nobodys(cursor, entering.query)
+        new = [entering.keys[number] for number in numbers]
+        held = TableChanges(changes.reader, changed={k: rows[k] for k in rows.keys() - new})
         # What is ours comes first: it may leave a unique value to a row that is new here.
         changed, created = self._enter(cursor, held) if held.changed else (0, 0)
         if new:
-            # As most of a page, it goes straight into the table.
-            self._insert_many(cursor, [rows[key] for key in new])
-        sequences.follow_rows(cursor, self.table, rows.values())
-        return created + len(new), changed
+            lines = entering.lines
+            if held.changed:
+                lines = [picked(text, numbers) for text in lines]
+            self._insert_many(cursor, [rows[key] for key in new], lines)
+        return changed, created + len(new)
 
-    def _nobodys(self, cursor: Cursor, rows: Mapping[bytes, Row]) -> list[bytes]:
-        """Find the rows under whose keys none is ours."""
-        keys = [*rows]
+    def _entering_of(self, rows: Mapping[bytes, Row]) -> Entering:
+        """Make what `enter` sends for many rows."""
         columns = (map(attrgetter(field), rows.values()) for field in self._key_fields)
         begin, end = self.sql.nobodys
+        query = begin + self.sql.arrays(self.table.key, columns) + end
+        return Entering([*rows], query, self._lines(rows.values()))
+
+    def _nobodys(self, cursor: Cursor, query: str) -> list[int]:
+        """Find the rows under whose keys none is ours; give their numbers, from 0, in order."""
         with by_index(cursor, many=True):
-            found = cursor.execute(
-                begin + self.sql.arrays(self.table.key, columns) + end, prepare=False
-            ).fetchall()
-        return [keys[number - 1] for (number,) in found]
+            found = cursor.execute(query, prepare=False).fetchall()
+        return sorted(number - 1 for (number,) in found)
 
     def _enter(self, cursor: Cursor, changes: TableChanges) -> tuple[int, int]:
         """Write rows by way of the staging table; give how many changed, and were created."""
@@ -344,7 +364,8 @@ def _entering(changes: TableChanges) -> TableChanges:
     """Take new rows for such as may be here."""
     if not changes.born:
         return changes
-    return replace(changes, born={}, changed={**changes.changed, **changes.born}, made=None)
+    made = changes.made if changes.made and changes.made.entering else None
+    return replace(changes, born={}, changed={**changes.changed, **changes.born}, made=made)
 
 
 def _write_steady(cursor: Cursor, writer: DirectWriter, found: Sorted, sieve: Sieve) -> int:

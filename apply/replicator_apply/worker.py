@@ -98,6 +98,8 @@ ARRIVING_PAUSE = 60.0
 and where one needs verdicts others will."""
 SOON = 0.005
 """Seconds after which the loop looks for more to read while a batch is written."""
+WHILE_FULL = 0.02
+"""As `SOON`, while another batch waits for that."""
 
 
 class Worker:
@@ -356,6 +358,10 @@ class Worker:
     def _turn(self, connection: psycopg.Connection[Any], reader: LogReader) -> bool:
         """Read and apply what has arrived; False if the stretch ends here."""
         self._pipeline.proceed()
+        if self._pipeline.full:
+            # What would be read now comes after two others, and to look for it costs time, too.
+            self._pipeline.wait(WHILE_FULL)
+            self._pipeline.proceed()
         consumer, busy = self._consumer, self._pipeline.busy
         # What was read while a batch was written is not kept waiting for more.
         chunks = reader.poll(0.0 if busy or consumer.rows else IDLE)
@@ -475,7 +481,7 @@ class Worker:
 
     def _settle(self, connection: psycopg.Connection[Any], applied: Applied) -> None:
         """Tell of a batch that is written, and ask for what it leaves wanting."""
-        batch, mine, written = applied.batch, applied.mine, applied.written
+        batch, written = applied.batch, applied.written
         batch.close()
         self._callers.tell()
         if self._stopped:
@@ -491,19 +497,20 @@ class Worker:
             gauge(metrics.STOPPED).labels(*self._place).set(0)
         self._count(batch, written, applied.seconds)
         self._forget = self._forget or batch.new_run
-        due = self._note_answers(mine, applied.seconds / max(1, batch.rows))
+        due = self._note_answers(applied)
         if due or written.judged:
             self._due = 0.0
             self._outdated = self._housekeeping(connection, written.looked)
 
-    def _note_answers(self, mine: Sequence[Transaction], seconds_per_row: float) -> bool:
+    def _note_answers(self, applied: Applied) -> bool:
         """Take note of answers that are applied; give whether more is to be asked for at once."""
+        mine, pace = applied.mine, applied.seconds / max(1, applied.batch.rows)
         answers = [(t.answer, t.size) for t in mine if t.answer]
         for answer, _ in answers:
             if answer.refused:
                 self._asker.refused(answer.request)
         answered = [(answer.request, size) for answer, size in answers if not answer.refused]
-        due = self._asker.answered(answered, seconds_per_row)
+        due = self._asker.answered(answered, pace, judged=applied.written.judged)
         return due or len(answered) < len(mine)
 
     def _ungate(self, cursor: psycopg.Cursor[Any], *, every: bool) -> None:

@@ -4,6 +4,8 @@ Blocks only while too many appends are in flight in the middle of an answer, and
 `publish_epoch`; meanwhile it keeps calling `between`, which sends the walsender its status.
 """
 
+import math
+import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -29,6 +31,8 @@ from replicator_capture.spool import Block
 FLUSH_ROWS: Final = 5_000
 FLUSH_BYTES: Final = 2_500_000
 IN_FLIGHT: Final = 4
+LARGE_ANSWER: Final = 200
+"""Rows from which on an answer is one: a page of a backfill, and few others."""
 _PAUSE_S: Final = 0.2
 
 
@@ -49,6 +53,10 @@ class Publisher:
     ) -> None:
         self._assembler, self._writer, self._between = assembler, writer, between
         self._acknowledged: Lsn | None = None
+        self.answered = False
+        """Whether the end of an answer waits to be appended."""
+        self.large_answer = -math.inf
+        """When one was published last (monotonic seconds): a target is busy with it for a while."""
 
     def has_room(self) -> bool:
         """Say whether more may be read: fewer than 4 appends are in flight."""
@@ -69,6 +77,7 @@ class Publisher:
         enough = assembler.pending >= FLUSH_ROWS or assembler.size >= FLUSH_BYTES
         if enough or (dry and not self._writer.in_flight()):
             records, until = assembler.take()
+            self.answered = False
             if records:
                 self._writer.append(records, until)
 
@@ -109,14 +118,19 @@ class Publisher:
         writer = self._assembler.begin_answer(answer, commitment)
         if writer is None:
             return False
+        count = 0
         for block, read in events:
             writer.rows(block.rows, block.table, read=read)
+            count += len(block.rows)
             if self._assembler.pending >= FLUSH_ROWS or self._assembler.size >= FLUSH_BYTES:
                 self._make_room()
                 self.flush(dry=False)
         writer.close()
         # Whoever asked waits for it, and no more of it will come.
+        self.answered = True
         self.flush(dry=True)
+        if count >= LARGE_ANSWER:
+            self.large_answer = time.monotonic()
         return True
 
     def _make_room(self) -> None:

@@ -21,6 +21,11 @@ LINGER_S: Final = 0.005
 LATE_S: Final = 0.1
 LATE_LINGER_S: Final = 0.03
 """A stream that is so many seconds behind may wait this many: it wants large appends."""
+FILLING_S: Final = 0.2
+"""Seconds behind a large answer in which more of them are expected: a target is filled."""
+FILLING_LINGER_S: Final = 0.015
+"""What is appended meanwhile, be it little, waits so long: it waits in the target anyway, and each
+append takes time from the filling."""
 _LOG_PAUSE_S: Final = 0.002
 _FULL_PAUSE_S: Final = 0.2
 
@@ -64,7 +69,7 @@ class Pump:
             self._assembler.feed(messages)
         lingers = not messages and self._lingers()
         self._publisher.flush(dry=not messages and not lingers)
-        if self._assembler.pending < BUSY_ROWS:
+        if not self._assembler.pending:
             self._busy_since = None
         self.confirm()
         self._stream.tick()
@@ -77,14 +82,19 @@ class Pump:
     def _lingers(self) -> bool:
         """Whether a busy stream, which is dry for a moment, is waited for: small appends are dear.
 
-        Here, in the log, and in each target. A stream of small changes is never kept waiting.
+        Here, in the log, and in each target. A stream of small changes is not kept waiting, unless
+        a target is filled.
         """
         now = time.monotonic()
-        if self._assembler.pending < BUSY_ROWS:
+        filling = now - self._publisher.large_answer < FILLING_S
+        if self._assembler.pending < (1 if filling else BUSY_ROWS) or self._publisher.answered:
+            self._busy_since = None
             return False
         if self._busy_since is None:
             self._busy_since = now
-        return now - self._busy_since < (LATE_LINGER_S if self._lag() > LATE_S else LINGER_S)
+        late = self._lag() > LATE_S
+        patience = LATE_LINGER_S if late else FILLING_LINGER_S if filling else LINGER_S
+        return now - self._busy_since < patience
 
     def confirm(self) -> None:
         """Let the slot forget what is stored in the log and seen by every snapshot."""

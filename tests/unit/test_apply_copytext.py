@@ -15,6 +15,7 @@ from replicator_apply.copytext import (
     escaped_line,
     is_clean,
     line_function,
+    picked,
 )
 from replicator_apply.decode import Cell
 
@@ -94,3 +95,15 @@ def test_what_copy_takes_for_its_own_is_not_clean(text: str) -> None:
 def test_the_options_name_delimiter_and_null() -> None:
     assert DELIMITER in OPTIONS.as_string()
     assert NULL in OPTIONS.as_string()
+
+
+@given(st.lists(st.tuples(cell, cell), min_size=1, max_size=6), st.data())
+def test_some_lines_are_those_of_some_rows(
+    rows: list[tuple[Cell, Cell]], data: st.DataObject
+) -> None:
+    fields = ["c0", "c1"]
+    structs = [SimpleNamespace(c0=a, c1=b) for a, b in rows]
+    numbers = data.draw(st.lists(st.sampled_from(range(len(rows))), unique=True))
+    line = line_function(fields)
+    some = picked(chunk(structs, fields, line), numbers)
+    assert some == chunk([structs[number] for number in numbers], fields, line)

@@ -7,6 +7,7 @@ from replicator_apply.asking import (
     ANSWER_ROWS,
     ANSWER_SECONDS,
     FEWEST_KEYS,
+    FEWEST_DIRECT,
     FEWEST_ROWS,
     PAGE_SECONDS,
     keys_for,
@@ -47,3 +48,9 @@ def test_an_answer_has_not_too_many_rows_and_takes_not_too_long(
 )
 def test_a_page_takes_not_too_long(pace: float, now: int, expected: int) -> None:
     assert page_for(pace, now) == expected
+
+
+def test_a_page_that_needs_no_verdict_does_not_shrink_as_far() -> None:
+    slow = PAGE_SECONDS / 10
+    assert page_for(slow, 2_000) == FEWEST_ROWS
+    assert page_for(slow, 2_000, FEWEST_DIRECT) == FEWEST_DIRECT

@@ -73,8 +73,10 @@ def closed(pipeline: Pipeline) -> Iterator[None]:
 def test_one_is_written_and_one_waits_until_it_is_settled(line: Line) -> None:
     first, second = Piece("a"), Piece("b")
     line.give(first)
+    assert not line.pipeline.full
     line.give(second)
     assert line.pipeline.busy
+    assert line.pipeline.full
     first.go.set()
     line.until("write b")
     second.go.set()

@@ -28,15 +28,15 @@ from tests.support.plain_capture import (
 from tests.support.recording_writer import RecordingWriter
 from tests.unit.test_assemble import Recorder
 
-_TABLE = TableName("public", "t")
-_COMMITMENT = Commitment(7, Lsn(200), Lsn(208), POSTGRES_EPOCH_US)
-_ANSWER = Answer("stage", "r", "p")
+TABLE = TableName("public", "t")
+COMMITMENT = Commitment(7, Lsn(200), Lsn(208), POSTGRES_EPOCH_US)
+ANSWER = Answer("stage", "r", "p")
 
 
 def _assembler() -> Assembler:
-    release = Release("a.T", _TABLE, ("id",), ("id", "text"))
+    release = Release("a.T", TABLE, ("id",), ("id", "text"))
     origin = Origin("prod", "app", EpochId("0a1b2c3d"), RunId(90))
-    assembler = Assembler(origin, {_TABLE: release}, Lsn(100), Recorder())
+    assembler = Assembler(origin, {TABLE: release}, Lsn(100), Recorder())
     assembler.feed([relation_message([("id", 23, True), ("text", 25, False)])])
     return assembler
 
@@ -126,9 +126,9 @@ def test_a_long_answer_is_bounded_in_memory_and_in_flight() -> None:
                 (b'["public.t",%d]' % n, b'{"op":"r","before":null,"after":{"id":%d},' % n)
                 for n in range(start, start + 100)
             ]
-            yield Block(rows, _TABLE, 0), True
+            yield Block(rows, TABLE, 0), True
 
-    assert publisher.publish_answer(_ANSWER, blocks(), _COMMITMENT)
+    assert publisher.publish_answer(ANSWER, blocks(), COMMITMENT)
     publisher.flush(dry=False)
     while writer.in_flight():
         publisher.wait(0)
@@ -156,9 +156,9 @@ def test_an_answer_that_the_log_does_not_take_can_be_given_up() -> None:
             raise GivenUp
 
     row = (b'["public.t",1]', b'{"op":"r","before":null,"after":{"id":1},')
-    blocks = ((Block([row] * 100, _TABLE, 0), True) for _ in range(FLUSH_ROWS))
+    blocks = ((Block([row] * 100, TABLE, 0), True) for _ in range(FLUSH_ROWS))
     with pytest.raises(GivenUp):
-        Publisher(assembler, writer, between).publish_answer(_ANSWER, blocks, _COMMITMENT)
+        Publisher(assembler, writer, between).publish_answer(ANSWER, blocks, COMMITMENT)
     assert all(decode(value).at.to is None for _, value in writer.records)
 
 
@@ -166,7 +166,7 @@ def test_an_answer_without_rows_closes_all_the_same() -> None:
     assembler, writer = _assembler(), RecordingWriter()
     publisher = _publisher(assembler, writer)
     refusal = Answer("stage", "r", "p", refused="another plan")
-    assert publisher.publish_answer(refusal, [], _COMMITMENT)
+    assert publisher.publish_answer(refusal, [], COMMITMENT)
     publisher.flush(dry=True)
     [(_, value)] = writer.records
     record = decode(value)
@@ -177,8 +177,8 @@ def test_a_commit_that_was_told_is_neither_answered_nor_marked() -> None:
     assembler, writer = _assembler(), RecordingWriter()
     publisher = _publisher(assembler, writer)
     assembler.feed(_transaction(200, *_rows(1)))
-    assert not publisher.publish_answer(_ANSWER, iter([]), _COMMITMENT)
-    assert not publisher.publish_mark(Mark("b"), _COMMITMENT)
+    assert not publisher.publish_answer(ANSWER, iter([]), COMMITMENT)
+    assert not publisher.publish_mark(Mark("b"), COMMITMENT)
     publisher.flush(dry=True)
     assert len(writer.records) == 1
 

@@ -6,11 +6,20 @@ from typing import cast
 import pytest
 
 from replicator_capture import pump as pump_module
-from replicator_capture.publish import Publisher
-from replicator_capture.pump import BUSY_ROWS, LATE_LINGER_S, LATE_S, LINGER_S, Pump
+from replicator_capture.publish import LARGE_ANSWER, Publisher
+from replicator_capture.pump import (
+    BUSY_ROWS,
+    FILLING_LINGER_S,
+    FILLING_S,
+    LATE_LINGER_S,
+    LATE_S,
+    LINGER_S,
+    Pump,
+)
+from replicator_capture.spool import Block
 from replicator_capture.wal import WalStream
 from tests.support.recording_writer import RecordingWriter
-from tests.unit.test_publish import _assembler, _rows, _transaction
+from tests.unit.test_publish import ANSWER, COMMITMENT, TABLE, _assembler, _rows, _transaction
 
 
 class Stream:
@@ -41,8 +50,10 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return clock
 
 
-def pumping(lag: Callable[[], float] = lambda: 0.0) -> tuple[Pump, Stream, RecordingWriter]:
-    stream, writer, assembler = Stream(), RecordingWriter(), _assembler()
+def pumping(
+    lag: Callable[[], float] = lambda: 0.0, *, at_once: bool = True
+) -> tuple[Pump, Stream, RecordingWriter]:
+    stream, writer, assembler = Stream(), RecordingWriter(at_once=at_once), _assembler()
     publisher = Publisher(assembler, writer, between=lambda: None)
     return Pump(cast(WalStream, stream), assembler, publisher, lag=lag), stream, writer
 
@@ -97,3 +108,51 @@ def test_a_stream_that_is_late_waits_longer_for_more(now: list[float]) -> None:
     now[0] += LATE_LINGER_S
     pump.turn(1)
     assert len(writer.records) == BUSY_ROWS
+
+
+def fill(publisher: Publisher, rows: int) -> None:
+    """Publish an answer of so many rows."""
+    encoded = [(b'["public.t",%d]' % n, b'{"op":"r",') for n in range(rows)]
+    assert publisher.publish_answer(ANSWER, [(Block(encoded, TABLE, 0), True)], COMMITMENT)
+
+
+def test_while_a_target_is_filled_even_little_waits_for_more(now: list[float]) -> None:
+    pump, stream, writer = pumping()
+    fill(pump._publisher, LARGE_ANSWER)
+    appended = len(writer.records)
+    assert appended == LARGE_ANSWER + 1, "the answer itself has gone at once"
+    stream.coming = [_transaction(300, *_rows(1))]
+    pump.turn(1)
+    now[0] += FILLING_LINGER_S / 2
+    pump.turn(1)
+    assert stream.waits[-1] == LINGER_S
+    assert len(writer.records) == appended
+    now[0] += FILLING_LINGER_S
+    pump.turn(1)
+    assert len(writer.records) == appended + 1
+    now[0] += FILLING_S
+    stream.coming = [_transaction(400, *_rows(1)), []]
+    pump.turn(1)
+    pump.turn(1)
+    assert len(writer.records) == appended + 2, "nobody is filled any more"
+
+
+def test_a_small_answer_keeps_nobody_waiting(now: list[float]) -> None:
+    pump, stream, writer = pumping()
+    fill(pump._publisher, LARGE_ANSWER - 1)
+    stream.coming = [_transaction(300, *_rows(1)), []]
+    pump.turn(1)
+    pump.turn(1)
+    assert len(writer.records) == LARGE_ANSWER + 1
+
+
+def test_an_answer_that_could_not_go_at_once_goes_as_soon_as_the_log_has_caught_up(
+    now: list[float],
+) -> None:
+    pump, stream, writer = pumping(at_once=False)
+    fill(pump._publisher, LARGE_ANSWER)
+    fill(pump._publisher, LARGE_ANSWER)
+    assert len(writer.appends) == 1
+    pump._publisher.wait(0)
+    pump.turn(1)
+    assert len(writer.appends) == 2
