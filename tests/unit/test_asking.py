@@ -6,8 +6,8 @@ from replicator.requests import MAX_PAGE
 from replicator_apply.asking import (
     ANSWER_ROWS,
     ANSWER_SECONDS,
-    FEWEST_KEYS,
     FEWEST_DIRECT,
+    FEWEST_KEYS,
     FEWEST_ROWS,
     PAGE_SECONDS,
     keys_for,

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import cast
 
+import msgspec
 import pytest
 
+from replicator.positions import Lsn
 from replicator_capture import pump as pump_module
 from replicator_capture.publish import LARGE_ANSWER, Publisher
 from replicator_capture.pump import (
@@ -110,10 +112,11 @@ def test_a_stream_that_is_late_waits_longer_for_more(now: list[float]) -> None:
     assert len(writer.records) == BUSY_ROWS
 
 
-def fill(publisher: Publisher, rows: int) -> None:
+def fill(publisher: Publisher, rows: int, commit: int = 200) -> None:
     """Publish an answer of so many rows."""
+    at = msgspec.structs.replace(COMMITMENT, lsn=Lsn(commit), end=Lsn(commit + 8))
     encoded = [(b'["public.t",%d]' % n, b'{"op":"r",') for n in range(rows)]
-    assert publisher.publish_answer(ANSWER, [(Block(encoded, TABLE, 0), True)], COMMITMENT)
+    assert publisher.publish_answer(ANSWER, [(Block(encoded, TABLE, 0), True)], at)
 
 
 def test_while_a_target_is_filled_even_little_waits_for_more(now: list[float]) -> None:
@@ -149,9 +152,9 @@ def test_a_small_answer_keeps_nobody_waiting(now: list[float]) -> None:
 def test_an_answer_that_could_not_go_at_once_goes_as_soon_as_the_log_has_caught_up(
     now: list[float],
 ) -> None:
-    pump, stream, writer = pumping(at_once=False)
+    pump, _, writer = pumping(at_once=False)
     fill(pump._publisher, LARGE_ANSWER)
-    fill(pump._publisher, LARGE_ANSWER)
+    fill(pump._publisher, LARGE_ANSWER, 300)
     assert len(writer.appends) == 1
     pump._publisher.wait(0)
     pump.turn(1)
