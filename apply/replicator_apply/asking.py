@@ -64,12 +64,14 @@ FIRST_PAGE = 500
 FEWEST_ROWS = 200
 """Rows of the first page of a backfill, each of which may bring a tree of any size; and to which a
 slow target's pages shrink."""
-FEWEST_DIRECT = 1_000
-"""As `FEWEST_ROWS`, for rows that need no verdict: a smaller page would cost little less."""
 STEADY = 0.7
 """A page's size stays if the best one is not less than this share of it, nor it of the best one."""
 PAGE_SECONDS = 0.016
-"""Seconds in which a page should be applied: what is committed meanwhile waits that long."""
+"""Seconds in which a page should be applied: what is committed meanwhile waits for up to three, the
+one that is written, the one that waits, and the one with which it comes."""
+PAGE_ROWS, LONG_PAGE_SECONDS = 1_000, 0.05
+"""Rows that a page has nevertheless if they take no longer than so many seconds: much of what a
+small one costs does not depend on its rows."""
 
 
 class Asker:
@@ -151,9 +153,7 @@ class Asker:
                 asked += 1
         return asked
 
-    def answered(
-        self, answers: Iterable[tuple[str, int]], seconds_per_row: float, *, judged: bool = True
-    ) -> bool:
+    def answered(self, answers: Iterable[tuple[str, int]], seconds_per_row: float) -> bool:
         """Note answers, so that what is left of the same run is asked for at once.
 
         Gives whether anything may be: not behind a page of which the next one was asked for before.
@@ -161,7 +161,6 @@ class Asker:
         Args:
             answers: name and rows of each.
             seconds_per_row: how long it took to apply them.
-            judged: whether some of the rows needed a verdict.
         """
         due = False
         for name, rows in answers:
@@ -174,8 +173,7 @@ class Asker:
             _, limit = self._pages.pop(name, (None, 0))
             if limit and rows:
                 self._paces.append(rows * seconds_per_row / limit)
-                fewest = FEWEST_ROWS if judged else FEWEST_DIRECT
-                self._page = page_for(median(self._paces), self._page, fewest)
+                self._page = page_for(median(self._paces), self._page)
             if keys and rows:
                 aim = keys_for(keys, rows, rows * seconds_per_row)
                 self._keys = max(1, min(aim, self._keys * 2))
@@ -289,16 +287,18 @@ def keys_for(keys: int, rows: int, seconds: float) -> int:
     return min(ANSWER_ROWS * keys // rows, by_time)
 
 
-def page_for(seconds: float, now: int, fewest: int = FEWEST_ROWS) -> int:
+def page_for(seconds: float, now: int) -> int:
     """Say how many rows make a page of a good size.
 
     Args:
         seconds: that it takes to apply one of its rows, with what that pulls in.
         now: rows of the page that would be asked for next: at most twice as many will be.
-        fewest: rows of the smallest page.
     """
-    aim = round(PAGE_SECONDS / seconds) if seconds else MAX_PAGE
-    found = max(fewest, min(aim, now * 2, MAX_PAGE))
+    if seconds:
+        aim = max(PAGE_SECONDS / seconds, min(PAGE_ROWS, LONG_PAGE_SECONDS / seconds))
+    else:
+        aim = MAX_PAGE
+    found = max(FEWEST_ROWS, min(round(aim), now * 2, MAX_PAGE))
     # The source has read the next page by the same size when it is asked for; so it seldom changes.
     return now if STEADY * now < found < now / STEADY else found
 

@@ -25,7 +25,7 @@ class Made(NamedTuple):
         born: COPY text of new rows, and of their receipts of each subscription; none: few rows.
         changed: COPY text of changed rows; empty: few.
         gone: deleted keys, as arrays in SQL; empty: few.
-        entering: of rows that may be here or not, in place of `born` and `changed`; None: few.
+        entering: what stands for `born` and `changed` if some rows were read; None: few, or none.
     """
 
     born: Sequence[bytes]
@@ -39,7 +39,7 @@ class Entering(NamedTuple):
 
     Attributes:
         keys: their record keys.
-        query: asks for the numbers, from 1, of those that are not.
+        query: asks for the numbers, from 1, of those that are not ours.
         lines: COPY text of all of them, and of their receipts of each subscription.
     """
 

@@ -75,7 +75,9 @@ class DirectWriter:
         if not self.table.direct:
             return
         gone = self._arrays_of_gone(changes) if len(changes.gone) > SMALL else ""
-        if changes.read and self.table.enters_alone:
+        if changes.read and not self.table.enters_alone:
+            return
+        if changes.read:
             rows = _entering(changes).changed
             entering = self._entering_of(rows) if len(rows) > SMALL else None
             changes.made = Made((), b"", gone, entering)

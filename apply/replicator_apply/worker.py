@@ -37,7 +37,7 @@ from replicator_apply.connection import connect_target
 from replicator_apply.consume import Consumer, NewEpoch, consumer_at
 from replicator_apply.lock import try_lock
 from replicator_apply.marks import take_mark
-from replicator_apply.pipeline import Applied, Pipeline
+from replicator_apply.pipeline import ASIDE_ROWS, Applied, Pipeline
 from replicator_apply.plan import TargetPlan
 from replicator_apply.reports import make_report
 from replicator_apply.state import (
@@ -99,7 +99,7 @@ and where one needs verdicts others will."""
 SOON = 0.005
 """Seconds after which the loop looks for more to read while a batch is written."""
 WHILE_FULL = 0.02
-"""As `SOON`, while another batch waits for that."""
+"""Seconds for which it waits before, while another batch waits for that one."""
 
 
 class Worker:
@@ -381,8 +381,8 @@ class Worker:
             if not self._pipeline.busy:
                 quiet = time.monotonic() - self._quiet_since < QUIET_ADVANCE
                 self._hand_over_what_is_due(quiet=quiet)
-            elif self._answered and not self._pipeline.full:
-                # The page behind it is asked for now, and read while this one waits.
+            elif self._has_answer and consumer.rows >= ASIDE_ROWS and not self._pipeline.full:
+                # The page behind this one is asked for now, and read while it waits.
                 self._hand_over()
         self._hole = hole
         return True
@@ -416,11 +416,11 @@ class Worker:
         """Apply what has come whole; `quiet`: what is not for us can wait."""
         consumer = self._consumer
         # The answer that ends a rule's pages has no rows, and the next rule waits for it.
-        if consumer.pending and (consumer.rows or self._answered or not quiet):
+        if consumer.pending and (consumer.rows or self._has_answer or not quiet):
             self._hand_over()
 
     @property
-    def _answered(self) -> bool:
+    def _has_answer(self) -> bool:
         """Whether an answer to this target has come and was not handed over."""
         return any(map(self._is_ours, self._consumer.answers))
 
@@ -510,7 +510,7 @@ class Worker:
             if answer.refused:
                 self._asker.refused(answer.request)
         answered = [(answer.request, size) for answer, size in answers if not answer.refused]
-        due = self._asker.answered(answered, pace, judged=applied.written.judged)
+        due = self._asker.answered(answered, pace)
         return due or len(answered) < len(mine)
 
     def _ungate(self, cursor: psycopg.Cursor[Any], *, every: bool) -> None:

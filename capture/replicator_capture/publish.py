@@ -31,8 +31,8 @@ from replicator_capture.spool import Block
 FLUSH_ROWS: Final = 5_000
 FLUSH_BYTES: Final = 2_500_000
 IN_FLIGHT: Final = 4
-LARGE_ANSWER: Final = 200
-"""Rows from which on an answer is one: a page of a backfill, and few others."""
+FILLING_ROWS: Final = 200
+"""Records from which on a page keeps a target busy; one of hashes has fewer."""
 _PAUSE_S: Final = 0.2
 
 
@@ -53,10 +53,10 @@ class Publisher:
     ) -> None:
         self._assembler, self._writer, self._between = assembler, writer, between
         self._acknowledged: Lsn | None = None
-        self.answered = False
+        self.urgent = False
         """Whether the end of an answer waits to be appended."""
-        self.large_answer = -math.inf
-        """When one was published last (monotonic seconds): a target is busy with it for a while."""
+        self.filled = -math.inf
+        """When a target was last sent a page of a backfill that goes on (monotonic seconds)."""
 
     def has_room(self) -> bool:
         """Say whether more may be read: fewer than 4 appends are in flight."""
@@ -66,20 +66,22 @@ class Publisher:
         """Say whether everything assembled has been appended and acknowledged."""
         return not self._assembler.pending and not self._writer.in_flight()
 
-    def flush(self, *, dry: bool) -> None:
+    def flush(self, *, dry: bool) -> bool:
         """Append what is assembled if it is enough, or the input is dry and the log has caught up.
 
-        Does not block.
+        Does not block. Gives whether it has.
         """
         assembler = self._assembler
         if not assembler.pending:
-            return
+            return False
         enough = assembler.pending >= FLUSH_ROWS or assembler.size >= FLUSH_BYTES
         if enough or (dry and not self._writer.in_flight()):
             records, until = assembler.take()
-            self.answered = False
+            self.urgent = False
             if records:
                 self._writer.append(records, until)
+                return True
+        return False
 
     def wait(self, timeout: float) -> None:
         """Block until an append is acknowledged, at most `timeout` seconds."""
@@ -127,10 +129,10 @@ class Publisher:
                 self.flush(dry=False)
         writer.close()
         # Whoever asked waits for it, and no more of it will come.
-        self.answered = True
+        self.urgent = True
         self.flush(dry=True)
-        if count >= LARGE_ANSWER:
-            self.large_answer = time.monotonic()
+        if count >= FILLING_ROWS and answer.last_key is not None:
+            self.filled = time.monotonic()
         return True
 
     def _make_room(self) -> None:

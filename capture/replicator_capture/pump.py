@@ -22,10 +22,10 @@ LATE_S: Final = 0.1
 LATE_LINGER_S: Final = 0.03
 """A stream that is so many seconds behind may wait this many: it wants large appends."""
 FILLING_S: Final = 0.2
-"""Seconds behind a large answer in which more of them are expected: a target is filled."""
+"""Seconds behind a page of a backfill in which the next one is expected: a target is filled."""
 FILLING_LINGER_S: Final = 0.015
-"""What is appended meanwhile, be it little, waits so long: it waits in the target anyway, and each
-append takes time from the filling."""
+"""Seconds that any change may wait meanwhile: in the target that is filled it waits for pages
+anyway, and each append takes time from the filling. Other targets of the stream wait, too."""
 _LOG_PAUSE_S: Final = 0.002
 _FULL_PAUSE_S: Final = 0.2
 
@@ -67,9 +67,9 @@ class Pump:
         messages = self._stream.receive() if self._publisher.has_room() else []
         if messages:
             self._assembler.feed(messages)
-        lingers = not messages and self._lingers()
-        self._publisher.flush(dry=not messages and not lingers)
-        if not self._assembler.pending:
+        # Without room, what is waited for is the log.
+        lingers = not messages and self._publisher.has_room() and self._lingers()
+        if self._publisher.flush(dry=not messages and not lingers):
             self._busy_since = None
         self.confirm()
         self._stream.tick()
@@ -86,13 +86,14 @@ class Pump:
         a target is filled.
         """
         now = time.monotonic()
-        filling = now - self._publisher.large_answer < FILLING_S
-        if self._assembler.pending < (1 if filling else BUSY_ROWS) or self._publisher.answered:
+        busy = self._assembler.pending >= BUSY_ROWS
+        filling = now - self._publisher.filled < FILLING_S and self._assembler.pending > 0
+        if self._publisher.urgent or not (busy or filling):
             self._busy_since = None
             return False
         if self._busy_since is None:
             self._busy_since = now
-        late = self._lag() > LATE_S
+        late = busy and self._lag() > LATE_S
         patience = LATE_LINGER_S if late else FILLING_LINGER_S if filling else LINGER_S
         return now - self._busy_since < patience
 

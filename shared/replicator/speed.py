@@ -64,7 +64,7 @@ class LineEncoder(Protocol):
     def rows(self, block: bytes) -> list[tuple[bytes, bytes]] | None:
         """Give key and head of the record of each line of COPY's text format, UTF-8.
 
-        None: a line does not fit the columns.
+        None: a line does not fit the columns, or is very long.
         """
 
 

@@ -2,8 +2,8 @@
 """Records of one table → events of whole transactions, and those → changes: compiled twins of
 `replicator_apply.assemble` and `replicator_apply.collapse`.
 
-A record's value ends with its place in the stream, which is read from the end: what stands before
-may hold users' data, and is left to msgspec.
+A record's value ends with its place in the stream, that of an answer with what it answers. These
+are read from the end: what stands before may hold users' data, and is left to msgspec.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -208,7 +208,7 @@ def go_on(
             and back_number(data, &end, &found)
             and found == ordinal
             and back_text(data, &end, tail)
-            and end > 0
+            and end > 1  # bytes of one character are shared
         ):
             break
         head = PyBytes_FromStringAndSize(data, end)

@@ -17,6 +17,7 @@ cdef enum:
     NUMBER = 1
     TEXT = 3
     LONGEST = 1600  # columns of a table of Postgres
+    LARGE = 1 << 20  # bytes of a line for which no memory is kept
     TAB = 0x09
     BACKSLASH = 0x5C
 
@@ -85,7 +86,7 @@ cdef class LineEncoder:
         free(self._record_key.data)
 
     def rows(self, bytes block not None):
-        """Encode lines of COPY's text format, UTF-8; None: some do not fit the columns."""
+        """Encode lines of COPY's text format, UTF-8; None: some do not fit, or are very long."""
         cdef const char *at = PyBytes_AS_STRING(block)
         cdef const char *last = at + PyBytes_GET_SIZE(block)
         cdef const char *end
@@ -111,6 +112,8 @@ cdef class LineEncoder:
         cdef Py_ssize_t ends[LONGEST]
         cdef int column, last = self._columns - 1, place
         cdef bytes name
+        if end - at > LARGE:
+            return 0
         out.size = 0
         grow(out, 6 * (end - at) + self._fixed)
         put(out, PyBytes_AS_STRING(READ), PyBytes_GET_SIZE(READ))

@@ -3,6 +3,8 @@
 import pytest
 
 from replicator.requests import PageRequest
+from replicator_apply.collapse import TableChanges
+from replicator_apply.direct import Cursor, DirectWriter
 from replicator_apply.rules import Rules
 from tests.integration.conftest import StartTarget
 from tests.support.published import Change, Published
@@ -57,6 +59,31 @@ def test_pages_need_no_verdict(start: StartTarget, monkeypatch: pytest.MonkeyPat
     assert target.rows("SELECT count(*) FROM pages_tag") == [(299,)]
     assert target.rows("SELECT name FROM pages_tag WHERE id = 7") == [("again",)]
     assert not judged
+
+
+@pytest.mark.parametrize("held", [0, 150, 400])
+def test_what_is_made_ahead_for_a_page_is_written_for_the_rows_that_are_new_here(
+    start: StartTarget, monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
+    made: list[bool] = []
+    enter = DirectWriter._enter_many
+
+    def noted(writer: DirectWriter, cursor: Cursor, changes: TableChanges) -> tuple[int, int]:
+        made.append(changes.made is not None and changes.made.entering is not None)
+        return enter(writer, cursor, changes)
+
+    monkeypatch.setattr(DirectWriter, "_enter_many", noted)
+    target, published = begun(start)
+    target.reach(published.transaction(tag("c", 1_000)))
+    page_of_tags(target, published, *[tag("r", pk) for pk in range(held)], last_key=[held])
+    # Names that COPY writes otherwise; what was created or changed meanwhile is repeated.
+    rows = [tag("r", pk, f"a\n\\{pk}\t") for pk in range(400)]
+    target.answer(published, next_page(target), *rows, tag("c", 500, "x\ny"), tag("d", 3))
+    names = dict(target.rows(TAGS))
+    expected = {pk: f"a\n\\{pk}\t" for pk in range(400) if pk != 3}
+    assert names == expected | {500: "x\ny", 1_000: "n1000"}
+    assert [pk for pk, _ in target.rows(RECEIPTS)] == sorted(names)
+    assert made[-1]
 
 
 def test_what_a_page_repeats_is_not_staged_any_more_when_it_is_written(start: StartTarget) -> None:

@@ -6,9 +6,10 @@ from replicator.requests import MAX_PAGE
 from replicator_apply.asking import (
     ANSWER_ROWS,
     ANSWER_SECONDS,
-    FEWEST_DIRECT,
     FEWEST_KEYS,
     FEWEST_ROWS,
+    LONG_PAGE_SECONDS,
+    PAGE_ROWS,
     PAGE_SECONDS,
     keys_for,
     page_for,
@@ -50,7 +51,8 @@ def test_a_page_takes_not_too_long(pace: float, now: int, expected: int) -> None
     assert page_for(pace, now) == expected
 
 
-def test_a_page_that_needs_no_verdict_does_not_shrink_as_far() -> None:
-    slow = PAGE_SECONDS / 10
-    assert page_for(slow, 2_000) == FEWEST_ROWS
-    assert page_for(slow, 2_000, FEWEST_DIRECT) == FEWEST_DIRECT
+def test_a_page_has_rows_enough_unless_they_take_long() -> None:
+    assert page_for(PAGE_SECONDS / 400, 2_000) == PAGE_ROWS
+    assert page_for(LONG_PAGE_SECONDS / 400, 2_000) == 400
+    assert page_for(PAGE_SECONDS / 400, 300) == 600
+    assert page_for(LONG_PAGE_SECONDS, 2_000) == FEWEST_ROWS

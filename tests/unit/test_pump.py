@@ -6,9 +6,10 @@ from typing import cast
 import msgspec
 import pytest
 
+from replicator.envelope import Answer
 from replicator.positions import Lsn
 from replicator_capture import pump as pump_module
-from replicator_capture.publish import LARGE_ANSWER, Publisher
+from replicator_capture.publish import FILLING_ROWS, FLUSH_ROWS, IN_FLIGHT, Publisher
 from replicator_capture.pump import (
     BUSY_ROWS,
     FILLING_LINGER_S,
@@ -20,6 +21,7 @@ from replicator_capture.pump import (
 )
 from replicator_capture.spool import Block
 from replicator_capture.wal import WalStream
+from tests.support.plain_capture import begin_message
 from tests.support.recording_writer import RecordingWriter
 from tests.unit.test_publish import ANSWER, COMMITMENT, TABLE, _assembler, _rows, _transaction
 
@@ -112,18 +114,21 @@ def test_a_stream_that_is_late_waits_longer_for_more(now: list[float]) -> None:
     assert len(writer.records) == BUSY_ROWS
 
 
-def fill(publisher: Publisher, rows: int, commit: int = 200) -> None:
+PAGE = msgspec.structs.replace(ANSWER, last_key=(7,))
+
+
+def fill(publisher: Publisher, rows: int, commit: int = 200, answer: Answer = PAGE) -> None:
     """Publish an answer of so many rows."""
     at = msgspec.structs.replace(COMMITMENT, lsn=Lsn(commit), end=Lsn(commit + 8))
     encoded = [(b'["public.t",%d]' % n, b'{"op":"r",') for n in range(rows)]
-    assert publisher.publish_answer(ANSWER, [(Block(encoded, TABLE, 0), True)], at)
+    assert publisher.publish_answer(answer, [(Block(encoded, TABLE, 0), True)], at)
 
 
 def test_while_a_target_is_filled_even_little_waits_for_more(now: list[float]) -> None:
     pump, stream, writer = pumping()
-    fill(pump._publisher, LARGE_ANSWER)
+    fill(pump._publisher, FILLING_ROWS)
     appended = len(writer.records)
-    assert appended == LARGE_ANSWER + 1, "the answer itself has gone at once"
+    assert appended == FILLING_ROWS + 1, "the answer itself has gone at once"
     stream.coming = [_transaction(300, *_rows(1))]
     pump.turn(1)
     now[0] += FILLING_LINGER_S / 2
@@ -140,21 +145,56 @@ def test_while_a_target_is_filled_even_little_waits_for_more(now: list[float]) -
     assert len(writer.records) == appended + 2, "nobody is filled any more"
 
 
-def test_a_small_answer_keeps_nobody_waiting(now: list[float]) -> None:
+def test_an_answer_that_is_no_page_keeps_nobody_waiting(now: list[float]) -> None:
     pump, stream, writer = pumping()
-    fill(pump._publisher, LARGE_ANSWER - 1)
+    fill(pump._publisher, FILLING_ROWS, answer=ANSWER)
     stream.coming = [_transaction(300, *_rows(1)), []]
     pump.turn(1)
     pump.turn(1)
-    assert len(writer.records) == LARGE_ANSWER + 1
+    assert len(writer.records) == FILLING_ROWS + 2
+
+
+def test_a_part_of_a_transaction_does_not_use_up_the_patience_for_the_next(
+    now: list[float],
+) -> None:
+    pump, stream, writer = pumping()
+    stream.coming = [[begin_message(200), *_rows(FLUSH_ROWS)]]
+    pump.turn(1)
+    assert len(writer.records) == FLUSH_ROWS - 1, "the last one may turn out to close it"
+    now[0] += 10 * LINGER_S
+    stream.coming = [[*_rows(BUSY_ROWS)], []]
+    pump.turn(1)
+    pump.turn(1)
+    assert stream.waits == [LINGER_S]
+    assert len(writer.records) == FLUSH_ROWS - 1
+
+
+def test_without_room_the_log_is_waited_for(now: list[float]) -> None:
+    pump, stream, writer = pumping(at_once=False)
+    for n in range(IN_FLIGHT):
+        stream.coming = [_transaction(200 + 10 * n, *_rows(FLUSH_ROWS))]
+        pump.turn(1)
+    pump._assembler.feed(_transaction(300, *_rows(BUSY_ROWS)))
+    pump.turn(1)
+    assert not stream.waits
+    assert writer.in_flight() < IN_FLIGHT
+
+
+def test_a_small_page_keeps_nobody_waiting(now: list[float]) -> None:
+    pump, stream, writer = pumping()
+    fill(pump._publisher, FILLING_ROWS - 1)
+    stream.coming = [_transaction(300, *_rows(1)), []]
+    pump.turn(1)
+    pump.turn(1)
+    assert len(writer.records) == FILLING_ROWS + 1
 
 
 def test_an_answer_that_could_not_go_at_once_goes_as_soon_as_the_log_has_caught_up(
     now: list[float],
 ) -> None:
     pump, _, writer = pumping(at_once=False)
-    fill(pump._publisher, LARGE_ANSWER)
-    fill(pump._publisher, LARGE_ANSWER, 300)
+    fill(pump._publisher, FILLING_ROWS)
+    fill(pump._publisher, FILLING_ROWS, 300)
     assert len(writer.appends) == 1
     pump._publisher.wait(0)
     pump.turn(1)
