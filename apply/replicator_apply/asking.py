@@ -67,8 +67,8 @@ slow target's pages shrink."""
 STEADY = 0.7
 """A page's size stays if the best one is not less than this share of it, nor it of the best one."""
 PAGE_SECONDS = 0.016
-"""Seconds in which a page should be applied: what is committed meanwhile waits for up to three, the
-one that is written, the one that waits, and the one with which it comes."""
+"""Seconds in which a page should be applied: what is committed meanwhile waits for up to two, the
+one that is written, and the one with which it comes."""
 PAGE_ROWS, LONG_PAGE_SECONDS = 1_000, 0.05
 """Rows that a page has nevertheless if they take no longer than so many seconds: much of what a
 small one costs does not depend on its rows."""

@@ -37,7 +37,7 @@ from replicator_apply.connection import connect_target
 from replicator_apply.consume import Consumer, NewEpoch, consumer_at
 from replicator_apply.lock import try_lock
 from replicator_apply.marks import take_mark
-from replicator_apply.pipeline import ASIDE_ROWS, Applied, Pipeline
+from replicator_apply.pipeline import Applied, Pipeline
 from replicator_apply.plan import TargetPlan
 from replicator_apply.reports import make_report
 from replicator_apply.state import (
@@ -98,8 +98,8 @@ ARRIVING_PAUSE = 60.0
 and where one needs verdicts others will."""
 SOON = 0.005
 """Seconds after which the loop looks for more to read while a batch is written."""
-WHILE_FULL = 0.02
-"""Seconds for which it waits before, while another batch waits for that one."""
+WHILE_WAITING = 0.02
+"""Seconds for which it waits before, while another batch, or an answer, waits for that one."""
 
 
 class Worker:
@@ -358,9 +358,9 @@ class Worker:
     def _turn(self, connection: psycopg.Connection[Any], reader: LogReader) -> bool:
         """Read and apply what has arrived; False if the stretch ends here."""
         self._pipeline.proceed()
-        if self._pipeline.full:
-            # What would be read now comes after two others, and to look for it costs time, too.
-            self._pipeline.wait(WHILE_FULL)
+        if self._pipeline.full or (self._has_answer and self._pipeline.busy):
+            # What would be read now comes after two batches, and to look for it costs time, too.
+            self._pipeline.wait(WHILE_WAITING)
             self._pipeline.proceed()
         consumer, busy = self._consumer, self._pipeline.busy
         # What was read while a batch was written is not kept waiting for more.
@@ -381,9 +381,6 @@ class Worker:
             if not self._pipeline.busy:
                 quiet = time.monotonic() - self._quiet_since < QUIET_ADVANCE
                 self._hand_over_what_is_due(quiet=quiet)
-            elif self._has_answer and consumer.rows >= ASIDE_ROWS and not self._pipeline.full:
-                # The page behind this one is asked for now, and read while it waits.
-                self._hand_over()
         self._hole = hole
         return True
 
