@@ -10,7 +10,7 @@ from replicator.http import Health, serve_http
 from replicator.metrics import BUILD_INFO, gauge
 from replicator.release import release
 from replicator.settings import ReplicatorSettings
-from replicator.speed import COMPILED
+from replicator.speed import COMPILED, LEFT_OUT
 from replicator.stop import Stop, stop_on_signals, supervise
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,12 @@ def run_daemon(name: Literal["capture", "apply"], body: Body, settings: Replicat
             ", with compiled twins" if COMPILED else "",
             extra={"event": "started", "daemon": name, "release": number, "compiled": COMPILED},
         )
+        if LEFT_OUT:
+            logger.warning(
+                "The compiled twins are left out: %s Install the folder `speed` of this version.",
+                LEFT_OUT,
+                extra={"event": "twins_left_out"},
+            )
         supervise(lambda: _run(body, stop, health), stop)
     logger.info("%s has stopped.", name, extra={"event": "stopped", "daemon": name})
     return 0

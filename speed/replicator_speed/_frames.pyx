@@ -15,7 +15,7 @@ cdef enum:
 
 
 def take_frames(take, list messages not None, Py_ssize_t most, Py_ssize_t most_bytes):
-    """Take the frames that have arrived; see the twin."""
+    """Take the frames that have arrived; see `replicator_capture.frames.take_frames_plainly`."""
     cdef Py_ssize_t length, size = 0
     cdef unsigned long long end = 0
     cdef Py_buffer view

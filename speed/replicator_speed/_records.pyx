@@ -35,7 +35,7 @@ cdef inline void put_varint(Buffer *out, unsigned long long length) noexcept:
 
 
 def encode_records(records not None, Py_ssize_t start, Py_ssize_t limit):
-    """Write as many records from `start` on as fit; see the twin."""
+    """Write as many records from `start` on as fit; see `encode_records_plainly`."""
     cdef list given = records if isinstance(records, list) else list(records)
     cdef Buffer out
     cdef Py_ssize_t index = start, count = 0, last = min(len(given), start + MOST)

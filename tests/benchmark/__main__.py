@@ -10,6 +10,8 @@ from pathlib import Path
 import django
 import msgspec
 
+from replicator.speed import COMPILED
+
 _DESCRIPTION = """
 Measures Replicator against Postgres' own logical replication: two clusters of the newest Postgres
 here, a real Kafka broker, the daemons as processes. Every repetition runs each workload on each
@@ -90,7 +92,11 @@ def main() -> int:
 
 
 def _conditions(options: argparse.Namespace) -> str:
-    return f"scale {options.scale}, {options.held:,} rows held before, {options.tables} more tables"
+    twins = "with compiled twins" if COMPILED else "without compiled twins"
+    return (
+        f"{twins}, scale {options.scale}, {options.held:,} rows held before, "
+        f"{options.tables} more tables"
+    )
 
 
 def _machine() -> str:

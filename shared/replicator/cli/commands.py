@@ -491,7 +491,7 @@ COMMANDS = (
         "Starts an embedded Postgres with two databases and the real capture and apply daemons, "
         "changes rows on the source, shows each change arrive at the target with its latency, "
         "and proves that the dataset equals its queryset. Takes less than a minute and leaves "
-        "nothing behind. Needs `pip install 'django-replicator[demo]'`.",
+        "nothing behind. Needs `pip install -e '.[demo]'` in the repository.",
         (
             ("replicator demo", "watch"),
             ("replicator demo --keep", "and try things by hand"),
