@@ -21,7 +21,7 @@ from replicator.speed import twin
 from replicator_apply.arriving import PART_BYTES, PART_EVENTS, Arriving
 from replicator_apply.decode import Event, EventReader, Origin, Parsed, Skimmed, prefix_of
 
-_SOURCE = b'"source":'
+_SOURCE, _ORDINAL = b'"source":', b'"ordinal":'
 SPOOL_AFTER = 20_000
 SPOOL_BYTES = 32 << 20
 """Events, and bytes of records, of one transaction that are kept in memory; the rest goes to a
@@ -265,8 +265,6 @@ _FORM = re.compile(
     rb'(,"source":\{[^{}]*"txId":)\d+,"lsn":\d+,"ts_ms":\d+'
     rb'(,"snapshot":"false"\},"at":\{[^{}]*"ordinal":)\d+(?:,"from":\d+,"to":\d+)?\}\}'
 )
-
-_ORDINAL = b'"ordinal":'
 
 _take_events: Callable[..., Any] | None = twin("take_events", None)
 _go_on: Callable[..., Any] | None = twin("go_on", None)

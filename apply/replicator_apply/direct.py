@@ -72,11 +72,9 @@ class DirectWriter:
 
     def prepare(self, changes: TableChanges) -> None:
         """Make ahead, without the connection, what is sent for many rows."""
-        if not self.table.direct:
+        if not self.table.direct or (changes.read and not self.table.enters_alone):
             return
         gone = self._arrays_of_gone(changes) if len(changes.gone) > SMALL else ""
-        if changes.read and not self.table.enters_alone:
-            return
         if changes.read:
             rows = _entering(changes).changed
             entering = self._entering_of(rows) if len(rows) > SMALL else None

@@ -358,7 +358,7 @@ class Worker:
     def _turn(self, connection: psycopg.Connection[Any], reader: LogReader) -> bool:
         """Read and apply what has arrived; False if the stretch ends here."""
         self._pipeline.proceed()
-        if self._pipeline.full or (self._has_answer and self._pipeline.busy):
+        if self._pipeline.full or (self._pipeline.busy and self._has_answer):
             # What would be read now comes after two batches, and to look for it costs time, too.
             self._pipeline.wait(WHILE_WAITING)
             self._pipeline.proceed()

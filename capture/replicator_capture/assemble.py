@@ -267,9 +267,8 @@ class Assembler:
         self._append_all([(key, head)], tail, end)
 
     def _append_all(self, rows: list[EncodedRow], tail: bytes, end: bytes) -> None:
-        before = len(self._records)
         self.size += _append_placed(rows, tail, self._ordinal, b"}" + end, self._records)
-        self._ordinal += len(self._records) - before
+        self._ordinal += len(rows)
 
     def _close(self, to: Lsn, end: bytes) -> None:
         """Let the last record close its transaction; it ends in `}` (of `at`) and `end`."""

@@ -64,11 +64,12 @@ class Pump:
             DatabaseUnavailable, Refused, BadMessage: as `WalStream.receive` and `Assembler.feed`.
             LostLog: an append failed.
         """
-        messages = self._stream.receive() if self._publisher.has_room() else []
+        room = self._publisher.has_room()
+        messages = self._stream.receive() if room else []
         if messages:
             self._assembler.feed(messages)
         # Without room, what is waited for is the log.
-        lingers = not messages and self._publisher.has_room() and self._lingers()
+        lingers = room and not messages and self._lingers()
         if self._publisher.flush(dry=not messages and not lingers):
             self._busy_since = None
         self.confirm()

@@ -90,6 +90,14 @@ cdef bint read_place(
     return end > 0
 
 
+cdef bytes close_head(const char *data, Py_ssize_t size):
+    """Give a value up to the comma before its place in the stream, closed."""
+    cdef bytes head = PyBytes_FromStringAndSize(NULL, size + 1)  # not shared, however short
+    memcpy(PyBytes_AS_STRING(head), data, size)
+    PyBytes_AS_STRING(head)[size] = b"}"
+    return head
+
+
 def take_events(
     list records not None, Py_ssize_t index, bytes prefix not None, form, decode,
     origin, list events not None, tuple state not None, tuple room not None
@@ -121,7 +129,7 @@ def take_events(
     cdef Py_ssize_t whole_room = room[0], open_room = room[1], bytes_room = room[2]
     cdef bint closes = room[3]
     cdef long long closed_commit = 0, closed_ms = 0
-    cdef bytes key, value, head, before_xid = form[1], before_ordinal = form[2]
+    cdef bytes key, value, before_xid = form[1], before_ordinal = form[2]
     cdef const char *data
     cdef Place place
     cdef object source = None, event, at = form[0]
@@ -145,11 +153,8 @@ def take_events(
             break
         if place.to >= 0 and (not closes or place.since > position or place.to < place.commit):
             break
-        head = PyBytes_FromStringAndSize(NULL, place.head + 1)
-        memcpy(PyBytes_AS_STRING(head), data, place.head)
-        PyBytes_AS_STRING(head)[place.head] = b"}"
         try:
-            event = decode(head)
+            event = decode(close_head(data, place.head))
         except Exception:
             break  # whatever it is, the plain twin tells
         if commit < 0:
@@ -194,7 +199,7 @@ def go_on(
     """
     cdef Py_ssize_t last = PyList_GET_SIZE(records), size = 0, end
     cdef Py_ssize_t most = room[0], most_bytes = room[1]
-    cdef bytes key, value, head, tail = going[0], behind = going[1]
+    cdef bytes key, value, tail = going[0], behind = going[1]
     cdef object event, source = going[2], at = going[3], answer = going[4]
     cdef const char *data
     cdef long long found = 0
@@ -208,13 +213,11 @@ def go_on(
             and back_number(data, &end, &found)
             and found == ordinal
             and back_text(data, &end, tail)
-            and end > 1  # bytes of one character are shared
+            and end > 0
         ):
             break
-        head = PyBytes_FromStringAndSize(data, end)
-        PyBytes_AS_STRING(head)[end - 1] = b"}"
         try:
-            event = decode(head)
+            event = decode(close_head(data, end - 1))
         except Exception:
             break  # whatever it is, the plain twin tells
         event.source = source

@@ -12,12 +12,9 @@ from libc.string cimport memchr
 
 from replicator_speed.buffer cimport Buffer, grow, put, put_number
 from replicator_speed.json cimport is_escaped, put_escape
+from replicator_speed.record cimport LARGE, LONGEST, NUMBER, TEXT, put_key
 
 cdef enum:
-    NUMBER = 1
-    TEXT = 3
-    LONGEST = 1600  # columns of a table of Postgres
-    LARGE = 1 << 20  # bytes of a line for which no memory is kept
     TAB = 0x09
     BACKSLASH = 0x5C
 
@@ -105,12 +102,11 @@ cdef class LineEncoder:
     cdef int _encode(self, const char *at, const char *end) except -1:
         """Write key and head of a line, without its newline; 0: it does not fit."""
         cdef Buffer *out = &self._value
-        cdef Buffer *key = &self._record_key
         cdef const char *kinds = PyBytes_AS_STRING(self._kinds)
         cdef const char *start
         cdef Py_ssize_t starts[LONGEST]
         cdef Py_ssize_t ends[LONGEST]
-        cdef int column, last = self._columns - 1, place
+        cdef int column, last = self._columns - 1
         cdef bytes name
         if end - at > LARGE:
             return 0
@@ -150,14 +146,7 @@ cdef class LineEncoder:
         if at != end:
             return 0
         put(out, b"},", 2)
-        key.size = 0
-        grow(key, out.size + PyBytes_GET_SIZE(self._key_start) + 2 + len(self._key))
-        put(key, PyBytes_AS_STRING(self._key_start), PyBytes_GET_SIZE(self._key_start))
-        for found in self._key:
-            place = found
-            put(key, b",", 1)
-            put(key, out.data + starts[place], ends[place] - starts[place])
-        put(key, b"]", 1)
+        put_key(&self._record_key, self._key_start, self._key, out, starts, ends)
         return 1
 
 

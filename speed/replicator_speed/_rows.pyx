@@ -15,14 +15,11 @@ from libc.string cimport memcmp
 
 from replicator_speed.buffer cimport Buffer, grow, put, put_number, put_unsigned, read_long, read_size
 from replicator_speed.json cimport is_escaped, put_escape
+from replicator_speed.record cimport LARGE, LONGEST, NUMBER, TEXT, put_key
 
 cdef enum:
     SKIPPED = 0
-    NUMBER = 1
-    TEXT = 3
-    IDENTITY = 4  # a flag beside one of them: part of the replica identity
-    LONGEST = 1600  # columns of a table of Postgres
-    LARGE = 1 << 20  # bytes of a message for which no memory is kept
+    IDENTITY = 4  # a flag beside the kind of a column: part of the replica identity
     BEGIN_SIZE = 21
     COMMIT_SIZE = 26
 
@@ -204,7 +201,6 @@ cdef class RowEncoder:
         cdef const unsigned char *data = <const unsigned char *> PyBytes_AS_STRING(message)
         cdef Py_ssize_t size = PyBytes_GET_SIZE(message)
         cdef Buffer *out = &self._value
-        cdef Buffer *key = &self._record_key
         cdef const char *kinds = PyBytes_AS_STRING(self._kinds)
         cdef Py_ssize_t starts[LONGEST]
         cdef Py_ssize_t ends[LONGEST]
@@ -284,14 +280,7 @@ cdef class RowEncoder:
             released += 1
         if at != size:
             return 0
-        key.size = 0
-        grow(key, out.size + PyBytes_GET_SIZE(self._key_start) + 2 + len(self._key))
-        put(key, PyBytes_AS_STRING(self._key_start), PyBytes_GET_SIZE(self._key_start))
-        for place in self._key:
-            released = place
-            put(key, b",", 1)
-            put(key, out.data + starts[released], ends[released] - starts[released])
-        put(key, b"]", 1)
+        put_key(&self._record_key, self._key_start, self._key, out, starts, ends)
         if deletes:
             put(out, b'},"after":null,', 15)
         else:

@@ -80,10 +80,8 @@ def logs(draw: st.DrawFn) -> list[tuple[bytes, bytes]]:
         for ordinal in range(rows):
             ends = (Lsn(since), Lsn(commit + 5)) if ordinal == rows - 1 else (None, None)
             at = At(1, EPOCH, run, ordinal, *ends)
-            table, op = (
-                draw(st.sampled_from("aab")),
-                draw(st.sampled_from("cud" if answer is None else "rrd")),
-            )
+            table = draw(st.sampled_from("aab"))
+            op = draw(st.sampled_from("cud" if answer is None else "rrd"))
             row = {"id": draw(st.integers(0, 9)), "note": draw(st.sampled_from(TEXTS))}
             if op == "u" and draw(st.booleans()):
                 row.pop("note")
@@ -240,10 +238,24 @@ def test_records_that_are_taken_together_are_taken_as_any_other(
     assert together == batches(records, cut, limits, plain=True)
 
 
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Note which records of a chunk are taken one by one."""
+    indexes: list[int] = []
+    take = Consumer._take
+
+    def noted(consumer: Consumer, chunk: Chunk, index: int, *arguments: Any) -> Any:
+        indexes.append(index)
+        return take(consumer, chunk, index, *arguments)
+
+    monkeypatch.setattr(Consumer, "_take", noted)
+    return indexes
+
+
 @pytest.mark.skipif(assemble._take_events is None, reason="the compiled twins are not installed")
 @pytest.mark.parametrize("rows", [1, 3])
 def test_usual_transactions_are_not_left_to_the_plain_twin(
-    rows: int, monkeypatch: pytest.MonkeyPatch
+    rows: int, one_by_one: list[int]
 ) -> None:
     records, since = list[tuple[bytes, bytes]](), 100
     for number in range(30):
@@ -260,14 +272,6 @@ def test_usual_transactions_are_not_left_to_the_plain_twin(
                 (encode_key("public.a", [ordinal]), encode(Record(op, source, at, *images)))  # type: ignore[arg-type]
             )
         since += 10
-    one_by_one: list[int] = []
-    take = Consumer._take
-
-    def noted(consumer: Consumer, chunk: Chunk, index: int, *arguments: Any) -> Any:
-        one_by_one.append(index)
-        return take(consumer, chunk, index, *arguments)
-
-    monkeypatch.setattr(Consumer, "_take", noted)
     consumer = consumer_at(StoredPosition(Position(EPOCH, Lsn(100)), Offset(7)), READERS)
     consumer.feed(Chunk(range(len(records)), records, Offset(999), 0), lambda: None)
     assert one_by_one == [0]
@@ -278,9 +282,7 @@ def test_usual_transactions_are_not_left_to_the_plain_twin(
 
 
 @pytest.mark.skipif(assemble._go_on is None, reason="the compiled twins are not installed")
-def test_most_rows_of_an_answer_are_not_left_to_the_plain_twin(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_most_rows_of_an_answer_are_not_left_to_the_plain_twin(one_by_one: list[int]) -> None:
     source = Source("1", "replicator", "prod", "app", "public", "a", 7, Lsn(110), 5, "true")
     answer = Answer("stage", "page-1", "5f")
     records = []
@@ -288,14 +290,6 @@ def test_most_rows_of_an_answer_are_not_left_to_the_plain_twin(
         at = At(1, EPOCH, RunId(1), n, *((Lsn(100), Lsn(120)) if n == 29 else (None, None)))
         record = Record("r", source, at, None, {"id": n, "note": "x"}, answer=answer)
         records.append((encode_key("public.a", [n]), encode(record)))
-    one_by_one: list[int] = []
-    take = Consumer._take
-
-    def noted(consumer: Consumer, chunk: Chunk, index: int, *arguments: Any) -> Any:
-        one_by_one.append(index)
-        return take(consumer, chunk, index, *arguments)
-
-    monkeypatch.setattr(Consumer, "_take", noted)
     consumer = consumer_at(StoredPosition(Position(EPOCH, Lsn(100)), Offset(7)), READERS)
     consumer.feed(Chunk(range(7, 37), records, Offset(37), 0), lambda: None)
     assert one_by_one == [0, 1, 29]

@@ -145,13 +145,18 @@ def test_while_a_target_is_filled_even_little_waits_for_more(now: list[float]) -
     assert len(writer.records) == appended + 2, "nobody is filled any more"
 
 
-def test_an_answer_that_is_no_page_keeps_nobody_waiting(now: list[float]) -> None:
+@pytest.mark.parametrize(
+    ("rows", "answer"), [(FILLING_ROWS, ANSWER), (FILLING_ROWS - 1, PAGE)], ids=["no page", "small"]
+)
+def test_an_answer_that_is_no_page_or_a_small_one_keeps_nobody_waiting(
+    now: list[float], rows: int, answer: Answer
+) -> None:
     pump, stream, writer = pumping()
-    fill(pump._publisher, FILLING_ROWS, answer=ANSWER)
+    fill(pump._publisher, rows, answer=answer)
     stream.coming = [_transaction(300, *_rows(1)), []]
     pump.turn(1)
     pump.turn(1)
-    assert len(writer.records) == FILLING_ROWS + 2
+    assert len(writer.records) == rows + 2
 
 
 def test_a_part_of_a_transaction_does_not_use_up_the_patience_for_the_next(
@@ -178,15 +183,6 @@ def test_without_room_the_log_is_waited_for(now: list[float]) -> None:
     pump.turn(1)
     assert not stream.waits
     assert writer.in_flight() < IN_FLIGHT
-
-
-def test_a_small_page_keeps_nobody_waiting(now: list[float]) -> None:
-    pump, stream, writer = pumping()
-    fill(pump._publisher, FILLING_ROWS - 1)
-    stream.coming = [_transaction(300, *_rows(1)), []]
-    pump.turn(1)
-    pump.turn(1)
-    assert len(writer.records) == FILLING_ROWS + 1
 
 
 def test_an_answer_that_could_not_go_at_once_goes_as_soon_as_the_log_has_caught_up(
