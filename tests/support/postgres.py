@@ -239,7 +239,7 @@ class PostgresServer:
                 if time.monotonic() > deadline:
                     raise AssertionError(f"slots of {name} are held: {slots}")
 
-    def execute(self, statement: sql.Composed) -> None:
+    def execute(self, statement: sql.Composable) -> None:
         """Run one statement in the database `postgres`, outside a transaction."""
         with psycopg.connect(self._conninfo, autocommit=True) as connection:
             connection.execute(statement)
