@@ -32,13 +32,14 @@ from replicator_apply.direct import (
     may_write_directly,
     write_directly,
 )
+from replicator_apply.fenced import FencedCursor, fenced
 from replicator_apply.plan import Table, TargetPlan
 from replicator_apply.receipts import GrowingReceipts
 from replicator_apply.rules import Rules
 from replicator_apply.sequences import Sequences
 from replicator_apply.sieve import Sieve
 from replicator_apply.stage import Staged, StagingTables, merge_rounds, stage
-from replicator_apply.state import Place, StoredPosition, advance, fence
+from replicator_apply.state import Place, StoredPosition
 from replicator_apply.table_sql import TableSql
 from replicator_apply.trial import Batch as Trial
 from replicator_apply.trial import trial
@@ -49,10 +50,6 @@ Cursor = psycopg.Cursor[Any]
 ROUND = 20_000
 ROUND_BYTES = 32 << 20
 """Events that are collapsed at once, and bytes of those that come from a spool."""
-
-
-class Overtaken(Exception):
-    """Another worker has applied meanwhile: the position is not the one in memory."""
 
 
 @dataclass(slots=True)
@@ -341,6 +338,9 @@ class Applier:
         unsure = Unsure(self.filling, any(map(self._is_ours, batch.transactions)))
         written = Written()
         with self._transaction(batch, finish) as cursor, self._rounds_of(batch, only) as rounds:
+            if only is None:
+                # Its rows may still have to arrive.
+                cursor.begin()
             for changes in rounds:
                 self._alive()
                 part, left = self._write_round(cursor, changes, unsure)
@@ -402,6 +402,7 @@ class Applier:
         staged = self._staged(only[0] if only else None, choosing=bool(choosing))
         try:
             with self._transaction(batch, finish) as cursor, self._rounds_of(batch, only) as rounds:
+                cursor.begin()
                 return self._judge(cursor, staged, rounds, choosing)
         except psycopg.DatabaseError as error:
             if is_passing(error):
@@ -457,17 +458,15 @@ class Applier:
     # The target transaction ----------------------------------------------------------------------
 
     @contextmanager
-    def _transaction(self, batch: Batch, finish: Finish) -> Iterator[Cursor]:
-        """Begin with the fence, end with the position."""
+    def _transaction(self, batch: Batch, finish: Finish) -> Iterator[FencedCursor]:
+        """Begin with the fence, which goes with the first statement; end with the position."""
         try:
-            with self._connection.transaction(), self._connection.cursor() as cursor:
-                if fence(cursor, self._place) != batch.stored:
-                    raise Overtaken
+            with fenced(self._connection, self._place, batch.stored) as cursor:
                 with _planned_anew(self._connection):
                     yield cursor
                 finish(cursor)
                 self.empty_stages(cursor)
-                advance(cursor, self._place, batch.next, batch.offset, batch.committed_ms)
+                cursor.commit(batch.following, batch.committed_ms)
         finally:
             self._staging.forget()
 

@@ -4,7 +4,7 @@ All of it is written in the transaction that writes the rows, so that a crash le
 The tables are Django models (`replicator.models`), read and written here by SQL.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -89,11 +89,6 @@ _BEGIN = _compose(
     "next_lsn = EXCLUDED.next_lsn, log_offset = EXCLUDED.log_offset, applied_at = now(), "
     "stopped_reason = '', stopped_error = '', stopped_remedy = ''"
 )
-_ADVANCE = _compose(
-    "UPDATE {position} SET next_lsn = %(next)s, log_offset = %(offset)s, applied_at = now(), "
-    "committed_at = to_timestamp(%(committed_ms)s / 1000.0), stopped_reason = '', "
-    "stopped_error = '', stopped_remedy = '' {at}"
-)
 _STOP = _compose(
     "UPDATE {position} SET stopped_reason = %(reason)s, stopped_error = %(error)s, "
     "stopped_remedy = %(remedy)s {at}"
@@ -135,17 +130,21 @@ def owners(cursor: Cursor) -> list[str]:
 
 def fence(cursor: Cursor, place: Place) -> StoredPosition | None:
     """Begin to apply: defer constraints, lock the position row until the end, and read it."""
-    cursor.execute(_begin_statement(place), prepare=False)
+    cursor.execute(fencing(place), prepare=False)
     cursor.nextset()
-    row = cursor.fetchone()
+    return stored_of(cursor.fetchone())
+
+
+def stored_of(row: Sequence[Any] | None) -> StoredPosition | None:
+    """Read the row that `fencing` gives."""
     if row is None:
         return None
     return StoredPosition(Position(EpochId(row[0]), Lsn(row[1])), Offset(row[2]))
 
 
 @cache
-def _begin_statement(place: Place) -> str:
-    """Give both statements as one text, so that they take one round trip."""
+def fencing(place: Place) -> str:
+    """Give both statements of `fence` as one text, so that they take one round trip."""
     return (
         sql.SQL(
             "SET CONSTRAINTS ALL DEFERRED; SELECT epoch, next_lsn, log_offset FROM {} "
@@ -163,10 +162,24 @@ def begin_at(cursor: Cursor, place: Place, environment: str, stored: StoredPosit
     cursor.execute(_BEGIN, {**place.parameters, "environment": environment, **values})
 
 
-def advance(cursor: Cursor, place: Place, next_lsn: Lsn, offset: Offset, committed_ms: int) -> None:
-    """Store how far the batch brings the stream."""
-    values = {"next": next_lsn, "offset": offset, "committed_ms": committed_ms}
-    cursor.execute(_ADVANCE, {**place.parameters, **values})
+def advancing(place: Place, following: StoredPosition, committed_ms: int) -> str:
+    """Give the statement that stores how far a batch brings the stream."""
+    begin, end = _advancing(place)
+    return (
+        f"{begin} next_lsn = {following.position.next}, log_offset = {following.offset}, "
+        f"committed_at = to_timestamp({committed_ms} / 1000.0), {end}"
+    )
+
+
+@cache
+def _advancing(place: Place) -> tuple[str, str]:
+    """Give what is always the same of it, once composed."""
+    update = sql.SQL("UPDATE {} SET").format(state_table(StreamPosition))
+    rest = sql.SQL(
+        "applied_at = now(), stopped_reason = '', stopped_error = '', stopped_remedy = '' "
+        "WHERE source = {} AND stream = {}"
+    ).format(place.source, place.stream)
+    return update.as_string(), rest.as_string()
 
 
 def note_stop(cursor: Cursor, place: Place, error: ReplicatorError | None) -> None:

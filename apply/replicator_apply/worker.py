@@ -29,12 +29,13 @@ from replicator_apply.arriving import GivenUp
 from replicator_apply.asking import Asker
 from replicator_apply.assemble import Transaction
 from replicator_apply.backfill import next_selecting, tell_begun, turn_pages
-from replicator_apply.batch import Applier, Batch, Overtaken
+from replicator_apply.batch import Applier, Batch
 from replicator_apply.bootstrap import first_position
 from replicator_apply.caller import Callers, calling
 from replicator_apply.calls import Due, due_calls
 from replicator_apply.connection import connect_target
 from replicator_apply.consume import Consumer, NewEpoch, consumer_at
+from replicator_apply.fenced import Overtaken
 from replicator_apply.lock import try_lock
 from replicator_apply.marks import take_mark
 from replicator_apply.pipeline import Applied, Pipeline

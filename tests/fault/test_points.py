@@ -77,7 +77,7 @@ FETCH = (
 )
 APPLY = (
     "read assembled fenced staged merged settled receipts_written rows_written wanted_noted "
-    "written before_position before_commit committed"
+    "written before_commit committed"
 )
 DIRECT = "inserted updated deleted written_directly"
 BACKFILL = "page_turned sweep_advanced asking asked"

@@ -8,7 +8,8 @@ import psycopg
 import pytest
 
 from replicator.positions import Lsn, RunId
-from replicator_apply import assemble, batch, worker
+from replicator_apply import assemble, batch, fenced, worker
+from replicator_apply.state import StoredPosition
 from tests.integration.conftest import StartTarget
 from tests.support.published import Change, Published
 from tests.support.target import Target, change
@@ -195,16 +196,16 @@ def test_what_cannot_even_begin_is_tried_again(
     start: StartTarget, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries: list[bool] = []
-    fence = batch.fence
+    stored_of = fenced.stored_of
 
-    def locked(*arguments: Any) -> Any:
+    def locked(row: Sequence[Any] | None) -> StoredPosition | None:
         tries.append(True)
         if len(tries) == 2:
             raise psycopg.errors.LockNotAvailable
-        return fence(*arguments)
+        return stored_of(row)
 
     target, published = start("pages")
-    monkeypatch.setattr(batch, "fence", locked)
+    monkeypatch.setattr(fenced, "stored_of", locked)
     target.reach(published.transaction(*tags(100)))
     target.reach(published.transaction(*tags(*range(20))))
     assert target.rows(NAMES) == named(*range(20), 100)

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -15,6 +16,7 @@ from replicator.requests import KeysRequest, PageRequest
 from replicator.settings import ReplicatorSettings
 from replicator.stop import Backoff
 from replicator_apply import batch, call_sql, caller, calls
+from replicator_apply.fenced import FencedCursor
 from replicator_apply.state import Place
 from replicator_apply.status import collect
 from tests.integration.conftest import StartTarget
@@ -220,14 +222,14 @@ def test_what_is_not_committed_is_not_told(
 ) -> None:
     told = listen(Question)
     target, published = start("polls")
-    advance, failures = batch.advance, [psycopg.errors.DeadlockDetected(), None]
+    commit, failures = FencedCursor.commit, [psycopg.errors.DeadlockDetected(), None]
 
-    def failing(*arguments: object) -> None:
+    def failing(*arguments: Any) -> None:
         if failures and (error := failures.pop(0)):
             raise error
-        advance(*arguments)  # type: ignore[arg-type]
+        commit(*arguments)
 
-    monkeypatch.setattr(batch, "advance", failing)
+    monkeypatch.setattr(FencedCursor, "commit", failing)
     target.reach(published.transaction(question("c", 1)))
     quiet(target)
     assert taken(told) == [({1}, set(), set())]

@@ -230,9 +230,8 @@ MUTATIONS: tuple[Mutation, ...] = (
             (
                 "replicator_apply.batch:Applier._transaction",
                 "yield cursor",
-                "advance(cursor, self._place, batch.next, batch.offset, batch.committed_ms); "
-                "cursor.execute('COMMIT'); cursor.execute('BEGIN'); "
-                "cursor.execute('SET CONSTRAINTS ALL DEFERRED'); yield cursor",
+                "cursor.commit(batch.following, batch.committed_ms); "
+                "cursor._begun, cursor._stored = False, batch.following; yield cursor",
             ),
         ),
     ),
