@@ -31,7 +31,7 @@ from replicator_apply.sequences import Sequences
 from replicator_apply.sieve import Sieve, Sorted, may_be_settled
 from replicator_apply.table_sql import TableSql
 from replicator_apply.values import SMALL, cells_of, values
-from replicator_apply.write import Written, by_index
+from replicator_apply.write import ANYHOW, ONLY_BY_INDEX, Written
 
 Cursor = psycopg.Cursor[Any]
 
@@ -160,8 +160,8 @@ class DirectWriter:
             raise Unexpected
         staged = self._stage_changed(cursor, changes)
         calls = [self.sql.call_for_changed] if self.table.hooks else []
-        with by_index(cursor, many=len(changes.changed) > SMALL):
-            count = _run(cursor, *staged, *calls, statement)[-1]
+        many = len(changes.changed) > SMALL
+        count = _run(cursor, *staged, *calls, statement, by_index=many)[-1]
         if count != len(changes.changed):
             raise Unexpected
         return count
@@ -204,9 +204,8 @@ class DirectWriter:
 
     def _nobodys(self, cursor: Cursor, query: str) -> list[int]:
         """Find the rows under whose keys none is ours; give their numbers, from 0, in order."""
-        with by_index(cursor, many=True):
-            found = cursor.execute(query, prepare=False).fetchall()
-        return sorted(number - 1 for (number,) in found)
+        _send(cursor, query, by_index=True)
+        return sorted(number - 1 for (number,) in cursor.fetchall())
 
     def _enter(self, cursor: Cursor, changes: TableChanges) -> tuple[int, int]:
         """Write rows by way of the staging table; give how many changed, and were created."""
@@ -215,8 +214,7 @@ class DirectWriter:
             raise Unexpected
         staged = self._stage_changed(cursor, changes)
         statements = (update, self.sql.insert_entering, *self.sql.receipts_entering)
-        with by_index(cursor, many=len(changes.changed) > SMALL):
-            counts = _run(cursor, *staged, *statements)
+        counts = _run(cursor, *staged, *statements, by_index=len(changes.changed) > SMALL)
         changed, created = counts[len(staged) : len(staged) + 2]
         if changed + created != len(changes.changed):
             raise Unexpected
@@ -241,23 +239,32 @@ class DirectWriter:
         if len(changes.gone) > SMALL and not self.table.hooks:
             begin, end = self.sql.delete_many
             arrays = (changes.made and changes.made.gone) or self._arrays_of_gone(changes)
-            with by_index(cursor, many=True):
-                return cursor.execute(begin + arrays + end, prepare=False).rowcount
+            return _run(cursor, begin + arrays + end, by_index=True)[0]
         staged = self._stage_gone(cursor, changes)
         calls = [self.sql.call_for_gone] if self.table.hooks else []
         statements = (*calls, self.sql.delete_held, self.sql.delete_receipts)
-        with by_index(cursor, many=len(changes.gone) > SMALL):
-            return _run(cursor, *staged, *statements)[-2]
+        return _run(cursor, *staged, *statements, by_index=len(changes.gone) > SMALL)[-2]
 
 
-def _run(cursor: Cursor, *statements: str) -> list[int]:
-    """Run statements in one round trip; give the number of rows of each."""
-    # One text of several statements cannot be prepared.
-    cursor.execute("; ".join(statements), prepare=False)
+def _run(cursor: Cursor, *statements: str, by_index: bool = False) -> list[int]:
+    """Run statements in one round trip; give the number of rows of each.
+
+    `by_index`: each row is looked up by the key's index; see `write.ONLY_BY_INDEX`.
+    """
+    _send(cursor, *statements, by_index=by_index)
     counts = [cursor.rowcount]
-    while cursor.nextset():
+    while len(counts) < len(statements) and cursor.nextset():
         counts.append(cursor.rowcount)
     return counts
+
+
+def _send(cursor: Cursor, *statements: str, by_index: bool) -> None:
+    """Send statements in one round trip; the result of the first one is the current one."""
+    around = (ONLY_BY_INDEX, ANYHOW) if by_index else ((), ())
+    # One text of several statements cannot be prepared.
+    cursor.execute("; ".join((*around[0], *statements, *around[1])), prepare=False)
+    for _ in around[0]:
+        cursor.nextset()
 
 
 def _start(membership: Membership) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from psycopg import sql
@@ -171,22 +171,25 @@ def _upsert(cursor: Cursor, staged: Staged, written: Written, *, parked: bool) -
 
 
 _ELSE = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin")
+ONLY_BY_INDEX: Final = tuple(f"SET LOCAL {name} = off" for name in _ELSE)
+ANYHOW: Final = tuple(f"SET LOCAL {name} = on" for name in _ELSE)
+"""Statements between which each staged row is looked up by the key's index.
+
+The planner may find it cheaper to read a large table from end to end than to look 10,000 rows
+up; and of a table that is being filled it knows nothing: one that was empty it reads for each
+row, and so ever more of what the statement itself has written.
+"""
 
 
 @contextmanager
 def by_index(cursor: Cursor, *, many: bool) -> Iterator[None]:
-    """Have each staged row looked up by the key's index, if they are many.
-
-    The planner may find it cheaper to read a large table from end to end than to look 10,000 rows
-    up; and of a table that is being filled it knows nothing: one that was empty it reads for each
-    row, and so ever more of what the statement itself has written.
-    """
+    """Have each staged row looked up by the key's index, if they are many."""
     if not many:
         yield
         return
-    cursor.execute("; ".join(f"SET LOCAL {name} = off" for name in _ELSE), prepare=False)
+    cursor.execute("; ".join(ONLY_BY_INDEX), prepare=False)
     yield
-    cursor.execute("; ".join(f"SET LOCAL {name} = on" for name in _ELSE), prepare=False)
+    cursor.execute("; ".join(ANYHOW), prepare=False)
 
 
 def _put_back(cursor: Cursor, staged: Staged) -> int:

@@ -11,6 +11,8 @@ ROWS = 1_000_000
 """Rows that are there at scale 1."""
 SLICE = 2.0
 """Seconds of traffic between two looks whether the backfill is through."""
+POLL = 0.004
+"""Seconds between two looks for new transactions: each takes time from the backfill."""
 PATIENCE = 600.0
 
 _STATE = "SELECT state, rows_done FROM replicator_backfillrun ORDER BY id DESC LIMIT 1"
@@ -48,7 +50,7 @@ def watch(site: Site) -> Brought:
         while _state(target)[0] != "finished":
             if time.monotonic() > until:
                 raise AssertionError(f"the backfill was not through within {PATIENCE:.0f} s")
-            measured = measure(site, SLICE)
+            measured = measure(site, SLICE, POLL)
             milliseconds += measured.milliseconds
             torn += measured.torn
         row = target.execute(_SECONDS).fetchone()

@@ -65,8 +65,13 @@ class Latency:
         return values[min(len(values) - 1, int(share * len(values)))]
 
 
-def measure(site: Site, seconds: float) -> Latency:
+def measure(site: Site, seconds: float, poll: float = POLL) -> Latency:
     """Write at a steady rate, and read at the target all the while.
+
+    Args:
+        site: where.
+        seconds: how long.
+        poll: seconds between two looks; a transaction is seen as much later at most.
 
     Raises:
         AssertionError: a transaction has not come after half a minute.
@@ -79,7 +84,7 @@ def measure(site: Site, seconds: float) -> Latency:
         ).fetchone()
         first, floor = (int(row[0]), int(row[1])) if row else (1, 0)
         expected = Expected(first, number, floor)
-        reader = threading.Thread(target=_read, args=(target, seen, expected, done))
+        reader = threading.Thread(target=_read, args=(target, seen, expected, done, poll))
         reader.start()
         try:
             sent = _write(source, first, number)
@@ -105,7 +110,9 @@ def _write(source: Connection, first: int, number: int) -> dict[int, float]:
     return sent
 
 
-def _read(target: Connection, seen: Seen, expected: Expected, done: threading.Event) -> None:
+def _read(
+    target: Connection, seen: Seen, expected: Expected, done: threading.Event, poll: float
+) -> None:
     """Look for new transactions until all have come."""
     first, number, floor = expected
     counted = first
@@ -121,4 +128,4 @@ def _read(target: Connection, seen: Seen, expected: Expected, done: threading.Ev
                 seen.at.setdefault(batch, now)
         while counted in seen.at:
             counted += 1
-        time.sleep(POLL)
+        time.sleep(poll)

@@ -14,7 +14,13 @@ from replicator.stop import Stop
 from replicator_capture.answer_plan import Refusal, resolve
 from replicator_capture.assemble import Commitment, Retain
 from replicator_capture.desk import Desk, Reading, Retention
-from replicator_capture.inbox import WAITING_PER_TARGET, Allowance, Inbox
+from replicator_capture.inbox import (
+    BURST,
+    REQUESTS_PER_SECOND,
+    WAITING_PER_TARGET,
+    Allowance,
+    Inbox,
+)
 from replicator_capture.keeper import Memberships
 from replicator_capture.publication import Relation, lacking_identity
 from replicator_capture.rowtext import parse_line
@@ -119,6 +125,22 @@ class TestInbox:
         for at in (1, 2):
             box.receive("stage", encode(Report(target="stage", at_ms=at)))
         assert box.reports["stage"][0].at_ms == 2
+
+    def test_the_pages_of_a_fast_target_are_all_taken(self) -> None:
+        box, sleep = self.inbox()
+        for number in range(20_000):
+            sleep(1 / 200)
+            box.receive("stage", encode(page(number)))
+            assert box.next(pages=True, timeout=0) == page(number)
+
+    def test_requests_without_end_are_ignored(self) -> None:
+        box, sleep = self.inbox()
+        taken = 0
+        for number in range(20_000):
+            sleep(1 / 20_000)
+            box.receive("stage", encode(keys(number)))
+            taken += box.next(pages=True, timeout=0) is not None
+        assert taken < BURST + REQUESTS_PER_SECOND + 1
 
     def test_allowance_fills_with_time(self) -> None:
         allowance = Allowance(rate=2, burst=3)
