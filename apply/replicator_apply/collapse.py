@@ -39,12 +39,16 @@ class Entering(NamedTuple):
 
     Attributes:
         keys: their record keys.
-        query: asks for the numbers, from 1, of those that are not ours.
+        read: numbers, from 0, of those that an answer brought and whose keys lie close together.
+        read_free: asks whether the target holds any row between these; "" if there are none.
+        others: numbers of all others.
         lines: COPY text of all of them, and of their receipts of each subscription.
     """
 
     keys: Sequence[bytes]
-    query: str
+    read: Sequence[int]
+    read_free: str
+    others: Sequence[int]
     lines: Sequence[bytes]
 
 

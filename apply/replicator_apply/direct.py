@@ -9,7 +9,6 @@ target transaction is rolled back, and the whole batch takes the way through `ru
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import psycopg
@@ -34,6 +33,10 @@ from replicator_apply.values import SMALL, cells_of, values
 from replicator_apply.write import ANYHOW, ONLY_BY_INDEX, Written
 
 Cursor = psycopg.Cursor[Any]
+
+CLOSE = 16
+"""Keys of a page lie close together if there is a row for each so many of them on average: what
+others hold between them is looked at, too."""
 
 
 class Unexpected(Exception):
@@ -76,8 +79,8 @@ class DirectWriter:
             return
         gone = self._arrays_of_gone(changes) if len(changes.gone) > SMALL else ""
         if changes.read:
-            rows = _entering(changes).changed
-            entering = self._entering_of(rows) if len(rows) > SMALL else None
+            whole = _entering(changes)
+            entering = self._entering_of(whole) if len(whole.changed) > SMALL else None
             changes.made = Made((), b"", gone, entering)
         else:
             changes.made = Made(
@@ -182,8 +185,8 @@ class DirectWriter:
     def _enter_many(self, cursor: Cursor, changes: TableChanges) -> tuple[int, int]:
         """As `_enter`; what is new here, as most of a page, goes straight into the table."""
         rows = changes.changed
-        entering = (changes.made and changes.made.entering) or self._entering_of(rows)
-        numbers = self._nobodys(cursor, entering.query)
+        entering = (changes.made and changes.made.entering) or self._entering_of(changes)
+        numbers = self._new_of(cursor, entering, [*rows.values()])
         new = [entering.keys[number] for number in numbers]
         held = TableChanges(changes.reader, changed={k: rows[k] for k in rows.keys() - new})
         # What is ours comes first: it may leave a unique value to a row that is new here.
@@ -195,17 +198,51 @@ class DirectWriter:
             self._insert_many(cursor, [rows[key] for key in new], lines)
         return changed, created + len(new)
 
-    def _entering_of(self, rows: Mapping[bytes, Row]) -> Entering:
+    def _entering_of(self, changes: TableChanges) -> Entering:
         """Make what `enter` sends for many rows."""
-        columns = (map(attrgetter(field), rows.values()) for field in self._key_fields)
-        begin, end = self.sql.nobodys
-        query = begin + self.sql.arrays(self.table.key, columns) + end
-        return Entering([*rows], query, self._lines(rows.values()))
+        keys, rows = [*changes.changed], [*changes.changed.values()]
+        read, read_free = self._close_together(keys, rows, changes.read)
+        others = sorted({*range(len(keys))}.difference(read))
+        return Entering(keys, read, read_free, others, self._lines(rows))
 
-    def _nobodys(self, cursor: Cursor, query: str) -> list[int]:
+    def _close_together(
+        self, keys: Sequence[bytes], rows: Sequence[Row], read: Collection[bytes]
+    ) -> tuple[Sequence[int], str]:
+        """Find the rows of a page, if one look can tell that none of them is here.
+
+        Gives their numbers, and what asks for that.
+        """
+        if not self.sql.has_whole_key:
+            return (), ""
+        numbers = [number for number, key in enumerate(keys) if key in read]
+        values = [getattr(rows[number], self._key_fields[0]) for number in numbers]
+        if len(values) <= SMALL or not all(type(value) is int for value in values):
+            return (), ""
+        low, high = min(values), max(values)
+        if high - low >= CLOSE * len(values):
+            return (), ""
+        return numbers, self.sql.none_between(low, high)
+
+    def _new_of(self, cursor: Cursor, entering: Entering, rows: Sequence[Row]) -> list[int]:
         """Find the rows under whose keys none is ours; give their numbers, from 0, in order."""
-        _send(cursor, query, by_index=True)
-        return sorted(number - 1 for (number,) in cursor.fetchall())
+        if not entering.read:
+            return self._nobodys(cursor, entering.others, rows)
+        _send(cursor, entering.read_free, by_index=True)
+        (free,) = cursor.fetchone() or (False,)
+        if not free:
+            return self._nobodys(cursor, range(len(rows)), rows)
+        return sorted([*entering.read, *self._nobodys(cursor, entering.others, rows)])
+
+    def _nobodys(self, cursor: Cursor, numbers: Sequence[int], rows: Sequence[Row]) -> list[int]:
+        """As `_new_of`, by a look for each of some rows."""
+        if not numbers:
+            return []
+        columns = (
+            [getattr(rows[number], field) for number in numbers] for field in self._key_fields
+        )
+        begin, end = self.sql.nobodys
+        _send(cursor, begin + self.sql.arrays(self.table.key, columns) + end, by_index=True)
+        return sorted(numbers[found - 1] for (found,) in cursor.fetchall())
 
     def _enter(self, cursor: Cursor, changes: TableChanges) -> tuple[int, int]:
         """Write rows by way of the staging table; give how many changed, and were created."""

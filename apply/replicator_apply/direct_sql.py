@@ -16,6 +16,8 @@ from replicator_apply.sql_text import once
 from replicator_apply.values import array
 from replicator_apply.write_sql import WriteSql
 
+_WHOLE_NUMBERS = ("smallint", "integer", "bigint")
+
 
 class DirectSql(WriteSql, RuleSql):
     """Statements that write changes straight away."""
@@ -50,6 +52,22 @@ class DirectSql(WriteSql, RuleSql):
             ") WITH ORDINALITY AS k ({key}, _number) WHERE NOT {held}", held=self.is_held("k")
         )
         return "SELECT k._number FROM unnest(", end.as_string()
+
+    def none_between(self, low: int, high: int) -> str:
+        """Ask whether no row is ours from a key to another one, both whole numbers."""
+        begin, end = self._none_between
+        return f"{begin}{low} AND {high}{end}"
+
+    @cached_property
+    def _none_between(self) -> tuple[str, str]:
+        begin = self.part("SELECT NOT EXISTS (SELECT FROM {receipts} r WHERE r.{key} BETWEEN ")
+        return begin.as_string(), self.part(" AND r.subscription_id {ours})").as_string()
+
+    @cached_property
+    def has_whole_key(self) -> bool:
+        """Whether the key is one column of whole numbers."""
+        columns = self.table.shape.columns
+        return len(self.table.key) == 1 and columns[self.table.key[0]].type in _WHOLE_NUMBERS
 
     def arrays(self, names: Sequence[str], columns: Iterable[Iterable[Cell]]) -> str:
         """Write the values of some columns, none of them NULL, as array literals."""

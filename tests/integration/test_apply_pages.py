@@ -1,5 +1,8 @@
 """Apply alone: pages of a backfill, written without a look at the rules, and what comes beside."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from replicator.requests import PageRequest
@@ -66,13 +69,21 @@ def test_what_is_made_ahead_for_a_page_is_written_for_the_rows_that_are_new_here
     start: StartTarget, monkeypatch: pytest.MonkeyPatch, held: int
 ) -> None:
     made: list[bool] = []
-    enter = DirectWriter._enter_many
+    looked: list[int] = []
+    enter, nobodys = DirectWriter._enter_many, DirectWriter._nobodys
 
     def noted(writer: DirectWriter, cursor: Cursor, changes: TableChanges) -> tuple[int, int]:
         made.append(changes.made is not None and changes.made.entering is not None)
         return enter(writer, cursor, changes)
 
+    def look(
+        writer: DirectWriter, cursor: Cursor, numbers: Sequence[int], rows: Sequence[Any]
+    ) -> list[int]:
+        looked.append(len(numbers))
+        return nobodys(writer, cursor, numbers, rows)
+
     monkeypatch.setattr(DirectWriter, "_enter_many", noted)
+    monkeypatch.setattr(DirectWriter, "_nobodys", look)
     target, published = begun(start)
     target.reach(published.transaction(tag("c", 1_000)))
     page_of_tags(target, published, *[tag("r", pk) for pk in range(held)], last_key=[held])
@@ -84,6 +95,8 @@ def test_what_is_made_ahead_for_a_page_is_written_for_the_rows_that_are_new_here
     assert names == expected | {500: "x\ny", 1_000: "n1000"}
     assert [pk for pk, _ in target.rows(RECEIPTS)] == sorted(names)
     assert made[-1]
+    # One look says that none of a page is here; else there is one for each row.
+    assert looked[-1] == (400 if held else 1)
 
 
 def test_what_a_page_repeats_is_not_staged_any_more_when_it_is_written(start: StartTarget) -> None:

@@ -57,14 +57,24 @@ class Plans:
         self.errors: list[psycopg.Error] = []
 
     def note(self, cursor: psycopg.Cursor[Any], query: Any, parameters: Any) -> None:
-        """Explain the statements of a text, before they are run."""
+        """Explain the statements of a text, before they are run, under the settings it makes."""
         text = query if isinstance(query, str) else query.as_string(cursor)
-        for statement in re.split(r";\s+(?=SELECT|INSERT|UPDATE|DELETE|WITH)", text):
-            if re.match(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)", statement):
-                explained = psycopg.Cursor.execute.__wrapped__(  # type: ignore[attr-defined]
-                    cursor, f"EXPLAIN {statement}", parameters, prepare=False
-                )
+        begins = text.startswith("BEGIN;")
+
+        def run(statement: str, *values: Any) -> psycopg.Cursor[Any]:
+            execute = psycopg.Cursor.execute.__wrapped__  # type: ignore[attr-defined]
+            return execute(cursor, statement, *values, prepare=False)  # type: ignore[no-any-return]
+
+        if begins:
+            run("BEGIN")
+        for statement in re.split(r";\s+(?=SET|SELECT|INSERT|UPDATE|DELETE|WITH)", text):
+            if statement.startswith("SET LOCAL"):
+                run(statement)
+            elif re.match(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)", statement):
+                explained = run(f"EXPLAIN {statement.removesuffix('; COMMIT')}", parameters)
                 self.found.append((statement, "\n".join(row[0] for row in explained)))
+        if begins:
+            run("ROLLBACK")
 
     @property
     def scanning(self) -> Iterator[str]:
@@ -84,6 +94,7 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> Plans:
         cursor: psycopg.Cursor[Any], query: Any, params: Any = None, **options: Any
     ) -> psycopg.Cursor[Any]:
         in_transaction = cursor.connection.info.transaction_status.name == "INTRANS"
+        in_transaction |= isinstance(query, str) and query.startswith("BEGIN;")
         application = cursor.connection.info.get_parameters().get("application_name")
         if in_transaction and application == "replicator apply":
             found.note(cursor, query, params)
