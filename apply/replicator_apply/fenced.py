@@ -76,6 +76,8 @@ class FencedCursor(psycopg.Cursor[Any]):
             following: what the position row says after.
             committed_ms: when the last transaction was committed on the source, ms since 1970.
         """
+        # What commits must not be the statement that goes along with the fence.
+        self.begin()
         text = advancing(self._place, following, committed_ms)
         self.execute(f"{text}; COMMIT", prepare=False)
 

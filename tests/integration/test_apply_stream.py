@@ -90,14 +90,21 @@ def test_what_another_worker_applied_is_not_applied_again(
     assert names(target) == ["n39", "n100"]
 
 
-def test_nothing_is_applied_to_the_same_position_of_another_epoch(start: StartTarget) -> None:
+@pytest.mark.parametrize("table", ["pages_tag", "shop_order"])
+def test_nothing_is_applied_to_the_same_position_of_another_epoch(
+    start: StartTarget, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    """Nor is the position, where nothing of a transaction is held here."""
+    monkeypatch.setattr(worker, "QUIET_ADVANCE", 0.1)
     target, published = start("pages")
     target.reach(published.transaction(tag(1)))
     target.execute("UPDATE replicator_streamposition SET epoch = 'ffffffff'")
-    published.transaction(tag(2))
-    time.sleep(0.5)
+    before = target.rows("SELECT next_lsn, log_offset FROM replicator_streamposition")
+    published.transaction(change("c", table, 2, **({"name": "n2"} if table == "pages_tag" else {})))
+    time.sleep(0.8)
     target.stop()
     assert names(target) == ["n1"]
+    assert target.rows("SELECT next_lsn, log_offset FROM replicator_streamposition") == before
     assert not target.failures
 
 
