@@ -464,6 +464,8 @@ class Applier:
             with fenced(self._connection, self._place, batch.stored) as cursor:
                 with _planned_anew(self._connection):
                     yield cursor
+                # What follows may ask the session by other cursors, too.
+                cursor.begin()
                 finish(cursor)
                 self.empty_stages(cursor)
                 cursor.commit(batch.following, batch.committed_ms)
