@@ -40,7 +40,7 @@ class Entering(NamedTuple):
     Attributes:
         keys: their record keys.
         read: numbers, from 0, of those that an answer brought and whose keys lie close together.
-        read_free: asks whether the target holds any row between these; "" if there are none.
+        read_free: asks whether no row is ours between these; "" if there are none.
         others: numbers of all others.
         lines: COPY text of all of them, and of their receipts of each subscription.
     """

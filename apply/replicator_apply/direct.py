@@ -215,11 +215,11 @@ class DirectWriter:
         if not self.sql.has_whole_key:
             return (), ""
         numbers = [number for number, key in enumerate(keys) if key in read]
-        values = [getattr(rows[number], self._key_fields[0]) for number in numbers]
-        if len(values) <= SMALL or not all(type(value) is int for value in values):
+        found = [getattr(rows[number], self._key_fields[0]) for number in numbers]
+        if len(found) <= SMALL or not all(type(value) is int for value in found):
             return (), ""
-        low, high = min(values), max(values)
-        if high - low >= CLOSE * len(values):
+        low, high = min(found), max(found)
+        if high - low >= CLOSE * len(found):
             return (), ""
         return numbers, self.sql.none_between(low, high)
 

@@ -2,7 +2,7 @@
 
 The fence is the position row, locked: whoever reads another position there than the one he has in
 memory was overtaken by another worker, and writes nothing. Its answer need not be waited for: what
-is sent along with it is rolled back. Blocks on Postgres.
+is sent along with it is rolled back (but for `setval`, see `sequences`). Blocks on Postgres.
 """
 
 from collections.abc import Iterator
@@ -23,6 +23,7 @@ class FencedCursor(psycopg.Cursor[Any]):
     """A cursor whose transaction begins with the first statement, in the same round trip.
 
     The first statement may be executed before the fence is looked at; nothing is committed then.
+    Only `execute` and `copy` begin: the session's other ways past it must not come first.
 
     Args:
         connection: in autocommit mode, idle.
@@ -57,7 +58,8 @@ class FencedCursor(psycopg.Cursor[Any]):
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> "FencedCursor":
         """Execute, behind the fence; see psycopg."""
-        if not self._begun and params is None and isinstance(query, str):
+        alone = params is None and options.keys() <= {"prepare"}
+        if not self._begun and isinstance(query, str) and alone:
             self.begin(query)
             return self
         self.begin()
@@ -68,6 +70,11 @@ class FencedCursor(psycopg.Cursor[Any]):
         """Copy, behind the fence; see psycopg."""
         self.begin()
         return super().copy(statement, params, **options)
+
+    def executemany(self, *arguments: Any, **options: Any) -> None:
+        """Execute many times, behind the fence; see psycopg."""
+        self.begin()
+        super().executemany(*arguments, **options)
 
     def commit(self, following: StoredPosition, committed_ms: int) -> None:
         """Store how far the batch brings the stream, and commit.

@@ -26,7 +26,8 @@ REQUESTS_PER_SECOND = 500.0
 """Of one target, in the long run: several times the pages that a fast one fills in a second."""
 BURST = 1_000.0
 _FORGET_AFTER = 20.0
-_REMEMBERED = 1_000
+_REMEMBERED = int(REQUESTS_PER_SECOND * _FORGET_AFTER)
+"""Answered requests of all targets: a repeat of one that came late is dropped."""
 _POLL = 0.1
 """Seconds that a thread waits for requests, which the end of capture may have to wait for."""
 _PAUSE = 2.0

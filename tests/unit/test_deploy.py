@@ -197,8 +197,9 @@ def test_the_twins_are_compiled_for_the_image(dockerfile: list[str]) -> None:
     assert built == image
     made = next(line for line in dockerfile if "pip wheel" in line)
     assert made.endswith(" --wheel-dir wheels ./speed")
-    assert "COPY --from=twins /srv/twins/wheels wheels" in dockerfile
-    assert dockerfile.index("RUN pip install --no-cache-dir wheels/*.whl")
+    copied = dockerfile.index("COPY --from=twins /srv/twins/wheels wheels")
+    installed = dockerfile.index("RUN pip install --no-cache-dir wheels/*.whl")
+    assert copied < installed < dockerfile.index("USER replicator")
 
 
 def test_the_image_runs_the_command_without_root(dockerfile: list[str]) -> None:
