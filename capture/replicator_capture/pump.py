@@ -26,6 +26,10 @@ FILLING_S: Final = 0.2
 FILLING_LINGER_S: Final = 0.015
 """Seconds that any change may wait meanwhile: in the target that is filled it waits for pages
 anyway, and each append takes time from the filling. Other targets of the stream wait, too."""
+FEW_MESSAGES: Final = 500
+NAP_S: Final = 0.001
+"""Seconds in which a busy stream that has brought few messages is let run: to read each one as it
+is sent costs more, here and in the walsender that has to wake us, than the message."""
 _LOG_PAUSE_S: Final = 0.002
 _FULL_PAUSE_S: Final = 0.2
 
@@ -74,7 +78,10 @@ class Pump:
             self._busy_since = None
         self.confirm()
         self._stream.tick()
-        if lingers:
+        busy = self._assembler.pending >= BUSY_ROWS
+        if busy and (lingers or 0 < len(messages) < FEW_MESSAGES):
+            self._stream.pause(min(timeout, NAP_S))
+        elif lingers:
             self._stream.wait(min(timeout, LINGER_S))
         elif not messages:
             self._rest(timeout)

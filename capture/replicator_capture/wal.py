@@ -39,6 +39,8 @@ through a large transaction looks at what it is asked every wal_sender_timeout /
 SHUTDOWN_ASKS: Final = 50
 RECEIVE_MESSAGES: Final = 3_000
 RECEIVE_BYTES: Final = 1_000_000
+SCARCE_BYTES: Final = 4_096
+"""Bytes of messages that one look at the socket brings at least while more has arrived."""
 
 _SLOT_BUSY = "55006"
 _SLOT_OR_PUBLICATION_GONE = frozenset({"42704", "55000", "58P01"})
@@ -157,25 +159,26 @@ class WalStream:
             BadMessage: a frame is neither WAL data nor a keep-alive.
         """
         messages: list[bytes] = []
-        left, heard, refilled = RECEIVE_BYTES, False, False
+        left, heard, came = RECEIVE_BYTES, False, SCARCE_BYTES
         try:
             while len(messages) < RECEIVE_MESSAGES and left > 0:
                 length, other, size, end = take_frames(
                     self._pgconn.get_copy_data, messages, RECEIVE_MESSAGES, left
                 )
                 left -= size
+                came += size
                 if size or other:
-                    heard, refilled = True, False
+                    heard = True
                     self._received = max(self._received, Lsn(end))
                 if other:
                     self._keep_alive(parse_keep_alive(other))
                 elif length < 0:
                     raise self._ended()
-                elif length == 0 and refilled:
+                elif length == 0 and came < SCARCE_BYTES:
                     break
                 elif length == 0:
                     self._pgconn.consume_input()
-                    refilled = True
+                    came = 0
         except OperationalError as error:
             raise stream_error("", str(error)) from error
         if messages:
@@ -186,6 +189,10 @@ class WalStream:
     def wait(self, timeout: float) -> bool:
         """Wait at most `timeout` seconds for the server to send something; say whether it did."""
         return bool(self._poll.poll(timeout * 1000))
+
+    def pause(self, seconds: float) -> None:
+        """Let the server send for a while, whatever comes."""
+        time.sleep(seconds)
 
     def confirm(self, position: Lsn) -> None:
         """Let the slot forget everything before `position`; it is told with the next status."""

@@ -17,6 +17,7 @@ from replicator_capture.pump import (
     LATE_LINGER_S,
     LATE_S,
     LINGER_S,
+    NAP_S,
     Pump,
 )
 from replicator_capture.spool import Block
@@ -32,12 +33,16 @@ class Stream:
     def __init__(self) -> None:
         self.coming: list[list[bytes]] = []
         self.waits: list[float] = []
+        self.pauses: list[float] = []
 
     def receive(self) -> list[bytes]:
         return self.coming.pop(0) if self.coming else []
 
     def wait(self, timeout: float) -> None:
         self.waits.append(timeout)
+
+    def pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
 
     def tick(self) -> None:
         """Send nothing."""
@@ -76,7 +81,7 @@ def test_many_changes_wait_for_more_but_not_long(now: list[float]) -> None:
     stream.coming = [_transaction(200, *_rows(BUSY_ROWS)), []]
     pump.turn(1)
     pump.turn(1)
-    assert stream.waits == [LINGER_S]
+    assert stream.pauses == [NAP_S]
     stream.coming = [_transaction(300, *_rows(10)), []]
     pump.turn(1)
     now[0] += LINGER_S / 2
@@ -91,14 +96,28 @@ def test_many_changes_wait_for_more_but_not_long(now: list[float]) -> None:
 def test_each_pause_of_a_busy_stream_is_waited_out(now: list[float]) -> None:
     pump, stream, writer = pumping()
     for burst in range(1, 4):
-        stream.waits.clear()
+        stream.pauses.clear()
         stream.coming = [_transaction(200 * burst, *_rows(BUSY_ROWS)), []]
         pump.turn(1)
         pump.turn(1)
-        assert stream.waits == [LINGER_S]
+        assert stream.pauses == [NAP_S]
         now[0] += 2 * LINGER_S
         pump.turn(1)
         assert len(writer.records) == burst * BUSY_ROWS
+
+
+def test_a_busy_stream_that_trickles_is_let_run_and_no_other(now: list[float]) -> None:
+    pump, stream, _ = pumping()
+    stream.coming = [_transaction(200, *_rows(10))]
+    pump.turn(1)
+    assert not stream.pauses, "a small change is appended at once"
+    stream.coming = [_transaction(300, *_rows(BUSY_ROWS)), _transaction(400, *_rows(10))]
+    pump.turn(1)
+    assert not stream.pauses, "much has come: more may be there"
+    pump.turn(1)
+    pump.turn(0.0001)
+    assert stream.pauses == [NAP_S, 0.0001]
+    assert not stream.waits
 
 
 def test_a_stream_that_is_late_waits_longer_for_more(now: list[float]) -> None:
@@ -170,7 +189,7 @@ def test_a_part_of_a_transaction_does_not_use_up_the_patience_for_the_next(
     stream.coming = [[*_rows(BUSY_ROWS)], []]
     pump.turn(1)
     pump.turn(1)
-    assert stream.waits == [LINGER_S]
+    assert stream.pauses == [NAP_S]
     assert len(writer.records) == FLUSH_ROWS - 1
 
 
