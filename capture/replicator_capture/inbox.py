@@ -9,10 +9,12 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import NamedTuple
 
 from replicator.errors import BadRecord, Hole, LogUnavailable
 from replicator.log.port import Log, LogReader
 from replicator.metrics import counter, gauge
+from replicator.positions import Offset
 from replicator.requests import KeysRequest, PageRequest, Report, fingerprint, parse
 from replicator.stop import Stop
 from replicator_capture import metrics
@@ -159,26 +161,43 @@ class Inbox:
                 self._answered.popitem(last=False)
 
 
-def listen(log: Log, topic: str, target: str, inbox: Inbox, stop: Stop) -> None:
-    """Read one target's topic from its end on, until it is to stop (in a thread of its own).
+class RequestsTopic(NamedTuple):
+    """Where a target's requests come from.
 
-    A log that is away is waited for; the target repeats what was missed.
+    Attributes:
+        target: its name.
+        name: of the topic.
+        begin: the first record that is heard.
     """
+
+    target: str
+    name: str
+    begin: Offset
+
+
+def listen(log: Log, topic: RequestsTopic, inbox: Inbox, stop: Stop) -> None:
+    """Read one target's requests, until it is to stop (in a thread of its own).
+
+    A log that is away is waited for, and then read from its end on: the target repeats what was
+    missed.
+    """
+    place: Offset | None = topic.begin
     while not stop.is_set():
         try:
-            reader = log.reader(topic)
+            reader = log.reader(topic.name)
         except LogUnavailable:
             stop.wait(_PAUSE)
             continue
         try:
-            reader.seek(log.state(topic).end)
-            _read(reader, target, inbox, stop)
+            reader.seek(log.state(topic.name).end if place is None else place)
+            place = None
+            _read(reader, topic.target, inbox, stop)
         except (LogUnavailable, Hole, BadRecord) as error:
             logger.warning(
                 "Reading requests of %s begins again: %s",
-                target,
+                topic.target,
                 error,
-                extra={"event": "requests_reset", "target": target},
+                extra={"event": "requests_reset", "target": topic.target},
             )
             stop.wait(_PAUSE)
         finally:

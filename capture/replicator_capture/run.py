@@ -107,8 +107,10 @@ class Run:
         self._workers.append(Worker("keeper", self._keeper.run))
         self._workers.append(Worker("fetch", fetcher.run))
         for target in settings.targets:
-            topic = requests_topic(settings.environment, task.stream, target)
-            self._workers.append(_listener(log, topic, target, box, self._stop))
+            name = requests_topic(settings.environment, task.stream, target)
+            # Before capture says that it is ready: what is asked then is heard.
+            topic = inbox.RequestsTopic(target, name, log.state(name).end)
+            self._workers.append(_listener(log, topic, box, self._stop))
 
     def _end_workers(self) -> None:
         self._stop.set()
@@ -267,8 +269,8 @@ def _origin(task: Task, site: facts.Site, start: facts.Start) -> Origin:
     return Origin(task.settings.environment, database, EpochId(start.slot.epoch), run)
 
 
-def _listener(log: Log, topic: str, target: str, box: inbox.Inbox, stop: Stop) -> Worker:
-    return Worker(f"requests-{target}", lambda: inbox.listen(log, topic, target, box, stop))
+def _listener(log: Log, topic: inbox.RequestsTopic, box: inbox.Inbox, stop: Stop) -> Worker:
+    return Worker(f"requests-{topic.target}", lambda: inbox.listen(log, topic, box, stop))
 
 
 def _duty(task: Task, start: facts.Start, names: NameBook) -> Duty:

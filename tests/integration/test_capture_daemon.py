@@ -14,7 +14,7 @@ from replicator.envelope import Record
 from replicator.errors import LostLog, Refused
 from replicator.positions import parse_lsn
 from replicator.requests import KeysRequest, PlanItem
-from replicator_capture import beat, facts, fetch, keeper, prepare, publication, run
+from replicator_capture import beat, facts, fetch, inbox, keeper, prepare, publication, run
 from replicator_capture.daemon import Capture
 from replicator_capture.startup import LogTail
 from replicator_capture.task import Task
@@ -587,6 +587,22 @@ def test_a_fetch_waits_for_a_truncate_in_progress(task: Task, source: str, log_u
         assert read.op == "r"
         assert read.after is not None
         assert read.after["question_text"] == "after"
+
+
+def test_what_is_asked_once_capture_is_ready_is_heard(
+    task: Task, source: str, log_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the thread that listens may begin later."""
+    key, tape, listen = insert_question(source, "one"), Tape.of(log_url), inbox.listen
+
+    def late(*arguments: Any) -> None:
+        time.sleep(1)
+        listen(*arguments)
+
+    monkeypatch.setattr(inbox, "listen", late)
+    with capturing(task):
+        request = Asker(log_url).keys(["polls"], {"public.polls_question": [key]})
+        assert tape.answer(request)[0].op == "r"
 
 
 def test_a_request_whose_answer_was_lost_is_answered_again(
