@@ -71,11 +71,6 @@ class FencedCursor(psycopg.Cursor[Any]):
         self.begin()
         return super().copy(statement, params, **options)
 
-    def executemany(self, *arguments: Any, **options: Any) -> None:
-        """Execute many times, behind the fence; see psycopg."""
-        self.begin()
-        super().executemany(*arguments, **options)
-
     def commit(self, following: StoredPosition, committed_ms: int) -> None:
         """Store how far the batch brings the stream, and commit.
 
