@@ -5,6 +5,8 @@ import time
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from psycopg import pq
+
 from tests.benchmark.sites import Connection, Site, open_connection
 
 RATE = 200
@@ -17,9 +19,7 @@ SECONDS = 20.0
 PATIENCE = 30.0
 POLL = 0.001
 
-_NEW = """
-SELECT batch, count(*) FROM parcels_parcel WHERE id > %(seen)s GROUP BY batch
-"""
+_NEW = b"SELECT batch, count(*) FROM parcels_parcel WHERE id > $1::bigint GROUP BY batch"
 _BY_INDEX = """
 SET enable_seqscan = off; SET enable_bitmapscan = off; SET max_parallel_workers_per_gather = 0
 """
@@ -118,10 +118,16 @@ def _read(
     counted = first
     # While a backfill fills the table, the planner knows nothing of it: it would read all of it.
     target.execute(_BY_INDEX)
+    # libpq itself: psycopg's cursors would take a noticeable part of a small machine.
+    pgconn = target.pgconn
+    pgconn.prepare(b"new", _NEW)
     while len(seen.at) < number and not done.is_set():
-        found = target.execute(_NEW, {"seen": floor + (counted - first) * SIZE}).fetchall()
+        found = pgconn.exec_prepared(b"new", [b"%d" % (floor + (counted - first) * SIZE)])
         now = time.perf_counter()
-        for batch, count in found:
+        if found.status != pq.ExecStatus.TUPLES_OK:
+            raise AssertionError(found.get_error_message())
+        for row in range(found.ntuples):
+            batch, count = (int(found.get_value(row, column) or b"") for column in (0, 1))
             if count < SIZE:
                 seen.torn.add(batch)
             else:

@@ -1,5 +1,6 @@
 """The contract of the log's ports, on every implementation: Kafka (fast and public) and SQLite."""
 
+import logging
 import multiprocessing
 import os
 import random
@@ -10,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -344,8 +345,8 @@ def test_removing_everything_is_a_hole_too(
     truncate(log, topic, 10, request)
     state = log.state(topic)
     assert (state.begin, state.end) == (10, 10)
-    with pytest.raises(Hole):
-        log.reader(topic).seek(Offset(9))
+    with closing(log.reader(topic)) as reader, pytest.raises(Hole):
+        reader.seek(Offset(9))
     store(log, topic, [(b"k", b"next")])
     assert read(log, topic, 10) == [(10, (b"k", b"next"))]
 
@@ -373,6 +374,29 @@ def test_records_removed_under_a_reader_are_a_hole(
             reader.poll(0.5)
         reader.seek(Offset(15))
         assert [o for chunk in chunks_of(reader, 20) for o in chunk.offsets] == [15, 16, 17, 18, 19]
+
+
+def test_a_reader_that_was_left_alone_for_long_goes_on_where_it_was(
+    kafka: KafkaBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Behind a lock in the target, say: what the broker has sent meanwhile waits in the kernel."""
+    from replicator.log.kafka import KafkaLog
+
+    log = KafkaLog([kafka.bootstrap], {"request_timeout_ms": 1_500})
+    topic = f"contract.{uuid.uuid4().hex}"
+    log.create(topic)
+    values = [random.Random(n).randbytes(900_000) for n in range(20)]
+    store(log, topic, [(b"k", value) for value in values])
+    with reading(log, topic, 0) as reader, caplog.at_level(logging.WARNING, "kafka"):
+        got = [value for chunk in reader.poll(0.05) for _, value in chunk.records]
+        for _ in range(2):
+            time.sleep(2.5)
+            got += [value for chunk in reader.poll(5) for _, value in chunk.records]
+        deadline = time.monotonic() + PATIENCE
+        while len(got) < len(values) and time.monotonic() < deadline:
+            got += [value for chunk in reader.poll(0.5) for _, value in chunk.records]
+    assert got == values
+    assert [record.getMessage() for record in caplog.records] == []
 
 
 # Several at once

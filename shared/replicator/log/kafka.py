@@ -17,6 +17,7 @@ from kafka import TopicPartition, errors
 from replicator.errors import BadRecord, ConfigurationError, Hole, LogUnavailable, LostLog
 from replicator.log import kafka_batches as batches
 from replicator.log.kafka_client import FETCH_BYTES, Clients, translated, unavailable
+from replicator.log.kafka_network import why_not_network
 from replicator.log.kafka_topics import create_topic, topic_settings, topic_state
 from replicator.log.port import Chunk, TopicState
 from replicator.log.record_batch import Batch
@@ -51,8 +52,9 @@ class KafkaLog:
     def __init__(
         self, servers: Sequence[str], options: Mapping[str, object], *, fast: bool = True
     ) -> None:
-        self._clients = Clients(servers, options)
         self._fast = fast
+        own_loop = self._may_be_fast(why_not_network())
+        self._clients = Clients(servers, options, fast=own_loop)
 
     def create(self, topic: str) -> None:
         """See `port.Log.create`."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, errors
+from kafka.net.compat import KafkaNetClient
 from kafka.record import util
 
 from replicator.errors import (
@@ -21,6 +22,7 @@ from replicator.errors import (
     LogUnavailable,
     ReplicatorError,
 )
+from replicator.log.kafka_network import network
 from replicator.log.kafka_sockets import DIRECT
 
 FETCH_BYTES = 8 << 20
@@ -125,14 +127,18 @@ class Clients:
     Args:
         servers: `host:port` of some brokers.
         options: see `client_options`.
+        fast: with our event loop in place of kafka-python's own.
 
     Raises:
         ConfigurationError: an unknown option, or no fast checksums.
     """
 
-    def __init__(self, servers: Sequence[str], options: Mapping[str, object]) -> None:
+    def __init__(
+        self, servers: Sequence[str], options: Mapping[str, object], *, fast: bool = True
+    ) -> None:
         require_fast_checksums()
         keep_secrets_out_of_logs()
+        self._fast = fast
         self._servers = list(servers)
         self._options = client_options(options)
 
@@ -147,12 +153,12 @@ class Clients:
     @contextmanager
     def admin(self) -> Iterator[Any]:
         """Open an admin client for a few calls. Raises LogUnavailable, ConfigurationError."""
-        client = self._open(KafkaAdminClient, {})
+        admin = self._open(KafkaAdminClient, {})
         try:
             with translated("asking the brokers"):
-                yield client
+                yield admin
         finally:
-            client.close()
+            admin.close()
 
     def _open(self, kind: Any, settings: Mapping[str, object]) -> Any:
         """Open a client; one that fails half-way is closed, its thread would live on."""
@@ -160,7 +166,9 @@ class Clients:
         opened: list[Any] = []
 
         def connect(**configs: object) -> object:
-            opened.append(KafkaProducer.DEFAULT_CONFIG["kafka_client"](**configs))
+            if self._fast:
+                configs["net"] = network(driven=kind is KafkaConsumer, **configs)
+            opened.append(KafkaNetClient(**configs))
             return opened[0]
 
         options = {name: v for name, v in self._options.items() if name in kind.DEFAULT_CONFIG}
@@ -171,9 +179,9 @@ class Clients:
             with translated("connecting"), _refused_values():
                 return kind(**options)
         except ReplicatorError:
-            for client in opened:
+            for half_open in opened:
                 with suppress(errors.KafkaError, OSError):
-                    client.close()
+                    half_open.close()
             raise
 
     @property
