@@ -23,7 +23,7 @@ LATE_LINGER_S: Final = 0.03
 """A stream that is so many seconds behind may wait this many: it wants large appends."""
 FILLING_S: Final = 0.2
 """Seconds behind a page of a backfill in which the next one is expected: a target is filled."""
-FILLING_LINGER_S: Final = 0.015
+FILLING_LINGER_S: Final = 0.03
 """Seconds that any change may wait meanwhile: in the target that is filled it waits for pages
 anyway, and each append takes time from the filling. Other targets of the stream wait, too."""
 FEW_MESSAGES: Final = 500

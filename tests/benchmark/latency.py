@@ -23,10 +23,10 @@ _NEW = b"SELECT batch, count(*) FROM parcels_parcel WHERE id > $1::bigint GROUP 
 _BY_INDEX = """
 SET enable_seqscan = off; SET enable_bitmapscan = off; SET max_parallel_workers_per_gather = 0
 """
-_INSERT = """
+_INSERT = b"""
 INSERT INTO parcels_parcel
     (depot, batch, weight, paid, returned, sent_at, changed_at, label, note)
-SELECT n, %(batch)s, n, false, false, now(), now(), 'small', 'left with neighbour ' || n
+SELECT n, $1::integer, n, false, false, now(), now(), 'small', 'left with neighbour ' || n
 FROM generate_series(1, 5) AS n
 """
 
@@ -101,13 +101,37 @@ def measure(site: Site, seconds: float, poll: float = POLL) -> Latency:
 def _write(source: Connection, first: int, number: int) -> dict[int, float]:
     """Commit a transaction every 5 ms; gives when each COMMIT was sent."""
     sent: dict[int, float] = {}
+    statement = _Statement(source, _INSERT)
     begin = time.perf_counter()
     for turn in range(number):
         time.sleep(max(0.0, begin + turn / RATE - time.perf_counter()))
-        with source.transaction():
-            source.execute(_INSERT, {"batch": first + turn})
-            sent[first + turn] = time.perf_counter()
+        source.pgconn.exec_(b"BEGIN")
+        statement.execute(first + turn)
+        sent[first + turn] = time.perf_counter()
+        source.pgconn.exec_(b"COMMIT")
     return sent
+
+
+class _Statement:
+    """A prepared statement with one number, by libpq itself.
+
+    psycopg's cursors would take a noticeable part of a small machine.
+    """
+
+    def __init__(self, connection: Connection, text: bytes) -> None:
+        self._pgconn = connection.pgconn
+        self._name = b"benchmark"
+        self._pgconn.prepare(self._name, text)
+
+    def execute(self, number: int) -> list[tuple[int, ...]]:
+        """Give the rows. Raises AssertionError: it failed."""
+        result = self._pgconn.exec_prepared(self._name, [b"%d" % number])
+        if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
+            raise AssertionError(result.get_error_message())
+        return [
+            tuple(int(result.get_value(row, column) or b"") for column in range(result.nfields))
+            for row in range(result.ntuples)
+        ]
 
 
 def _read(
@@ -118,16 +142,11 @@ def _read(
     counted = first
     # While a backfill fills the table, the planner knows nothing of it: it would read all of it.
     target.execute(_BY_INDEX)
-    # libpq itself: psycopg's cursors would take a noticeable part of a small machine.
-    pgconn = target.pgconn
-    pgconn.prepare(b"new", _NEW)
+    statement = _Statement(target, _NEW)
     while len(seen.at) < number and not done.is_set():
-        found = pgconn.exec_prepared(b"new", [b"%d" % (floor + (counted - first) * SIZE)])
+        found = statement.execute(floor + (counted - first) * SIZE)
         now = time.perf_counter()
-        if found.status != pq.ExecStatus.TUPLES_OK:
-            raise AssertionError(found.get_error_message())
-        for row in range(found.ntuples):
-            batch, count = (int(found.get_value(row, column) or b"") for column in (0, 1))
+        for batch, count in found:
             if count < SIZE:
                 seen.torn.add(batch)
             else:
