@@ -1,4 +1,4 @@
-"""Whole record batches into and out of kafka-python: the only module that knows its internals.
+"""Whole record batches into and out of kafka-python, through its internals.
 
 The public `send` costs 10 µs a record and a future each, the public `poll` 5 µs. Here a ready
 batch is put where the producer keeps its own, and a fetch is handed out batch by batch. Written
