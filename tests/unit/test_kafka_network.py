@@ -221,6 +221,23 @@ def test_time_in_which_nobody_turned_the_loop_does_not_count(
     network.close()
 
 
+def test_a_machine_without_epoll_waits_as_the_standard_library_does(
+    monkeypatch: pytest.MonkeyPatch, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    monkeypatch.setattr(kafka_network, "_HAS_EPOLL", False)
+    ours, theirs = pair
+    network = DrivenNetwork()
+    assert not isinstance(network._selector, KeptSelector)
+
+    async def read() -> bytes:
+        await network.wait_read(ours)
+        return ours.recv(100)
+
+    theirs.send(b"here")
+    assert network.run(read) == b"here"
+    network.close()
+
+
 def test_another_version_or_shape_of_the_library_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -23,6 +23,7 @@ import kafka
 from kafka.net.selector import NetworkSelector
 
 _VERSION = "3.0."
+_HAS_EPOLL: Final = hasattr(select, "epoll")
 _STOOD_S: Final = 1.0
 """Seconds without a turn of a driven loop that do not count for what waits in it."""
 
@@ -132,10 +133,13 @@ def _mask(events: int) -> int:
 
 
 class Network(NetworkSelector):  # type: ignore[misc]  # untyped
-    """The loop of a client that has a thread of its own."""
+    """The loop of a client that has a thread of its own.
+
+    Where there is no epoll, as on macOS, it waits as the standard library does.
+    """
 
     def __init__(self, **configs: object) -> None:
-        super().__init__(**{**configs, "selector": KeptSelector})
+        super().__init__(**({**configs, "selector": KeptSelector} if _HAS_EPOLL else configs))
         self._writable = select.poll()
 
     def _wait_write(self, fileobj: Any, timeout_at: float | None = None) -> None:
