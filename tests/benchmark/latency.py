@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from psycopg import pq
+from psycopg.pq.abc import PGresult
 
 from tests.benchmark.sites import Connection, Site, open_connection
 
@@ -105,11 +106,17 @@ def _write(source: Connection, first: int, number: int) -> dict[int, float]:
     begin = time.perf_counter()
     for turn in range(number):
         time.sleep(max(0.0, begin + turn / RATE - time.perf_counter()))
-        source.pgconn.exec_(b"BEGIN")
+        _checked(source.pgconn.exec_(b"BEGIN"))
         statement.execute(first + turn)
         sent[first + turn] = time.perf_counter()
-        source.pgconn.exec_(b"COMMIT")
+        _checked(source.pgconn.exec_(b"COMMIT"))
     return sent
+
+
+def _checked(result: PGresult) -> PGresult:
+    if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
+        raise AssertionError(result.get_error_message())
+    return result
 
 
 class _Statement:
@@ -121,13 +128,11 @@ class _Statement:
     def __init__(self, connection: Connection, text: bytes) -> None:
         self._pgconn = connection.pgconn
         self._name = b"benchmark"
-        self._pgconn.prepare(self._name, text)
+        _checked(self._pgconn.prepare(self._name, text))
 
     def execute(self, number: int) -> list[tuple[int, ...]]:
         """Give the rows. Raises AssertionError: it failed."""
-        result = self._pgconn.exec_prepared(self._name, [b"%d" % number])
-        if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
-            raise AssertionError(result.get_error_message())
+        result = _checked(self._pgconn.exec_prepared(self._name, [b"%d" % number]))
         return [
             tuple(int(result.get_value(row, column) or b"") for column in range(result.nfields))
             for row in range(result.ntuples)

@@ -6,13 +6,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from kafka.net.compat import KafkaNetClient
 from kafka.net.selector import NetworkSelector
 
 from replicator.log import kafka_network
+from replicator.log.kafka import KafkaLog
 from replicator.log.kafka_network import DrivenNetwork, KeptSelector, Network
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
@@ -39,7 +43,9 @@ def found(selector: selectors.BaseSelector, timeout: float = 0) -> set[tuple[obj
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["register", "modify", "unregister", "send", "read", "reopen", "end"]),
+        st.sampled_from(
+            ["register", "modify", "unregister", "send", "read", "reopen", "wrap", "end"]
+        ),
         st.integers(0, 2),
         st.sampled_from([READ, WRITE, READ | WRITE]),
     ),
@@ -48,32 +54,18 @@ STEPS = st.lists(
 
 
 @given(STEPS)
+@example([("register", 0, READ), ("reopen", 0, READ), ("register", 0, READ), ("send", 0, READ)])
+@example([("register", 0, READ), ("wrap", 0, READ), ("register", 0, READ), ("send", 0, READ)])
 def test_it_finds_what_the_standard_selector_finds(steps: list[tuple[str, int, int]]) -> None:
     pairs = [socket.socketpair() for _ in range(3)]
     both: tuple[selectors.BaseSelector, ...] = (KeptSelector(), selectors.EpollSelector())
     try:
         for number, (step, which, events) in enumerate(steps):
-            ours, theirs = pairs[which]
-            if step == "send":
-                with suppress(OSError):
-                    theirs.send(b"x")
-            elif step == "read":
-                ours.setblocking(False)
-                with suppress(OSError):
-                    ours.recv(100)
-            elif step == "end":
-                with suppress(OSError):
-                    theirs.shutdown(socket.SHUT_WR)
-            elif step == "reopen":
-                for selector in both:
-                    with suppress(KeyError):
-                        selector.unregister(ours)
-                ours.close()
-                theirs.close()
-                pairs[which] = socket.socketpair()
-            else:
-                said = [_call(selector, step, ours, events, number) for selector in both]
+            if step in {"register", "modify", "unregister"}:
+                said = [_call(each, step, pairs[which][0], events, number) for each in both]
                 assert said[0] == said[1]
+            else:
+                pairs[which] = _happens(step, pairs[which], both)
             assert found(both[0]) == found(both[1])
             assert len(both[0].get_map()) == len(both[1].get_map())
     finally:
@@ -82,6 +74,35 @@ def test_it_finds_what_the_standard_selector_finds(steps: list[tuple[str, int, i
         for each in pairs:
             for end in each:
                 end.close()
+
+
+def _happens(
+    step: str,
+    pair: tuple[socket.socket, socket.socket],
+    selectors_of: tuple[selectors.BaseSelector, ...],
+) -> tuple[socket.socket, socket.socket]:
+    """Let something happen to a pair of sockets; gives the pair there is now."""
+    ours, theirs = pair
+    if step in {"wrap", "reopen"}:
+        for selector in selectors_of:
+            with suppress(KeyError):
+                selector.unregister(ours)
+    if step == "wrap":
+        # As TLS does: the same descriptor in another object.
+        return socket.socket(fileno=ours.detach()), theirs
+    if step == "reopen":
+        ours.close()
+        theirs.close()
+        return socket.socketpair()
+    ours.setblocking(False)
+    with suppress(OSError):
+        if step == "send":
+            theirs.send(b"x")
+        elif step == "read":
+            ours.recv(100)
+        else:
+            theirs.shutdown(socket.SHUT_WR)
+    return pair
 
 
 def _call(
@@ -128,23 +149,45 @@ def test_a_socket_that_was_closed_can_be_taken_out(kept: KeptSelector) -> None:
     kept.register(ours, READ, "one")
     ours.close()
     theirs.close()
+    assert kept.get_key(ours).data == "one"
     assert kept.unregister(ours).data == "one"
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="closed"):
         kept.unregister(ours)
     with pytest.raises(ValueError, match="closed"):
         kept.register(ours, READ, "one")
     assert not kept.get_map()
 
 
-def test_one_that_another_thread_closes_harms_nobody(kept: KeptSelector) -> None:
+def test_what_cannot_be_waited_for_leaves_nothing_behind(
+    kept: KeptSelector, tmp_path: Path
+) -> None:
+    with (tmp_path / "file").open("w") as file:
+        for _ in range(2):
+            with pytest.raises(PermissionError):
+                kept.register(file, READ, "one")
+    assert not kept.get_map()
+
+
+def test_a_closed_socket_that_another_process_holds_on_to_does_not_wake_for_ever(
+    kept: KeptSelector, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.register(pair[0], READ, "another")
     ours, theirs = socket.socketpair()
     kept.register(ours, READ, "one")
     kept.unregister(ours)
-    held = ours.dup()  # The kernel reports it on for as long as somebody holds it.
+    held = ours.dup()  # As a fork does: the kernel goes on to tell of it.
     theirs.close()
     ours.close()
-    assert found(kept) == found(kept) == set()
+    told: list[int] = []
+    take_back = kept._take_back
+    monkeypatch.setattr(kept, "_take_back", lambda *of: (told.append(of[0]), take_back(*of)))
+    began = time.monotonic()
+    assert found(kept, 0.2) == set()
+    assert time.monotonic() - began > 0.19
+    assert len(told) == 1, "it is told of still"
     held.close()
+    pair[1].send(b"x")
+    assert found(kept) == {("another", READ)}
 
 
 @pytest.mark.parametrize("kind", [Network, DrivenNetwork])
@@ -196,28 +239,44 @@ def test_a_driven_loop_has_no_thread_and_sends_before_it_returns(
     network.close()
 
 
-def test_time_in_which_nobody_turned_the_loop_does_not_count(
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = time.monotonic()
+        monkeypatch.setattr(kafka_network.time, "monotonic", lambda: self.now)
+
+
+def test_what_ran_out_while_nobody_turned_the_loop_gets_a_moment_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    network = DrivenNetwork()
-    now = time.monotonic()
-    monkeypatch.setattr(kafka_network.time, "monotonic", lambda: now)
-    ended: list[float] = []
-    network.call_later(10, lambda: ended.append(now))
-    network.run(lambda: None)
-    now += 60  # A batch waits for a lock.
-    network.run(lambda: None)
-    network.poll(timeout_ms=0)
-    assert not ended
-    for _ in range(11):
-        now += 0.9
+    clock, network, ended = Clock(monkeypatch), DrivenNetwork(), list[str]()
+
+    def turn(seconds: float) -> list[str]:
+        clock.now += seconds
         network.run(lambda: None)
         network.poll(timeout_ms=0)
-    assert not ended
-    now += 0.9
+        return ended
+
+    network.call_later(10, lambda: ended.append("request"))
+    network.call_later(300, lambda: ended.append("later"))
+    turn(0)
+    assert turn(60) == [], "a batch waited for a lock: what has arrived is read first"
+    assert turn(0.9) == []
+    assert turn(60) == ["request"], "it has had its moment"
+    # Where batches take long again and again, time passes nevertheless.
+    for _ in range(100):
+        turn(1.5)
+    assert turn(120) == ["request"]
+    assert turn(2.5) == ["request", "later"]
+    network.close()
+
+
+def test_without_a_pause_what_runs_out_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, network, ended = Clock(monkeypatch), DrivenNetwork(), list[str]()
+    network.call_later(0.5, lambda: ended.append("request"))
+    clock.now += 0.6
     network.run(lambda: None)
     network.poll(timeout_ms=0)
-    assert ended
+    assert ended == ["request"]
     network.close()
 
 
@@ -248,3 +307,18 @@ def test_another_version_or_shape_of_the_library_is_noticed(
     with monkeypatch.context() as patch:
         patch.delattr(NetworkSelector, "_add_ready_task")
         assert kafka_network.why_not_network() == "NetworkSelector"
+    with monkeypatch.context() as patch:
+        patch.setattr(KafkaNetClient, "__init__", lambda *_, **__: None)
+        assert kafka_network.why_not_network() == "KafkaNetClient"
+    with monkeypatch.context() as patch:
+        patch.setattr(NetworkSelector, "call_later", lambda *_: SimpleNamespace(scheduled_at=1))
+        assert kafka_network.why_not_network() == "Task"
+
+
+def test_a_log_on_another_library_takes_its_own_ways(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("kafka.__version__", "3.1.0")
+    log = KafkaLog(["127.0.0.1:1"], {})
+    assert not log._clients._fast
+    assert [record.event for record in caplog.records] == ["kafka_fallback"]

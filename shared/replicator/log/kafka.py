@@ -42,8 +42,8 @@ class KafkaLog:
     Args:
         servers: `host:port` of some brokers.
         options: kafka-python's names, for connection, TLS and SASL.
-        fast: whole record batches through kafka-python's internals where they look as expected;
-            False: its public calls only.
+        fast: whole record batches, and our event loop, through kafka-python's internals where they
+            look as expected; False: its public calls and its own loop only.
 
     Raises:
         ConfigurationError: an unknown option, or crc32c is missing.
@@ -97,7 +97,7 @@ class KafkaLog:
     def _may_be_fast(self, why_not: str | None) -> bool:
         if self._fast and why_not:
             logger.warning(
-                "kafka-python does not look as expected (%s): its slower public calls are used; "
+                "kafka-python does not look as expected (%s): its slower own ways are used; "
                 "install kafka-python~=3.0.12",
                 why_not,
                 extra={"event": "kafka_fallback"},

@@ -127,14 +127,14 @@ class Clients:
     Args:
         servers: `host:port` of some brokers.
         options: see `client_options`.
-        fast: with our event loop in place of kafka-python's own.
+        fast: with our event loop in place of kafka-python's own; see `why_not_network`.
 
     Raises:
         ConfigurationError: an unknown option, or no fast checksums.
     """
 
     def __init__(
-        self, servers: Sequence[str], options: Mapping[str, object], *, fast: bool = True
+        self, servers: Sequence[str], options: Mapping[str, object], *, fast: bool = False
     ) -> None:
         require_fast_checksums()
         keep_secrets_out_of_logs()
@@ -161,7 +161,7 @@ class Clients:
             admin.close()
 
     def _open(self, kind: Any, settings: Mapping[str, object]) -> Any:
-        """Open a client; one that fails half-way is closed, its thread would live on."""
+        """Open a client; one that fails half-way is closed, its thread or sockets would stay."""
         self._probe()
         opened: list[Any] = []
 

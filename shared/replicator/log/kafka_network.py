@@ -11,28 +11,30 @@ Like `kafka_batches`, this module knows the library's internals: where `why_not_
 something that it uses, kafka-python's own loop does the same.
 """
 
-import math
+import inspect
 import select
 import selectors
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, Final
 
 import kafka
+from kafka.net.compat import KafkaNetClient
 from kafka.net.selector import NetworkSelector
 
 _VERSION = "3.0."
 _HAS_EPOLL: Final = hasattr(select, "epoll")
-_STOOD_S: Final = 1.0
-"""Seconds without a turn of a driven loop that do not count for what waits in it."""
+_PAUSE_S: Final = 1.0
+"""Seconds without a turn of a driven loop in which what waits in it may have run out."""
+_GRACE_S: Final = 2.0
+"""Seconds that it then gets to read what has arrived."""
 
 
 class KeptSelector(selectors.BaseSelector):
     """Waits for sockets by epoll, and keeps one there that is waited for again and again.
 
     Level-triggered, as `selectors.EpollSelector`; what a socket no longer waits for is taken back
-    from the kernel only when it comes. `get_key` raises a bare KeyError.
+    from the kernel only when it comes.
 
     Source: https://man7.org/linux/man-pages/man7/epoll.7.html
     """
@@ -44,7 +46,9 @@ class KeptSelector(selectors.BaseSelector):
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         """See `selectors.BaseSelector`."""
-        number = _number(fileobj)
+        number = fileobj.fileno()
+        if number < 0:
+            raise ValueError("It is closed.")
         if number in self._keys:
             raise KeyError(number)
         return self._wait_for(fileobj, number, events, data)
@@ -54,15 +58,12 @@ class KeptSelector(selectors.BaseSelector):
         return self._wait_for(fileobj, self.get_key(fileobj).fd, events, data)
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        """See `selectors.BaseSelector`; also takes an object that is closed by now."""
-        number = fileobj.fileno()
-        if number < 0:
-            number = next((n for n, key in self._keys.items() if key.fileobj is fileobj), number)
-        return self._keys.pop(int(number))
+        """See `selectors.BaseSelector`."""
+        return self._keys.pop(self._number(fileobj))
 
     def get_key(self, fileobj: Any) -> selectors.SelectorKey:
         """See `selectors.BaseSelector`."""
-        return self._keys[_number(fileobj)]
+        return self._keys[self._number(fileobj)]
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
         """Give the keys by file descriptor."""
@@ -70,23 +71,14 @@ class KeptSelector(selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """See `selectors.BaseSelector`."""
-        # Rounded up to milliseconds, or a wait of less would be a loop.
-        seconds = -1 if timeout is None else max(0.0, math.ceil(timeout * 1e3) * 1e-3)
-        ready = []
-        for number, came in self._epoll.poll(seconds, max(len(self._kept), 1)):
-            key = self._keys.get(number)
-            wanted = 0 if key is None else key.events
-            # An error or the end of the other side wakes whoever waits.
-            events = 0
-            if came & ~select.EPOLLIN:
-                events |= selectors.EVENT_WRITE
-            if came & ~select.EPOLLOUT:
-                events |= selectors.EVENT_READ
-            if key is not None and events & wanted:
-                ready.append((key, events & wanted))
-            if events & ~wanted:
-                self._take_back(number, wanted)
-        return ready
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = -1 if until is None else max(0.0, until - time.monotonic())
+            came = self._epoll.poll(left, max(len(self._kept), 1))
+            ready = [each for number, mask in came if (each := self._found(number, mask))]
+            # What nobody waits for any more has come: it is no reason to return.
+            if ready or not came or not left:
+                return ready
 
     def close(self) -> None:
         """See `selectors.BaseSelector`."""
@@ -94,37 +86,67 @@ class KeptSelector(selectors.BaseSelector):
         self._keys.clear()
         self._kept.clear()
 
+    def _number(self, fileobj: Any) -> int:
+        """Give its file descriptor, or what that was before it was closed."""
+        number = int(fileobj.fileno())
+        if number >= 0:
+            return number
+        found = (known for known, key in self._keys.items() if key.fileobj is fileobj)
+        number = next(found, number)
+        if number < 0:
+            raise ValueError("It is closed, and nobody waits for it.")
+        return number
+
     def _wait_for(self, fileobj: Any, number: int, events: int, data: Any) -> selectors.SelectorKey:
-        key = self._keys[number] = selectors.SelectorKey(fileobj, number, events, data)
         known, kept = self._kept.get(number, (None, 0))
         if known is not fileobj:
             # The number belongs to another one now: what was closed has left by itself.
-            self._kept[number] = fileobj, events
             try:
                 self._epoll.register(number, _mask(events))
-            except FileExistsError:
+            except FileExistsError:  # It is the same socket in another object, as TLS wraps it.
                 self._epoll.modify(number, _mask(events))
+            self._kept[number] = fileobj, events
         elif events & ~kept:
-            self._kept[number] = fileobj, kept | events
             self._epoll.modify(number, _mask(kept | events))
+            self._kept[number] = fileobj, kept | events
+        key = self._keys[number] = selectors.SelectorKey(fileobj, number, events, data)
         return key
+
+    def _found(self, number: int, mask: int) -> tuple[selectors.SelectorKey, int] | None:
+        """Say who waits for what has come, if anybody does."""
+        key = self._keys.get(number)
+        wanted = 0 if key is None else key.events
+        # An error or the end of the other side wakes whoever waits.
+        events = selectors.EVENT_WRITE if mask & ~select.EPOLLIN else 0
+        events |= selectors.EVENT_READ if mask & ~select.EPOLLOUT else 0
+        if events & ~wanted:
+            self._take_back(number, wanted)
+        return (key, events & wanted) if key is not None and events & wanted else None
 
     def _take_back(self, number: int, wanted: int) -> None:
         """Leave with the kernel only what is waited for: the rest would wake us for ever."""
         fileobj, _ = self._kept.pop(number, (None, 0))
-        with suppress(OSError):  # Another thread has closed it, so it has left by itself.
+        try:
             if wanted:
                 self._epoll.modify(number, _mask(wanted))
                 self._kept[number] = fileobj, wanted
             else:
                 self._epoll.unregister(number)
+        except OSError:
+            self._begin_anew()
 
+    def _begin_anew(self) -> None:
+        """Leave behind what was closed here and is held on by another process, a fork say.
 
-def _number(fileobj: Any) -> int:
-    number = fileobj.fileno()
-    if number < 0:
-        raise ValueError("It is closed.")
-    return int(number)
+        The kernel tells of it for ever, and takes it back only by the number that it had.
+        """
+        self._epoll.close()
+        self._epoll = select.epoll()
+        for number, (_, events) in [*self._kept.items()]:
+            try:
+                self._epoll.register(number, _mask(events))
+            except OSError:
+                del self._kept[number]
 
 
 def _mask(events: int) -> int:
@@ -155,11 +177,16 @@ class Network(NetworkSelector):  # type: ignore[misc]  # untyped
 
 
 class DrivenNetwork(Network):
-    """The loop of a client that one thread uses: it turns while that thread waits in it."""
+    """The loop of a client that one thread uses: it turns while that thread waits in it.
+
+    As everywhere in kafka-python, what is raised inside of one of its tasks ends that task only.
+    So a signal's handler must not raise while that thread is in here.
+    """
 
     def __init__(self, **configs: object) -> None:
         super().__init__(**configs)
         self._turned = time.monotonic()
+        self._spared = set[Any]()
 
     def start(self) -> None:
         """Do without a thread."""
@@ -169,7 +196,8 @@ class DrivenNetwork(Network):
 
     def run(self, coro: Any, *args: Any) -> Any:
         """See `NetworkSelector.run`; what it has left to send is on its way afterwards."""
-        self._leave_out_the_stand()
+        if time.monotonic() - self._turned >= _PAUSE_S:
+            self._spare_overdue()
         try:
             return super().run(coro, *args)
         finally:
@@ -177,29 +205,38 @@ class DrivenNetwork(Network):
                 self.drain()
             self._turned = time.monotonic()
 
-    def _leave_out_the_stand(self) -> None:
-        """Put off what waits by the time in which nobody turned the loop.
+    def _spare_overdue(self) -> None:
+        """Give each timer that ran out while nobody turned the loop some more time, once.
 
-        Or requests would time out of which the answer has long arrived.
+        Or a request would time out of which the answer has arrived, but for what the kernel had
+        no room for.
         """
-        stood = time.monotonic() - self._turned
-        if stood < _STOOD_S:
-            return
-        later = [(when + stood, task) for when, task in self._scheduled]
-        for when, task in later:
-            task.scheduled_at = when
-        self._scheduled[:] = later
+        now = time.monotonic()
+        overdue = {task for when, task in self._scheduled if when <= now} - self._spared
+        for task in overdue:
+            self.reschedule(now + _GRACE_S, task)
+        self._spared = {task for _, task in self._scheduled} & (self._spared | overdue)
 
 
 def why_not_network() -> str | None:
     """Say what of kafka-python's loop is not as expected; None if all is."""
-    used = ("start", "wakeup", "run", "drain", "_wait_write", "_add_ready_task", "call_at")
-    missing = [name for name in used if not hasattr(NetworkSelector, name)]
+    used = ("start", "wakeup", "run", "drain", "_wait_write", "_add_ready_task", "reschedule")
     if not kafka.__version__.startswith(_VERSION):
         return f"version {kafka.__version__}"
-    if missing or "selector" not in NetworkSelector.DEFAULT_CONFIG:
+    if not all(hasattr(NetworkSelector, name) for name in used):
         return "NetworkSelector"
-    return None
+    if "net" not in inspect.signature(KafkaNetClient.__init__).parameters:
+        return "KafkaNetClient"
+    return None if _schedules_as_expected() else "Task"
+
+
+def _schedules_as_expected() -> bool:
+    probe = NetworkSelector()
+    try:
+        task = probe.call_later(1, lambda: None)
+        return bool(probe._scheduled == [(task.scheduled_at, task)])
+    finally:
+        probe.close()
 
 
 def network(*, driven: bool, **configs: object) -> Network:

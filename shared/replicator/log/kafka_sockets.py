@@ -4,7 +4,7 @@ kafka-python 3.0 leaves the sockets of failed attempts to the garbage collector:
 switched it off would lose a file descriptor a second while the brokers are away. And it reads 4 kB
 at a time, each of which lets go of Python's lock and has to wait for it. It opens its sockets by a
 class that is chosen by the scheme of `proxy_url` and registers itself; this one is chosen by
-`DIRECT` and connects directly.
+`DIRECT` and connects directly. What comes through TLS or a proxy is still read 4 kB at a time.
 """
 
 import socket
