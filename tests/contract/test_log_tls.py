@@ -5,13 +5,12 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 
 import pytest
 
 from replicator.log.kafka import KafkaLog
-from replicator.positions import Lsn, Offset
+from replicator.positions import Lsn
+from tests.contract.test_log import PATIENCE, acknowledged, reading, writing
 from tests.support import kafka as kafka_support
 from tests.support.kafka import KafkaBroker
 
@@ -40,13 +39,9 @@ def tls(
         ssl_keystore_password=_PASSWORD,
     )
     proxy = broker.proxy()
-    yield f"127.0.0.1:{proxy.port}", _trusting(certificate)
+    yield f"127.0.0.1:{proxy.port}", {"security_protocol": "SSL", "ssl_cafile": str(certificate)}
     proxy.close()
     broker.stop()
-
-
-def _trusting(certificate: Path) -> dict[str, object]:
-    return {"security_protocol": "SSL", "ssl_cafile": str(certificate)}
 
 
 @pytest.mark.parametrize("fast", [True, False], ids=["kafka", "kafka-public"])
@@ -58,30 +53,13 @@ def test_records_of_any_size_pass_through_tls(
     topic = f"tls.{fast}"
     log.create(topic)
     values = [random.Random(n).randbytes(n) for n in (1, 2_000, 500_000, 3_000_000)]
-    with closing(log.reader(topic)) as reader, closing(_Writer(log, topic)) as writer:
-        reader.seek(Offset(0))
+    with reading(log, topic, 0) as reader, writing(log, topic) as writer:
         assert reader.poll(0.1) == []
         for number, value in enumerate(values * 2):
-            writer.store(value)
+            writer.append([(b"k", value)], Lsn(number + 1))
+            assert acknowledged(writer) == number + 1
             got: list[bytes] = []
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + PATIENCE
             while not got and time.monotonic() < deadline:
                 got += [value for chunk in reader.poll(0.2) for _, value in chunk.records]
             assert got == [value], number
-
-
-class _Writer:
-    def __init__(self, log: KafkaLog, topic: str) -> None:
-        self._writer = log.writer(topic)
-        self._stored = 0
-
-    def store(self, value: bytes) -> None:
-        self._stored += 1
-        self._writer.append([(b"k", value)], Lsn(self._stored))
-        deadline = time.monotonic() + 30
-        while self._writer.acknowledged() != self._stored and time.monotonic() < deadline:
-            self._writer.wait(1)
-        assert self._writer.acknowledged() == self._stored
-
-    def close(self) -> None:
-        self._writer.close(5)

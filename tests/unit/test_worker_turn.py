@@ -23,7 +23,6 @@ class Pipeline:
         self.did = did
         self.busy = self.full = False
         self.arriving = None
-        self.until = 0
 
     def proceed(self) -> None:
         self.did.append("proceed")

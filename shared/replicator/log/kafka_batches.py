@@ -7,7 +7,6 @@ used is there, and where it is not, `SingleRecords` and `PolledRecords` do the s
 public calls. Nothing here blocks, except `receive`.
 """
 
-import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ from kafka.consumer.fetcher import Fetcher
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.producer.record_accumulator import RecordAccumulator
 
+from replicator.log.kafka_internals import arguments, first_missing, has, known_version
 from replicator.log.record_batch import (
     HEADER_BYTES,
     Batch,
@@ -37,7 +37,6 @@ from replicator.log.slices import cut
 Finished = Callable[[BaseException | None], None]
 """Called once per future, from the producer's thread: None, or why it failed."""
 
-_VERSION = "3.0."
 _POLL_RECORDS = 2_000
 _RUN_BYTES = 1 << 20
 
@@ -324,17 +323,17 @@ def _runs(records: Iterable[Any]) -> Iterator[list[Any]]:
 
 def why_not_ready_batches(producer: object) -> str | None:
     """Say what of the producer's internals is not as expected; None if all is."""
-    return _first_missing(
-        (kafka.__version__.startswith(_VERSION), f"version {kafka.__version__}"),
-        (_has(producer, "_accumulator", "_sender", "_unregister_cleanup"), "KafkaProducer"),
+    return first_missing(
+        known_version(),
+        (has(producer, "_accumulator", "_sender", "_unregister_cleanup"), "KafkaProducer"),
         (
-            _has(getattr(producer, "_accumulator", None), "_batches", "_incomplete", "_closed")
-            and _has(RecordAccumulator, "_tp_lock", "append", "drain_batches_for_one_node")
-            and _has(getattr(producer, "_accumulator", None), "_appends_in_progress"),
+            has(getattr(producer, "_accumulator", None), "_batches", "_incomplete", "_closed")
+            and has(RecordAccumulator, "_tp_lock", "append", "drain_batches_for_one_node")
+            and has(getattr(producer, "_accumulator", None), "_appends_in_progress"),
             "RecordAccumulator",
         ),
-        (_has(getattr(producer, "_sender", None), "wakeup", "force_close"), "Sender"),
-        (_arguments(ProducerBatch.__init__)[:3] == ["self", "tp", "records"], "ProducerBatch"),
+        (has(getattr(producer, "_sender", None), "wakeup", "force_close"), "Sender"),
+        (arguments(ProducerBatch.__init__)[:3] == ["self", "tp", "records"], "ProducerBatch"),
     )
 
 
@@ -342,25 +341,13 @@ def why_not_whole_batches(consumer: object) -> str | None:
     """Say what of the consumer's internals is not as expected; None if all is."""
     records = getattr(Fetcher, "PartitionRecords", object)
     unpack = getattr(records, "_unpack_records", None)
-    return _first_missing(
-        (kafka.__version__.startswith(_VERSION), f"version {kafka.__version__}"),
-        (_has(getattr(consumer, "_fetcher", None), "PartitionRecords"), "Fetcher"),
-        (_has(records, "_maybe_skip_record", "drain", "take"), "PartitionRecords"),
+    return first_missing(
+        known_version(),
+        (has(getattr(consumer, "_fetcher", None), "PartitionRecords"), "Fetcher"),
+        (has(records, "_maybe_skip_record", "drain", "take"), "PartitionRecords"),
         (
-            unpack is not None and _arguments(unpack)[:3] == ["self", "tp", "records"],
+            unpack is not None and arguments(unpack)[:3] == ["self", "tp", "records"],
             "_unpack_records",
         ),
         ("_buffer" in kafka.record.MemoryRecords.__slots__, "MemoryRecords"),
     )
-
-
-def _first_missing(*findings: tuple[bool, str]) -> str | None:
-    return next((what for fine, what in findings if not fine), None)
-
-
-def _has(thing: object, *names: str) -> bool:
-    return all(hasattr(thing, name) for name in names)
-
-
-def _arguments(function: Callable[..., object]) -> list[str]:
-    return list(inspect.signature(function).parameters)

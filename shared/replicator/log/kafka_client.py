@@ -22,7 +22,7 @@ from replicator.errors import (
     LogUnavailable,
     ReplicatorError,
 )
-from replicator.log.kafka_network import network
+from replicator.log.kafka_network import DrivenNetwork, Network
 from replicator.log.kafka_sockets import DIRECT
 
 FETCH_BYTES = 8 << 20
@@ -167,7 +167,9 @@ class Clients:
 
         def connect(**configs: object) -> object:
             if self._fast:
-                configs["net"] = network(driven=kind is KafkaConsumer, **configs)
+                # A consumer is used by one thread.
+                network = DrivenNetwork if kind is KafkaConsumer else Network
+                configs["net"] = network(**configs)
             opened.append(KafkaNetClient(**configs))
             return opened[0]
 
