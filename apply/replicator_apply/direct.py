@@ -7,7 +7,7 @@ COPY if they are many, else in one round trip. Whatever does not come out as exp
 target transaction is rolled back, and the whole batch takes the way through `rules`.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -70,8 +70,9 @@ class DirectWriter:
         if len(rows) <= SMALL:
             self._insert_few(cursor, rows, sequences)
         else:
-            self._insert_many(cursor, rows, changes.made.born if changes.made else ())
+            # Before the rows, so that it may go along with what begins the transaction.
             sequences.follow_rows(cursor, self.table, rows)
+            self._insert_many(cursor, rows, changes.made.born if changes.made else ())
 
     def prepare(self, changes: TableChanges) -> None:
         """Make ahead, without the connection, what is sent for many rows."""
@@ -175,18 +176,19 @@ class DirectWriter:
         Gives how many were created, and how many changed.
         """
         rows = changes.changed
-        if len(rows) <= SMALL:
-            changed, created = self._enter(cursor, changes)
-        else:
-            changed, created = self._enter_many(cursor, changes)
-        sequences.follow_rows(cursor, self.table, rows.values())
+        ahead, noted = sequences.statements_for(self.table, rows.values())
+        enter = self._enter if len(rows) <= SMALL else self._enter_many
+        changed, created = enter(cursor, changes, ahead)
+        sequences.note(noted)
         return created, changed
 
-    def _enter_many(self, cursor: Cursor, changes: TableChanges) -> tuple[int, int]:
+    def _enter_many(
+        self, cursor: Cursor, changes: TableChanges, ahead: Sequence[str]
+    ) -> tuple[int, int]:
         """As `_enter`; what is new here, as most of a page, goes straight into the table."""
         rows = changes.changed
         entering = (changes.made and changes.made.entering) or self._entering_of(changes)
-        numbers = self._new_of(cursor, entering, [*rows.values()])
+        numbers = self._new_of(cursor, entering, [*rows.values()], ahead)
         new = [entering.keys[number] for number in numbers]
         held = TableChanges(changes.reader, changed={k: rows[k] for k in rows.keys() - new})
         # What is ours comes first: it may leave a unique value to a row that is new here.
@@ -223,36 +225,45 @@ class DirectWriter:
             return (), ""
         return numbers, self.sql.none_between(low, high)
 
-    def _new_of(self, cursor: Cursor, entering: Entering, rows: Sequence[Row]) -> list[int]:
-        """Find the rows under whose keys none is ours; give their numbers, from 0, in order."""
-        if not entering.read:
-            return self._nobodys(cursor, entering.others, rows)
-        _send(cursor, entering.read_free, by_index=True)
-        (free,) = cursor.fetchone() or (False,)
-        if not free:
-            return self._nobodys(cursor, range(len(rows)), rows)
-        return sorted([*entering.read, *self._nobodys(cursor, entering.others, rows)])
+    def _new_of(
+        self, cursor: Cursor, entering: Entering, rows: Sequence[Row], ahead: Sequence[str]
+    ) -> list[int]:
+        """Find the rows under whose keys none is ours; give their numbers, from 0, in order.
 
-    def _nobodys(self, cursor: Cursor, numbers: Sequence[int], rows: Sequence[Row]) -> list[int]:
-        """As `_new_of`, by a look for each of some rows."""
-        if not numbers:
-            return []
+        `ahead`: statements that are sent along.
+        """
+        looks = [entering.read_free] if entering.read else []
+        if entering.others:
+            looks.append(self._look_for(entering.others, rows))
+        answers = _ask(cursor, *ahead, *looks)[len(ahead) :]
+        new = _numbered(entering.others, answers[-1]) if entering.others else []
+        if entering.read:
+            if answers[0] == [(True,)]:
+                new += entering.read
+            else:
+                (found,) = _ask(cursor, self._look_for(entering.read, rows))
+                new += _numbered(entering.read, found)
+        return sorted(new)
+
+    def _look_for(self, numbers: Sequence[int], rows: Sequence[Row]) -> str:
+        """Ask which of some rows are nobody's, by a look for each; the answer counts from 1."""
         columns = (
             [getattr(rows[number], field) for number in numbers] for field in self._key_fields
         )
         begin, end = self.sql.nobodys
-        _send(cursor, begin + self.sql.arrays(self.table.key, columns) + end, by_index=True)
-        return sorted(numbers[found - 1] for (found,) in cursor.fetchall())
+        return begin + self.sql.arrays(self.table.key, columns) + end
 
-    def _enter(self, cursor: Cursor, changes: TableChanges) -> tuple[int, int]:
+    def _enter(
+        self, cursor: Cursor, changes: TableChanges, ahead: Sequence[str] = ()
+    ) -> tuple[int, int]:
         """Write rows by way of the staging table; give how many changed, and were created."""
         update = self.sql.update_held
         if update is None:
             raise Unexpected
-        staged = self._stage_changed(cursor, changes)
+        before = [*ahead, *self._stage_changed(cursor, changes)]
         statements = (update, self.sql.insert_entering, *self.sql.receipts_entering)
-        counts = _run(cursor, *staged, *statements, by_index=len(changes.changed) > SMALL)
-        changed, created = counts[len(staged) : len(staged) + 2]
+        counts = _run(cursor, *before, *statements, by_index=len(changes.changed) > SMALL)
+        changed, created = counts[len(before) : len(before) + 2]
         if changed + created != len(changes.changed):
             raise Unexpected
         return changed, created
@@ -293,6 +304,20 @@ def _run(cursor: Cursor, *statements: str, by_index: bool = False) -> list[int]:
     while len(counts) < len(statements) and cursor.nextset():
         counts.append(cursor.rowcount)
     return counts
+
+
+def _ask(cursor: Cursor, *questions: str) -> list[list[tuple[Any, ...]]]:
+    """Put questions in one round trip, and look rows up by index; give the rows of each answer."""
+    _send(cursor, *questions, by_index=True)
+    answers = [cursor.fetchall()]
+    while len(answers) < len(questions) and cursor.nextset():
+        answers.append(cursor.fetchall())
+    return answers
+
+
+def _numbered(numbers: Sequence[int], found: Iterable[tuple[int]]) -> list[int]:
+    """Give those of the numbers that were found, of which each is told by its place, from 1."""
+    return [numbers[place - 1] for (place,) in found]
 
 
 def _send(cursor: Cursor, *statements: str, by_index: bool) -> None:

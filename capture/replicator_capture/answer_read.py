@@ -71,8 +71,10 @@ class RowReader:
         count, last = add(read, found)
         self._close()
         full = count == request.limit
+        # Of all of a rule's rows, so its first page tells.
+        estimated = read.estimate(rule) if request.after is None else None
         return msgspec.structs.replace(
-            answer_of(request, last_key=last if full else None, estimated=read.estimate(rule)),
+            answer_of(request, last_key=last if full else None, estimated=estimated),
             # Nothing is answered twice, so these rows, which are read first, are all there.
             chosen=None if rule.selection is None else count,
         )

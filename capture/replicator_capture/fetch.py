@@ -281,20 +281,22 @@ class Fetcher:
             raise
 
     def _lock_and_snapshot(self, tables: Iterable[TableName]) -> Snapshot:
-        for setting in _SETTINGS:
-            self._connection.execute(setting)
         # Not by set_config: a SELECT would take the snapshot before the lock.
-        self._connection.execute(
-            sql.SQL("SET LOCAL statement_timeout = {}").format(
-                sql.Literal(round(STATEMENT_TIMEOUT * 1e3))
-            )
+        lock = sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(
+            sql.SQL(", ").join(identifier(table) for table in sorted(tables))
         )
-        self._connection.execute(
-            sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(
-                sql.SQL(", ").join(identifier(table) for table in sorted(tables))
-            )
+        before = [
+            *_SETTINGS,
+            f"SET LOCAL statement_timeout = {round(STATEMENT_TIMEOUT * 1e3)}",
+            lock.as_string(self._connection),
+        ]
+        # One round trip: a page has few rows, and each trip costs what many rows do.
+        cursor = self._connection.execute(
+            "; ".join([*before, "SELECT pg_current_snapshot()::text"]), prepare=False
         )
-        row = self._connection.execute("SELECT pg_current_snapshot()::text").fetchone()
+        for _ in before:
+            cursor.nextset()
+        row = cursor.fetchone()
         if row is None:
             raise AssertionError("a SELECT without FROM gives one row")
         return parse_snapshot(row[0])
