@@ -402,6 +402,38 @@ def test_a_reader_that_was_left_alone_for_long_goes_on_where_it_was(
 # Several at once
 
 
+@pytest.mark.parametrize("log", ["kafka"], indirect=True)
+def test_fetches_go_straight_and_what_is_not_usual_loses_nothing(
+    log: Log, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from replicator.log import kafka_fetch
+
+    monkeypatch.setattr(kafka_fetch, "_ANOTHER_TRY_S", 0.05)
+    records, straight = kafka_fetch.FetchForm.records, list[bool]()
+
+    def some(form: kafka_fetch.FetchForm, answer: bytes) -> memoryview:
+        found = records(form, answer)
+        straight.append(len(straight) % 5 != 4)
+        if not straight[-1]:
+            raise kafka_fetch.NotUsual
+        return found
+
+    monkeypatch.setattr(kafka_fetch.FetchForm, "records", some)
+    written = numbered(300)
+    got: list[tuple[int, Record]] = []
+    with reading(log, topic) as reader, writing(log, topic) as writer:
+        for start in range(0, 300, 3):
+            writer.append(written[start : start + 3], Lsn(start + 1))
+            for chunk in reader.poll(0.05):
+                got += zip(chunk.offsets, chunk.records, strict=True)
+        acknowledged(writer)
+        for chunk in chunks_of(reader, 300):
+            got += zip(chunk.offsets, chunk.records, strict=True)
+    assert got == list(enumerate(written))
+    assert straight.count(False) > 3
+    assert straight.count(True) > 20
+
+
 def test_two_writers_keep_their_own_order(log: Log, topic: str) -> None:
     def write(tag: str) -> None:
         with writing(log, topic) as writer:

@@ -17,6 +17,7 @@ from kafka import TopicPartition, errors
 from replicator.errors import BadRecord, ConfigurationError, Hole, LogUnavailable, LostLog
 from replicator.log import kafka_batches as batches
 from replicator.log.kafka_client import FETCH_BYTES, Clients, translated, unavailable
+from replicator.log.kafka_fetch import StraightFetches, why_not_straight
 from replicator.log.kafka_network import why_not_network
 from replicator.log.kafka_topics import create_topic, topic_settings, topic_state
 from replicator.log.port import Chunk, TopicState
@@ -88,11 +89,13 @@ class KafkaLog:
 
     def reader(self, topic: str) -> "KafkaReader":
         """See `port.Log.reader`. Raises LogUnavailable, ConfigurationError."""
-        consumer = self._clients.consumer()
-        kind: type[batches.WholeBatches | batches.PolledRecords] = batches.WholeBatches
-        if not self._may_be_fast(batches.why_not_whole_batches(consumer)):
-            kind = batches.PolledRecords
-        return KafkaReader(consumer, kind(consumer), TopicPartition(topic, 0))
+        consumer, partition = self._clients.consumer(), TopicPartition(topic, 0)
+        receiver: batches.Receiver = batches.PolledRecords(consumer, partition)
+        if self._may_be_fast(batches.why_not_whole_batches(consumer)):
+            receiver = batches.WholeBatches(consumer, partition)
+            if self._may_be_fast(why_not_straight(consumer)):
+                receiver = StraightFetches(consumer, partition, receiver)
+        return KafkaReader(consumer, receiver, partition)
 
     def _may_be_fast(self, why_not: str | None) -> bool:
         if self._fast and why_not:
@@ -266,7 +269,7 @@ class KafkaReader:
                     f"The topic has offsets {begin[self._partition]} to {end[self._partition]}, "
                     f"not {offset}."
                 )
-            self._consumer.seek(self._partition, int(offset))
+            self._receiver.seek(int(offset))
         self._arrived.clear()
         self._joiner.forget()
         self._broken = None

@@ -59,6 +59,9 @@ class Publisher(Protocol):
 class Receiver(Protocol):
     """Takes batches from a consumer."""
 
+    def seek(self, offset: int) -> None:
+        """Go on there."""
+
     def receive(self, timeout: float) -> Sequence["Arrived"]:
         """Wait at most `timeout` seconds; gives what has come. Raises kafka.errors.KafkaError."""
 
@@ -232,7 +235,7 @@ def abandon(producer: KafkaProducer) -> None:
 # Consuming
 
 
-class _ArrivedFrame:
+class ArrivedFrame:
     """One record batch as the broker sent it."""
 
     def __init__(self, frame: Frame) -> None:
@@ -241,6 +244,7 @@ class _ArrivedFrame:
         self.end = frame.end
 
     def open(self) -> Batch:
+        """See `Arrived.open`."""
         return parse(self._frame)
 
 
@@ -262,14 +266,18 @@ class _WholeBatches(Fetcher.PartitionRecords):  # type: ignore[misc]  # untyped
 class WholeBatches:
     """Takes record batches from a consumer as they came."""
 
-    def __init__(self, consumer: Any) -> None:
-        self._consumer = consumer
+    def __init__(self, consumer: Any, partition: TopicPartition) -> None:
+        self._consumer, self._partition = consumer, partition
         consumer._fetcher.PartitionRecords = _WholeBatches
+
+    def seek(self, offset: int) -> None:
+        """See `Receiver.seek`."""
+        self._consumer.seek(self._partition, offset)
 
     def receive(self, timeout: float) -> Sequence[Arrived]:
         """See `Receiver.receive`."""
         polled = self._consumer.poll(timeout_ms=timeout * 1000, max_records=_POLL_RECORDS)
-        return [_ArrivedFrame(frame) for some in polled.values() for frame in some]
+        return [ArrivedFrame(frame) for some in polled.values() for frame in some]
 
 
 class _ArrivedRecords:
@@ -295,8 +303,12 @@ class _ArrivedRecords:
 class PolledRecords:
     """Takes single records from a consumer's public `poll`: the fallback."""
 
-    def __init__(self, consumer: Any) -> None:
-        self._consumer = consumer
+    def __init__(self, consumer: Any, partition: TopicPartition) -> None:
+        self._consumer, self._partition = consumer, partition
+
+    def seek(self, offset: int) -> None:
+        """See `Receiver.seek`."""
+        self._consumer.seek(self._partition, offset)
 
     def receive(self, timeout: float) -> Sequence[Arrived]:
         """See `Receiver.receive`."""

@@ -195,14 +195,24 @@ class DrivenNetwork(Network):
 
     def run(self, coro: Any, *args: Any) -> Any:
         """See `NetworkSelector.run`; what it has left to send is on its way afterwards."""
-        if time.monotonic() - self._turned >= _PAUSE_S:
-            self._spare_overdue()
+        self._look_for_pause()
         try:
             return super().run(coro, *args)
         finally:
             if not self._closed:
                 self.drain()
             self._turned = time.monotonic()
+
+    def turn(self, timeout: float) -> None:
+        """Wait at most `timeout` seconds for something to do, and do it."""
+        self._look_for_pause()
+        self._poll_once(timeout)
+        self.drain()
+        self._turned = time.monotonic()
+
+    def _look_for_pause(self) -> None:
+        if time.monotonic() - self._turned >= _PAUSE_S:
+            self._spare_overdue()
 
     def _spare_overdue(self) -> None:
         """Give each timer that ran out while nobody turned the loop some more time, once.
