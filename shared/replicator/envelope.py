@@ -75,7 +75,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         request: its id for the request.
         plan: fingerprint of the plan that the request named.
         last_key: on the closing record of a page, the last key read; None: it was the last page.
-        estimated: on the closing record of a page, rows of the rule in all, roughly.
+        estimated: on the closing record of a rule's first page, rows of the rule in all, roughly.
         refused: on the closing record, why the request was not answered.
         refused_datasets: those of the plan that the refusal is about, as subscriptions name them;
             none: it is about the request.

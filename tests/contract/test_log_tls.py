@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from replicator.log.kafka import KafkaLog
+from replicator.log.kafka import KafkaLog, KafkaReader
 from replicator.positions import Lsn
 from tests.contract.test_log import PATIENCE, acknowledged, reading, writing
 from tests.support import kafka as kafka_support
@@ -63,3 +63,5 @@ def test_records_of_any_size_pass_through_tls(
             while not got and time.monotonic() < deadline:
                 got += [value for chunk in reader.poll(0.2) for _, value in chunk.records]
             assert got == [value], number
+        assert isinstance(reader, KafkaReader)
+        assert (getattr(reader._receiver, "_line", None) is not None) == fast

@@ -449,6 +449,10 @@ def test_answers_of_every_kind(task: Task, source: str, log_url: str) -> None:
         assert closing.answer is not None
         assert closing.answer.last_key == (key,)
         assert closing.answer.estimated is not None
+        # Of all rows of the rule: its first page tells.
+        closing = tape.answer(asker.page("published-polls", rule=1, limit=1, after=key - 1))[-1]
+        assert closing.answer is not None
+        assert (closing.answer.last_key, closing.answer.estimated) == ((key,), None)
 
 
 def test_refusals(task: Task, source: str, log_url: str) -> None:

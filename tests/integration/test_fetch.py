@@ -6,13 +6,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from replicator.envelope import Record, Value
+from replicator.plan import TableName
 from replicator_capture.fetch import Fetcher
 from replicator_capture.task import Task
+from replicator_capture.visibility import Snapshot, visible
 from tests.conftest import SampleFactory
 from tests.support.capture_run import Asker, Tape, capture_settings, capture_task, capturing
 from tests.support.processes import wait_until
@@ -173,6 +176,31 @@ def replay(records: list[Record], asked: Asked) -> int:
             check_answer(state, transaction, asked[request])
             checked += 1
     return checked
+
+
+def test_the_snapshot_is_taken_behind_the_lock(source: str) -> None:
+    """Or a migration that was waited for would show what is no longer there."""
+    nothing: Any = None
+    table, found = TableName("public", "polls_question"), list[Snapshot]()
+    with psycopg.connect(source) as other, psycopg.connect(source, autocommit=True) as connection:
+        fetcher = Fetcher(connection, nothing, nothing, nothing, nothing)
+
+        def look() -> None:
+            with connection.transaction():
+                found.append(fetcher._lock_and_snapshot([table]))
+
+        other.execute("LOCK TABLE polls_question IN ACCESS EXCLUSIVE MODE")
+        row = other.execute("SELECT pg_current_xact_id()::text::bigint").fetchone()
+        assert row is not None
+        looking = threading.Thread(target=look)
+        looking.start()
+        with psycopg.connect(source, autocommit=True) as third:
+            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = %s"
+            pid = connection.info.backend_pid
+            wait_until(lambda: third.execute(waiting, [pid]).fetchone() == (1,), 5, "it waits")
+        other.commit()
+        looking.join()
+    assert visible(row[0] % (1 << 32), found[0])
 
 
 def test_answers_are_exact_under_concurrent_writes(task: Task, source: str, log_url: str) -> None:

@@ -1,5 +1,6 @@
 """Fetches past kafka-python's fetcher: their bytes against kafka-python's, and what is parted."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from struct import Struct
 from types import SimpleNamespace
@@ -9,11 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka.consumer import KafkaConsumer
+from kafka.errors import KafkaProtocolError
+from kafka.future import Future
+from kafka.net.connection import KafkaConnection
+from kafka.net.transport import KafkaTCPTransport
 from kafka.protocol.consumer import FetchRequest, FetchResponse
+from kafka.protocol.parser import KafkaProtocol
 
 from replicator.log import kafka_fetch
 from replicator.log.kafka_batches import sealed_batches
 from replicator.log.kafka_fetch import FetchForm, NotUsual, StraightFetches, _Line, why_not_straight
+from replicator.log.kafka_network import DrivenNetwork
 
 VERSION = 12
 NAMES = st.text(st.sampled_from("abz019._-"), min_size=1, max_size=249)
@@ -21,19 +28,16 @@ INT32, INT64 = st.integers(-1, (1 << 31) - 1), st.integers(0, (1 << 63) - 1)
 FRAME = Struct(">ii")
 
 
-def config(client: str = "me", rack: str = "") -> dict[str, Any]:
-    return {
-        **KafkaConsumer.DEFAULT_CONFIG,
-        **{"client_id": client, "client_rack": rack, "fetch_max_bytes": 7 << 20},
-    }
+def config(client: str = "me") -> dict[str, Any]:
+    return {**KafkaConsumer.DEFAULT_CONFIG, "client_id": client, "fetch_max_bytes": 7 << 20}
 
 
-@given(NAMES, NAMES, st.text("rack", max_size=200), INT64, st.tuples(INT32, INT32, INT32))
+@given(NAMES, NAMES, INT64, st.tuples(INT32, INT32, INT32))
 def test_a_request_is_what_kafka_python_writes(
-    topic: str, client: str, rack: str, offset: int, numbers: tuple[int, int, int]
+    topic: str, client: str, offset: int, numbers: tuple[int, int, int]
 ) -> None:
     number, current, last = numbers
-    settings = config(client, rack)
+    settings = config(client)
     kind = FetchRequest.FetchTopic
     partition = kind.FetchPartition(
         partition=0,
@@ -54,7 +58,7 @@ def test_a_request_is_what_kafka_python_writes(
         session_epoch=-1,
         topics=[kind(topic=topic, partitions=[partition], version=VERSION)],
         forgotten_topics_data=[],
-        rack_id=rack,
+        rack_id="",
         version=VERSION,
     )
     request.with_header(correlation_id=number, client_id=client)
@@ -141,6 +145,8 @@ class Wire:
         self.transport, self.paused, self.connected = self, set[str](), True
         self._reauth = SimpleNamespace(is_reauthenticating=False)
         self._sensors = None
+        self.parser: Any = KafkaProtocol(client_id="me")
+        self.closing = False
         self.broker_version_data = SimpleNamespace(api_versions={1: (4, 17)})
         self.protocol: Any = self
         self.sent: list[bytes] = []
@@ -152,6 +158,9 @@ class Wire:
 
     def set_protocol(self, protocol: Any) -> None:
         self.protocol = protocol
+
+    def is_closing(self) -> bool:
+        return self.closing
 
     def write(self, data: bytes) -> None:
         self.sent.append(data)
@@ -190,6 +199,40 @@ def test_answers_are_parted_however_they_come(
     assert wire.got == [framed(number, body) for number, body in frames if number >= 0]
     ours = [framed(number, body)[4:] for number, body in frames if number == -3]
     assert line.answer == (ours[-1] if ours else None)
+
+
+def test_it_begins_in_the_midst_of_an_answer_but_not_of_a_length() -> None:
+    """As kafka-python leaves its parser when it gives what has come by the end of a time."""
+    response = answer("t", b"r" * 1_000, number=0)
+    whole = len(response).to_bytes(4, "big") + response
+    for cut in range(len(whole)):
+        connection = KafkaConnection(SimpleNamespace(cancel=lambda _: None), node_id=1)
+        wire = Wire()
+        connection.transport, connection.parser = wire, KafkaProtocol(client_id="me")
+        connection.connected, connection.initializing = True, False
+        request = FetchRequest(version=VERSION)
+        connection.parser.send_request(request)
+        future = Future()
+        connection.in_flight_requests.append((1, future, 0.0, 0.0, None))
+        first = whole[:4] + (1).to_bytes(4, "big") + whole[8:]
+        connection.data_received(first[:cut])
+        assert _Line.can_begin(connection) == (cut not in (1, 2, 3))
+        if not _Line.can_begin(connection):
+            continue
+        line = _Line(connection)
+        line.next_number()
+        line.data_received(first[cut:] + framed(-1, b"ours"))
+        assert line.answer == framed(-1, b"ours")[4:]
+        assert future.is_done
+        assert future.value.responses[0].partitions[0].records == b"r" * 1_000
+
+
+@pytest.mark.parametrize("size", [-1, 0, 3, (1 << 31) - 1])
+def test_a_length_that_no_answer_has_is_refused(size: int) -> None:
+    line = _Line(Wire())
+    line.next_number()
+    with pytest.raises(KafkaProtocolError):
+        line.data_received(FRAME.pack(size, -1))
 
 
 def test_numbers_begin_anew_before_they_do_not_fit() -> None:
@@ -267,19 +310,26 @@ def test_the_next_request_is_sent_before_what_has_come_is_handed_out(reader: Rea
     assert reader.wire.sent == [form.request(-1, 10, (4, -1)), form.request(-2, 13, (4, 0))]
 
 
+@pytest.mark.parametrize("why", ["throttle", "re-authentication", "closing", "lost"])
 def test_what_has_come_is_handed_out_though_the_next_request_cannot_be_sent(
-    reader: Reader,
+    reader: Reader, why: str
 ) -> None:
     reader.fetches.receive(0)
+    does: dict[str, Callable[[], object]] = {
+        "throttle": lambda: reader.wire.paused.add("throttle"),
+        "re-authentication": lambda: setattr(reader.wire._reauth, "is_reauthenticating", True),
+        "closing": lambda: setattr(reader.wire, "closing", True),
+        "lost": lambda: reader.wire.protocol.connection_lost(None),
+    }
 
     def come() -> None:
         reader.comes(usual(batch(10, 3)))
-        reader.wire.paused.add("throttle")
+        does[why]()
 
     reader.turns = [come]
     assert [each.end for each in reader.fetches.receive(0.1)] == [13]
     # The other receiver goes on behind it.
-    assert [place[0] for place in reader.went_back] == [13]
+    assert [(place[0], place[2]) for place in reader.went_back] == [(13, 0)]
 
 
 @pytest.mark.parametrize("what", ["error", "lost", "part of a batch"])
@@ -306,6 +356,20 @@ def test_what_is_not_usual_is_left_to_the_others_from_the_same_place(
     reader.wire.protocol = reader.wire if what == "lost" else reader.wire.protocol
     assert reader.fetches.receive(0) == ()
     assert len(reader.wire.sent) == sent + 1
+
+
+def test_a_connection_that_was_lost_between_two_calls_is_not_waited_for(reader: Reader) -> None:
+    reader.fetches.receive(0)
+    reader.wire.protocol.connection_lost(None)
+    reader.turns = [lambda: pytest.fail("it has waited")]
+    assert reader.fetches.receive(60) == ()
+    assert len(reader.went_back) == 1
+
+
+def test_without_a_place_the_others_tell(reader: Reader) -> None:
+    reader.fetches._offset = None
+    assert reader.fetches.receive(0) == []
+    assert not reader.wire.sent
 
 
 def test_a_broker_that_does_not_answer_loses_its_connection(
@@ -350,5 +414,24 @@ def test_an_answer_from_before_a_seek_is_not_taken(reader: Reader) -> None:
     assert reader.others.sought == [10, 50]
 
 
-def test_a_consumer_of_another_shape_is_noticed() -> None:
+def test_a_consumer_of_another_shape_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert why_not_straight(object()) == "the consumer's loop"
+    network = DrivenNetwork()
+    cluster = SimpleNamespace(leader_for_partition=None, leader_epoch_for_partition=None)
+    manager = SimpleNamespace(_conns={1: Wire()}, cluster=cluster)
+    consumer = SimpleNamespace(_net=network, _manager=manager, _subscription=None)
+    try:
+        assert why_not_straight(consumer) is None
+        with monkeypatch.context() as patch:
+            patch.delattr(manager._conns[1].parser, "_rbuffer")
+            assert why_not_straight(consumer) == "KafkaProtocol"
+        with monkeypatch.context() as patch:
+            patch.delattr(manager._conns[1], "paused")
+            assert why_not_straight(consumer) == "KafkaConnection"
+        with monkeypatch.context() as patch:
+            patch.delattr(KafkaTCPTransport, "set_protocol")
+            assert why_not_straight(consumer) == "KafkaTCPTransport"
+        del manager._conns
+        assert why_not_straight(consumer) == "KafkaConnectionManager"
+    finally:
+        network.close()

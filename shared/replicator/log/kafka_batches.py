@@ -63,7 +63,10 @@ class Receiver(Protocol):
         """Go on there."""
 
     def receive(self, timeout: float) -> Sequence["Arrived"]:
-        """Wait at most `timeout` seconds; gives what has come. Raises kafka.errors.KafkaError."""
+        """Wait at most `timeout` seconds; gives what has come, perhaps nothing before.
+
+        Raises kafka.errors.KafkaError.
+        """
 
 
 class Arrived(Protocol):

@@ -17,6 +17,7 @@ from struct import Struct
 from typing import Any, Final
 
 import kafka
+from kafka.net.connection import KafkaConnection, SaslReauthenticator
 from kafka.net.transport import KafkaTCPTransport
 from kafka.structs import OffsetAndMetadata
 
@@ -38,6 +39,7 @@ _FRAME = Struct(">ii")  # length, correlation id
 _ANSWER = Struct(">iBihi")  # correlation id, tags, throttled ms, error, session
 _FOUND = Struct(">ihqqq")  # number, error, high watermark, last stable and first offset
 _REPLICA = Struct(">i")
+_BEHIND: Final = b"\0\0\1\1\0"  # no tags, no forgotten topics, no rack
 
 
 class NotUsual(Exception):
@@ -70,10 +72,7 @@ class FetchForm:
                 b"\2" + self._name + b"\2",  # one topic, one partition
             )
         )
-        rack = config["client_rack"].encode()
-        # No more tags, no forgotten topics.
-        self._behind = b"\0\0\1" + _varint(len(rack) + 1) + rack + b"\0"
-        self._size = _START.size - 4 + len(self._before) + _PARTITION.size + len(self._behind)
+        self._size = _START.size - 4 + len(self._before) + _PARTITION.size + len(_BEHIND)
 
     def request(self, number: int, offset: int, epochs: tuple[int, int]) -> bytes:
         """Write a request, its length first.
@@ -89,7 +88,7 @@ class FetchForm:
                 _START.pack(self._size, _FETCH, _VERSION, number),
                 self._before,
                 _PARTITION.pack(0, current, offset, last, -1, self._most),
-                self._behind,
+                _BEHIND,
             )
         )
 
@@ -152,14 +151,23 @@ class _Line:
 
     def __init__(self, connection: Any) -> None:
         self._connection, self._transport = connection, connection.transport
+        parser = connection.parser
+        # What is left of an answer of the connection's own that has come in part.
+        self._owed = len(parser._rbuffer) - parser._rbuffer.tell() if parser._receiving else 0
+        self._longest = parser._max_frame_size
         self._buffer = bytearray()
         self._number = 0
         self.lost = False
         self.answer: bytes | None = None
         """What has come for the last request, from its correlation id on."""
         self.heard = time.monotonic()
-        """When something was sent or came last."""
+        """When something was sent or came last, whosever: a broker answers in order."""
         self._transport.set_protocol(self)
+
+    @staticmethod
+    def can_begin(connection: Any) -> bool:
+        """Whether what comes next is the rest of an answer, or the beginning of one."""
+        return bool(connection.parser._receiving or not connection.parser._header.tell())
 
     def next_number(self) -> int:
         """Forget the last request, and number the next one."""
@@ -167,14 +175,17 @@ class _Line:
         self._number = self._number - 1 if self._number > -(1 << 31) else -1
         return self._number
 
-    def is_open(self) -> bool:
-        """Whether a request may be sent."""
-        connection = self._connection
-        waits = connection.paused or connection._reauth.is_reauthenticating
-        return bool(connection.connected and not waits and not self.lost)
-
     def send(self, request: bytes) -> None:
-        """Send a request, or have it sent by the next turns of the loop."""
+        """Send a request, or have it sent by the next turns of the loop.
+
+        Raises:
+            NotUsual: none may be sent now.
+        """
+        connection = self._connection
+        if not connection.connected or self.lost or self._transport.is_closing():
+            raise NotUsual("the connection ends")
+        if connection.paused or connection._reauth.is_reauthenticating:
+            raise NotUsual("the connection waits")
         self._transport.write(request)
         self.heard = time.monotonic()
 
@@ -189,13 +200,23 @@ class _Line:
         return self._connection._sensors
 
     def data_received(self, data: bytes) -> None:
-        """Part the answers."""
+        """Part the answers.
+
+        Raises:
+            kafka.errors.KafkaProtocolError: they cannot be parted; the transport ends then.
+        """
         self.heard = time.monotonic()
+        if self._owed:
+            rest, data = data[: self._owed], data[self._owed :]
+            self._owed -= len(rest)
+            self._connection.data_received(rest)
         self._buffer += data
         at = 0
         while len(self._buffer) - at >= _FRAME.size and not self.lost:
             size, number = _FRAME.unpack_from(self._buffer, at)
-            end = at + 4 + max(size, 4)
+            if not _FRAME.size - 4 <= size <= self._longest:
+                raise kafka.errors.InvalidReceiveError(f"Invalid frame length: {size}")
+            end = at + 4 + size
             if end > len(self._buffer):
                 break
             if number >= 0:
@@ -229,7 +250,8 @@ class StraightFetches:
         self._form = FetchForm(partition.topic, consumer.config)
         self._patience: float = consumer.config["request_timeout_ms"] / 1000
         self._line: _Line | None = None
-        self._offset, self._epoch, self._try_at = 0, -1, 0.0
+        self._offset: int | None = None
+        self._epoch, self._try_at = -1, 0.0
 
     def seek(self, offset: int) -> None:
         """See `Receiver.seek`."""
@@ -239,34 +261,37 @@ class StraightFetches:
 
     def receive(self, timeout: float) -> Sequence[Arrived]:
         """See `Receiver.receive`."""
+        if self._offset is None:
+            return self._others.receive(timeout)
         if self._line is None and time.monotonic() >= self._try_at:
-            self._line = self._begin()
+            self._line = self._begin(self._offset)
         if self._line is None:
-            return self._receive_from_others(timeout)
+            return self._receive_from_others(self._offset, timeout)
         try:
-            return self._receive(self._line, timeout)
+            return self._receive(self._line, self._offset, timeout)
         except NotUsual:
-            self._leave()
+            self._leave(self._offset)
             return ()
 
-    def _receive_from_others(self, timeout: float) -> Sequence[Arrived]:
+    def _receive_from_others(self, offset: int, timeout: float) -> Sequence[Arrived]:
         arrived = self._others.receive(timeout)
         if arrived:
-            self._offset = max(arrived[-1].end, self._offset)
+            self._offset = max(arrived[-1].end, offset)
             self._epoch = self._place.position.leader_epoch
         return arrived
 
-    def _leave(self) -> None:
-        """Have the other receiver go on where this one is."""
+    def _leave(self, offset: int) -> None:
+        """Have the other receiver go on there, and drop what it has fetched for another place."""
         self._line, self._try_at = None, time.monotonic() + _ANOTHER_TRY_S
-        self._place.seek(OffsetAndMetadata(self._offset, "", self._epoch))
+        # The consumer's own `seek` would forget the epoch, by which a log that was cut is noticed.
+        self._place.seek(OffsetAndMetadata(offset, "", self._epoch))
 
     @property
     def _place(self) -> Any:
         """The consumer's place in the partition."""
         return self._consumer._subscription.assignment[self._partition]
 
-    def _begin(self) -> _Line | None:
+    def _begin(self, offset: int) -> _Line | None:
         """Begin to read on the connection to the leader, if there is one that can be used."""
         self._try_at = time.monotonic() + _ANOTHER_TRY_S
         leader = self._manager.cluster.leader_for_partition(self._partition)
@@ -276,43 +301,46 @@ class StraightFetches:
         least, most = connection.broker_version_data.api_versions.get(_FETCH, (0, 0))
         if not least <= _VERSION <= most:
             return None
-        known = connection.transport.get_protocol()
-        line = known if isinstance(known, _Line) else _Line(connection)
+        line = connection.transport.get_protocol()
+        if not isinstance(line, _Line):
+            if not _Line.can_begin(connection):
+                self._try_at = 0.0
+                return None
+            line = _Line(connection)
         try:
-            self._ask(line)
+            self._ask(line, offset)
         except NotUsual:
             return None
         return line
 
-    def _ask(self, line: _Line) -> None:
+    def _ask(self, line: _Line, offset: int) -> None:
         """Send the next request."""
-        if not line.is_open():
-            raise NotUsual("the connection waits")
         current = self._manager.cluster.leader_epoch_for_partition(self._partition)
         epochs = (-1 if current is None else current), self._epoch
-        line.send(self._form.request(line.next_number(), self._offset, epochs))
+        line.send(self._form.request(line.next_number(), offset, epochs))
         self._net.turn(0.0)
 
-    def _receive(self, line: _Line, timeout: float) -> Sequence[Arrived]:
+    def _receive(self, line: _Line, offset: int, timeout: float) -> Sequence[Arrived]:
         until = time.monotonic() + timeout
         while line.answer is None:
-            left = until - time.monotonic()
-            self._net.turn(max(left, 0.0))
             if line.lost:
                 raise NotUsual("the connection was lost")
+            left = until - time.monotonic()
+            self._net.turn(max(left, 0.0))
             if line.answer is None and left <= 0:
                 self._look_whether_it_answers(line)
                 return ()
         records = self._form.records(line.answer)
         found = list(frames(records))
         if found:
-            self._offset, self._epoch = max(found[-1].end, self._offset), found[-1].leader_epoch
+            self._offset = offset = max(found[-1].end, offset)
+            self._epoch = found[-1].leader_epoch
         elif records:
             raise NotUsual("a part of a batch")
         try:
-            self._ask(line)
+            self._ask(line, offset)
         except NotUsual:
-            self._leave()
+            self._leave(offset)
         return [ArrivedFrame(frame) for frame in found]
 
     def _look_whether_it_answers(self, line: _Line) -> None:
@@ -324,6 +352,9 @@ class StraightFetches:
 def why_not_straight(consumer: object) -> str | None:
     """Say what of the consumer's connections is not as expected; None if all is."""
     manager = getattr(consumer, "_manager", None)
+    # Some were opened to bootstrap the client.
+    connections = [*getattr(manager, "_conns", {}).values()]
+    used = ("transport", "connected", "paused", "parser", "_reauth", "_sensors")
     return first_missing(
         known_version(),
         (isinstance(getattr(consumer, "_net", None), DrivenNetwork), "the consumer's loop"),
@@ -333,5 +364,22 @@ def why_not_straight(consumer: object) -> str | None:
             and has(getattr(manager, "cluster", None), "leader_epoch_for_partition"),
             "ClusterMetadata",
         ),
-        (has(KafkaTCPTransport, "get_protocol", "set_protocol", "write"), "KafkaTCPTransport"),
+        (
+            has(KafkaConnection, "data_received", "connection_lost", "close")
+            and all(has(each, *used, "broker_version_data") for each in connections)
+            and has(SaslReauthenticator, "is_reauthenticating"),
+            "KafkaConnection",
+        ),
+        (
+            all(
+                has(each.parser, "_receiving", "_rbuffer", "_header", "_max_frame_size")
+                for each in connections
+                if each.parser is not None
+            ),
+            "KafkaProtocol",
+        ),
+        (
+            has(KafkaTCPTransport, "get_protocol", "set_protocol", "write", "is_closing"),
+            "KafkaTCPTransport",
+        ),
     )

@@ -229,10 +229,10 @@ class DrivenNetwork(Network):
 
 def why_not_network() -> str | None:
     """Say what of kafka-python's loop is not as expected; None if all is."""
-    used = ("start", "wakeup", "run", "drain", "_wait_write", "_add_ready_task", "reschedule")
+    turning = ("run", "drain", "_poll_once", "_wait_write", "_add_ready_task", "reschedule")
     missing = first_missing(
         known_version(),
-        (has(NetworkSelector, *used), "NetworkSelector"),
+        (has(NetworkSelector, "start", "wakeup", *turning), "NetworkSelector"),
         ("net" in arguments(KafkaNetClient.__init__), "KafkaNetClient"),
     )
     return missing or (None if _schedules_as_expected() else "Task")
