@@ -1,4 +1,7 @@
-"""B: a new target is brought 1,000,000 rows while 200 small transactions a second stream to it."""
+"""B: a new target is brought a table while 200 small transactions a second stream to it.
+
+Of 1,000,000 rows, and those that the workloads before have left.
+"""
 
 import time
 from dataclasses import dataclass
