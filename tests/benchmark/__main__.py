@@ -28,11 +28,11 @@ transaction; W8 200,000 updates of 100 rows, 10 a transaction. W9 500,000 rows t
 enter by one UPDATE while another table changes 50 times a second, W9T the same of rows with a child
 each; for `related` only, `--scale 0.1` is 50,000: requests, the largest answer, how late the other
 table's changes come, the size of the state tables. L latency at 200 transactions/s of 5 rows, 20 s
-after 15 s unmeasured. B 1,000,000 rows, and what is there, are brought to a new target while L's traffic streams, for
-`replicator` only. S5, S60: rows of 5 and of 60 columns; S1k, S100k: rows of 1 and of 100 kB; ST:
-rows of as many tables as --tables says. W1-W3, W5-W8, S: written while the system stands (SIGSTOP),
-the clock runs from SIGCONT until the target has all of it. W4, W9: from COMMIT. Needs Linux, and
-root or the servers' user for the signals.
+after 15 s unmeasured. B 1,000,000 rows, and those that the workloads before have left, are brought
+to a new target while L's traffic streams, for `replicator` only. S5, S60: rows of 5 and of 60
+columns; S1k, S100k: rows of 1 and of 100 kB; ST: rows of as many tables as --tables says. W1-W3,
+W5-W8, S: written while the system stands (SIGSTOP), the clock runs from SIGCONT until the target
+has all of it. W4, W9: from COMMIT. Needs Linux, and root or the servers' user for the signals.
 """
 
 

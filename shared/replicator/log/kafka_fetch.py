@@ -21,10 +21,11 @@ from kafka.net.connection import KafkaConnection, SaslReauthenticator
 from kafka.net.transport import KafkaTCPTransport
 from kafka.structs import OffsetAndMetadata
 
+from replicator.errors import BadRecord
 from replicator.log.kafka_batches import Arrived, ArrivedFrame, Receiver
 from replicator.log.kafka_internals import first_missing, has, known_version
 from replicator.log.kafka_network import DrivenNetwork
-from replicator.log.record_batch import frames
+from replicator.log.record_batch import frames, read_unsigned_varint, unsigned_varint
 
 _FETCH: Final = 1
 _VERSION: Final = 12
@@ -56,7 +57,7 @@ class FetchForm:
 
     def __init__(self, topic: str, config: dict[str, Any]) -> None:
         client, name = config["client_id"].encode(), topic.encode()
-        self._name = _varint(len(name) + 1) + name
+        self._name = unsigned_varint(len(name) + 1) + name
         self._most = int(config["max_partition_fetch_bytes"])
         self._before = b"".join(
             (
@@ -100,7 +101,7 @@ class FetchForm:
         """
         try:
             return self._records(memoryview(answer))
-        except (IndexError, ValueError, struct.error) as error:
+        except (IndexError, BadRecord, struct.error) as error:
             raise NotUsual("the answer ends too early") from error
 
     def _records(self, view: memoryview) -> memoryview:
@@ -115,32 +116,11 @@ class FetchForm:
         (replica,) = _REPLICA.unpack_from(view, at + 1)
         if number or error or view[at] > 1 or replica != -1:  # 0, 1: no aborted transactions
             raise NotUsual("the partition's answer")
-        size, at = _read_varint(view, at + 1 + _REPLICA.size)
+        size, at = read_unsigned_varint(view, at + 1 + _REPLICA.size)
         end = at + max(size - 1, 0)
         if bytes(view[end:]) != b"\0\0\0":  # no tags of the partition, the topic and the answer
             raise NotUsual("the answer's end")
         return view[at:end]
-
-
-def _varint(number: int) -> bytes:
-    """Write an unsigned varint."""
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def _read_varint(view: memoryview, at: int) -> tuple[int, int]:
-    """Give an unsigned varint and where it ends. Raises IndexError, ValueError."""
-    number = shift = 0
-    while (byte := view[at]) > 127:
-        number |= (byte & 127) << shift
-        shift, at = shift + 7, at + 1
-        if shift > 28:
-            raise ValueError("a varint of more than 5 bytes")
-    return number | byte << shift, at + 1
 
 
 class _Line:

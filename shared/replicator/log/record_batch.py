@@ -62,15 +62,19 @@ class Frame(NamedTuple):
     data: memoryview
 
 
-def varint(number: int) -> bytes:
-    """Write a signed number as Kafka does: zigzag, seven bits a byte, lowest first."""
-    rest = (number << 1) ^ (number >> 63)
+def unsigned_varint(number: int) -> bytes:
+    """Write a number as Kafka does: seven bits a byte, lowest first."""
     out = bytearray()
-    while rest > 0x7F:
-        out.append(rest & 0x7F | 0x80)
-        rest >>= 7
-    out.append(rest)
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
     return bytes(out)
+
+
+def varint(number: int) -> bytes:
+    """Write a signed number as Kafka does: zigzag."""
+    return unsigned_varint((number << 1) ^ (number >> 63))
 
 
 _VARINTS = [varint(number) for number in range(_READY)]
@@ -80,8 +84,8 @@ _PREFIXES = [b"\0\0" + _VARINTS[number] for number in range(_READY)]
 """Attributes, timestamp delta and offset delta of a batch's n-th record."""
 
 
-def read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """Read a signed number; gives it and where it ends.
+def read_unsigned_varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
+    """Read a number; gives it and where it ends.
 
     Raises:
         IndexError: the data ends before the number does.
@@ -93,10 +97,16 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
         at += 1
         raw |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return (raw >> 1) ^ -(raw & 1), at
+            return raw, at
         shift += 7
         if shift > 63:
-            raise BadRecord("A number in a record batch is longer than 64 bits.")
+            raise BadRecord("A number in Kafka's form is longer than 64 bits.")
+
+
+def read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """Read a signed number; see `read_unsigned_varint`."""
+    raw, at = read_unsigned_varint(data, at)
+    return (raw >> 1) ^ -(raw & 1), at
 
 
 def _sized(field: bytes) -> bytes:
