@@ -376,32 +376,6 @@ def test_records_removed_under_a_reader_are_a_hole(
         assert [o for chunk in chunks_of(reader, 20) for o in chunk.offsets] == [15, 16, 17, 18, 19]
 
 
-def test_a_reader_that_was_left_alone_for_long_goes_on_where_it_was(
-    kafka: KafkaBroker, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Behind a lock in the target, say: what the broker has sent meanwhile waits in the kernel."""
-    from replicator.log.kafka import KafkaLog
-
-    log = KafkaLog([kafka.bootstrap], {"request_timeout_ms": 1_500})
-    topic = f"contract.{uuid.uuid4().hex}"
-    log.create(topic)
-    values = [random.Random(n).randbytes(900_000) for n in range(20)]
-    store(log, topic, [(b"k", value) for value in values])
-    with reading(log, topic, 0) as reader, caplog.at_level(logging.WARNING, "kafka"):
-        got = [value for chunk in reader.poll(0.05) for _, value in chunk.records]
-        for _ in range(2):
-            time.sleep(2.5)
-            got += [value for chunk in reader.poll(5) for _, value in chunk.records]
-        deadline = time.monotonic() + PATIENCE
-        while len(got) < len(values) and time.monotonic() < deadline:
-            got += [value for chunk in reader.poll(0.5) for _, value in chunk.records]
-    assert got == values
-    assert [record.getMessage() for record in caplog.records] == []
-
-
-# Several at once
-
-
 @pytest.mark.parametrize("log", ["kafka"], indirect=True)
 def test_fetches_go_straight_and_what_is_not_usual_loses_nothing(
     log: Log, topic: str, monkeypatch: pytest.MonkeyPatch
@@ -432,6 +406,32 @@ def test_fetches_go_straight_and_what_is_not_usual_loses_nothing(
             got += zip(chunk.offsets, chunk.records, strict=True)
     assert got == list(enumerate(written))
     assert straight.count(False) == 6
+
+
+def test_a_reader_that_was_left_alone_for_long_goes_on_where_it_was(
+    kafka: KafkaBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Behind a lock in the target, say: what the broker has sent meanwhile waits in the kernel."""
+    from replicator.log.kafka import KafkaLog
+
+    log = KafkaLog([kafka.bootstrap], {"request_timeout_ms": 1_500})
+    topic = f"contract.{uuid.uuid4().hex}"
+    log.create(topic)
+    values = [random.Random(n).randbytes(900_000) for n in range(20)]
+    store(log, topic, [(b"k", value) for value in values])
+    with reading(log, topic, 0) as reader, caplog.at_level(logging.WARNING, "kafka"):
+        got = [value for chunk in reader.poll(0.05) for _, value in chunk.records]
+        for _ in range(2):
+            time.sleep(2.5)
+            got += [value for chunk in reader.poll(5) for _, value in chunk.records]
+        deadline = time.monotonic() + PATIENCE
+        while len(got) < len(values) and time.monotonic() < deadline:
+            got += [value for chunk in reader.poll(0.5) for _, value in chunk.records]
+    assert got == values
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+# Several at once
 
 
 def test_two_writers_keep_their_own_order(log: Log, topic: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka.consumer import KafkaConsumer
+from kafka.consumer.subscription_state import TopicPartitionState
 from kafka.errors import KafkaProtocolError
 from kafka.future import Future
 from kafka.net.connection import KafkaConnection
@@ -332,6 +333,27 @@ def test_what_has_come_is_handed_out_though_the_next_request_cannot_be_sent(
     assert [(place[0], place[2]) for place in reader.went_back] == [(13, 0)]
 
 
+def test_what_has_come_is_read_again_if_the_loop_fails_before_it_is_handed_out(
+    reader: Reader,
+) -> None:
+    reader.fetches.receive(0)
+
+    def fail() -> None:
+        raise OSError
+
+    reader.turns = [lambda: reader.comes(usual(batch(10, 3))), fail]
+    with pytest.raises(OSError):  # noqa: PT011 (whatever it is)
+        reader.fetches.receive(0.1)
+    assert [(place[0], place[2]) for place in reader.went_back] == [(10, -1)]
+    assert reader.fetches._offset == 10
+    # An answer that comes for what was asked last is not taken.
+    reader.wire.protocol.data_received(framed(-2, usual(batch(13, 1))))
+    reader.fetches._try_at = 0.0
+    assert reader.fetches.receive(0) == ()
+    reader.turns = [lambda: reader.comes(usual(batch(10, 3)))]
+    assert [each.begin for each in reader.fetches.receive(0.1)] == [10]
+
+
 @pytest.mark.parametrize("what", ["error", "lost", "part of a batch"])
 def test_what_is_not_usual_is_left_to_the_others_from_the_same_place(
     reader: Reader, monkeypatch: pytest.MonkeyPatch, what: str
@@ -419,9 +441,20 @@ def test_a_consumer_of_another_shape_is_noticed(monkeypatch: pytest.MonkeyPatch)
     network = DrivenNetwork()
     cluster = SimpleNamespace(leader_for_partition=None, leader_epoch_for_partition=None)
     manager = SimpleNamespace(_conns={1: Wire()}, cluster=cluster)
-    consumer = SimpleNamespace(_net=network, _manager=manager, _subscription=None)
+    consumer = SimpleNamespace(
+        _net=network,
+        _manager=manager,
+        _subscription=SimpleNamespace(assignment={}),
+        config=config(),
+    )
     try:
         assert why_not_straight(consumer) is None
+        with monkeypatch.context() as patch:
+            patch.setitem(consumer.config, "client_id", None)
+            assert why_not_straight(consumer) == "client_id"
+        with monkeypatch.context() as patch:
+            patch.delattr(TopicPartitionState, "seek")
+            assert why_not_straight(consumer) == "SubscriptionState"
         with monkeypatch.context() as patch:
             patch.delattr(manager._conns[1].parser, "_rbuffer")
             assert why_not_straight(consumer) == "KafkaProtocol"

@@ -63,7 +63,7 @@ class Receiver(Protocol):
         """Go on there."""
 
     def receive(self, timeout: float) -> Sequence["Arrived"]:
-        """Wait at most `timeout` seconds; gives what has come, perhaps nothing before.
+        """Wait at most `timeout` seconds; gives what has come, or nothing, also before that.
 
         Raises kafka.errors.KafkaError.
         """

@@ -1,11 +1,12 @@
 """Fetches of one partition that go past kafka-python's fetcher, on its connection.
 
-A fetch by kafka-python 3.0.12 takes 1,300 calls, which by itself is half of what apply does for a
-small transaction. Of those fetches that a reader repeats for days nothing changes but the offset:
-here they are bytes made ready, sent and read on the connection that kafka-python has opened to the
-partition's leader, with its TLS, SASL and timers (`_Line`). Whatever is not usual, an error code,
-a connection that was lost or is asked to wait, is left to the other receiver, which meets it
-again and knows what to do; a second later this one takes over again.
+A fetch by kafka-python 3.0.12 takes 1,300 calls, which was half of what apply did for a small
+transaction. In those fetches that a reader repeats for days nothing changes but the offset, a
+number and the leader's epochs: here they are bytes made ready, sent and read on the connection that
+kafka-python has opened to the partition's leader, with its TLS, SASL and idle timer (`_Line`); how
+long an answer may take is looked after here. Whatever is not usual, an error code, a connection
+that was lost or is asked to wait, is left to the other receiver, which meets it again and knows
+what to do; a second later this one takes over again.
 
 Source: https://kafka.apache.org/protocol#The_Messages_Fetch (version 12)
 """
@@ -17,8 +18,10 @@ from struct import Struct
 from typing import Any, Final
 
 import kafka
+from kafka.consumer.subscription_state import TopicPartitionState
 from kafka.net.connection import KafkaConnection, SaslReauthenticator
 from kafka.net.transport import KafkaTCPTransport
+from kafka.protocol.broker_version_data import BrokerVersionData
 from kafka.structs import OffsetAndMetadata
 
 from replicator.errors import BadRecord
@@ -126,7 +129,7 @@ class FetchForm:
 class _Line:
     """A connection's protocol, between it and its transport: takes our answers out.
 
-    Ours are those with a negative number; the connection's own requests count from 0.
+    Ours are those with a negative number; those of the connection's own requests never are.
     """
 
     def __init__(self, connection: Any) -> None:
@@ -216,7 +219,8 @@ class _Line:
 class StraightFetches:
     """Takes record batches as they come on the connection to the leader. See `Receiver`.
 
-    One request is under way at any time: the next one is sent before what has come is handed out.
+    One request is waited for at any time: the next one is sent before what has come is handed out.
+    Behind a `seek` an older one may still be answered; that is dropped.
 
     Args:
         consumer: whose connection is used; by one thread, with a `DrivenNetwork`.
@@ -261,7 +265,10 @@ class StraightFetches:
         return arrived
 
     def _leave(self, offset: int) -> None:
-        """Have the other receiver go on there, and drop what it has fetched for another place."""
+        """Have the other receiver go on there; what it has fetched for elsewhere is ignored.
+
+        The only way back to it: until then its place is the one where this receiver took over.
+        """
         self._line, self._try_at = None, time.monotonic() + _ANOTHER_TRY_S
         # The consumer's own `seek` would forget the epoch, by which a log that was cut is noticed.
         self._place.seek(OffsetAndMetadata(offset, "", self._epoch))
@@ -294,7 +301,11 @@ class StraightFetches:
         return line
 
     def _ask(self, line: _Line, offset: int) -> None:
-        """Send the next request."""
+        """Send the next request, and turn the loop once, so that it leaves.
+
+        Raises:
+            NotUsual: it was not sent.
+        """
         current = self._manager.cluster.leader_epoch_for_partition(self._partition)
         epochs = (-1 if current is None else current), self._epoch
         line.send(self._form.request(line.next_number(), offset, epochs))
@@ -312,6 +323,7 @@ class StraightFetches:
                 return ()
         records = self._form.records(line.answer)
         found = list(frames(records))
+        before = offset, self._epoch
         if found:
             self._offset = offset = max(found[-1].end, offset)
             self._epoch = found[-1].leader_epoch
@@ -321,6 +333,11 @@ class StraightFetches:
             self._ask(line, offset)
         except NotUsual:
             self._leave(offset)
+        except BaseException:
+            # What was found is not handed out, so it is read again.
+            self._offset, self._epoch = before
+            self._leave(before[0])
+            raise
         return [ArrivedFrame(frame) for frame in found]
 
     def _look_whether_it_answers(self, line: _Line) -> None:
@@ -338,7 +355,14 @@ def why_not_straight(consumer: object) -> str | None:
     return first_missing(
         known_version(),
         (isinstance(getattr(consumer, "_net", None), DrivenNetwork), "the consumer's loop"),
-        (has(manager, "_conns") and has(consumer, "_subscription"), "KafkaConnectionManager"),
+        (isinstance(getattr(consumer, "config", {}).get("client_id"), str), "client_id"),
+        (has(manager, "_conns"), "KafkaConnectionManager"),
+        (
+            has(getattr(consumer, "_subscription", None), "assignment")
+            and has(TopicPartitionState, "seek", "position")
+            and OffsetAndMetadata._fields == ("offset", "metadata", "leader_epoch"),
+            "SubscriptionState",
+        ),
         (
             has(getattr(manager, "cluster", None), "leader_for_partition")
             and has(getattr(manager, "cluster", None), "leader_epoch_for_partition"),
@@ -347,7 +371,8 @@ def why_not_straight(consumer: object) -> str | None:
         (
             has(KafkaConnection, "data_received", "connection_lost", "close")
             and all(has(each, *used, "broker_version_data") for each in connections)
-            and has(SaslReauthenticator, "is_reauthenticating"),
+            and has(SaslReauthenticator, "is_reauthenticating")
+            and has(BrokerVersionData, "api_versions"),
             "KafkaConnection",
         ),
         (
