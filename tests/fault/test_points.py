@@ -72,7 +72,7 @@ def fresh_after_failure(request: pytest.FixtureRequest, shared: Shared):  # type
 
 CAPTURE = "received decoded taken appended acknowledged confirming confirmed told"
 FETCH = (
-    "asked retaining locked snapshot read registered emitted committed met half_published "
+    "asked retaining begun snapshot read registered emitted committed met half_published "
     "published finished"
 )
 APPLY = (

@@ -46,7 +46,7 @@ def _took(arguments: tuple[Any, ...], result: Any) -> bool:
 
 
 def _snapshot(arguments: tuple[Any, ...], result: Any) -> bool:
-    return arguments[1] == "SELECT pg_current_snapshot()::text"
+    return str(arguments[1]).endswith("; SELECT pg_current_snapshot()::text")
 
 
 def _fetch(arguments: tuple[Any, ...], result: Any) -> bool:
@@ -102,7 +102,7 @@ POINTS: Mapping[str, Point] = {
     # A fetch.
     "fetch.asked": Point("replicator_capture.inbox:Inbox.receive", "after", _NO_LOG),
     "fetch.retaining": Point("replicator_capture.desk:Desk.open", "after", _AWAY),
-    "fetch.locked": Point("psycopg:Connection.execute", "before", _DRIVER, _snapshot),
+    "fetch.begun": Point("psycopg:Connection.execute", "before", _DRIVER, _snapshot),
     "fetch.snapshot": Point(f"{_FETCH}:Fetcher._lock_and_snapshot", "after", _DRIVER),
     "fetch.read": Point(f"{_FETCH}:RowReader.read", "after", _DRIVER),
     "fetch.registered": Point("replicator_capture.desk:Desk.register", "after", _DRIVER),
